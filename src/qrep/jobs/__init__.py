@@ -1,0 +1,1 @@
+"""Jobs: what the agent does with a source and a target volume."""

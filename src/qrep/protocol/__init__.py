@@ -1,0 +1,1 @@
+"""What source and target say to each other, and when."""

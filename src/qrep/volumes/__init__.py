@@ -1,0 +1,1 @@
+"""Volumes and the backends that freeze them."""
