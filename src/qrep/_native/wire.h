@@ -1,0 +1,112 @@
+/* The bytes of a data connection: frames from source to target. One home of this fact; the control connection speaks msgpack
+ * (protocol/messages.py).
+ *
+ * A frame is a header, then its run table, then its data. The header carries a keyed tag over its first 128 bytes, checked before
+ * any of its lengths is used; the tag's key is fresh for every session and travels on the control connection, so a frame of another
+ * session, attempt or connection cannot pass (R6). Everything is little-endian; reserved bytes are zero and checked. */
+#ifndef QREP_WIRE_H
+#define QREP_WIRE_H
+
+#include "common.h"
+
+#define QREP_WIRE_MAGIC 0x50455251u /* "QREP" */
+#define QREP_WIRE_VERSION 1
+
+#define QREP_FRAME_DATA_MAX (4u << 20) /* bytes of data in one frame */
+#define QREP_FRAME_RUNS_MAX 16384u     /* run table entries in one frame */
+
+enum qrep_frame_kind {
+    QREP_FRAME_FULL = 1, /* an aligned power-of-two run of leaves (the last of a device may be short); digest is its chaining value; no run table */
+    QREP_FRAME_RUNS = 2, /* a run table and the data of its non-zero runs, back to back; digest is BLAKE3 of the table followed by
+                            the chaining values of the leaves that carry data, in order */
+    QREP_FRAME_ZERO = 3, /* `span` whole granules from `granule` on are all zero; no table, no data, digest zero */
+    QREP_FRAME_END = 4,  /* nothing follows on this connection; the target answers with an END of its own when all is written */
+};
+
+#define QREP_FRAME_LAST 1u  /* flags: the last frame of its granule in this pass */
+#define QREP_FRAME_VALUE 2u /* flags: granule_value holds the chaining value of the granule once this frame is applied */
+
+struct qrep_frame_header {
+    uint32_t magic;
+    uint16_t version;
+    uint16_t kind;
+    uint32_t flags;
+    uint32_t run_count; /* entries of the run table, RUNS only */
+    uint64_t granule;   /* index */
+    uint64_t attempt;
+    uint64_t session;
+    uint64_t sequence;   /* 0, 1, 2, ... on this connection, in each direction */
+    uint32_t data_size;  /* bytes of data after the table */
+    uint32_t first_leaf; /* FULL: index of the first leaf inside the granule */
+    uint8_t digest[QREP_DIGEST_SIZE];
+    uint8_t granule_value[QREP_DIGEST_SIZE]; /* valid with VALUE, else zero */
+    uint32_t span;                           /* ZERO: granules, >= 1; else 0 */
+    uint32_t connection;                     /* index of the connection inside its session, so that frames cannot change streams */
+    uint8_t tag[QREP_DIGEST_SIZE];           /* BLAKE3 keyed with the session key, over the 128 bytes before */
+};
+_Static_assert(sizeof(struct qrep_frame_header) == 160, "frame header layout");
+_Static_assert(offsetof(struct qrep_frame_header, granule) == 16, "frame header layout");
+_Static_assert(offsetof(struct qrep_frame_header, data_size) == 48, "frame header layout");
+_Static_assert(offsetof(struct qrep_frame_header, digest) == 56, "frame header layout");
+_Static_assert(offsetof(struct qrep_frame_header, span) == 120, "frame header layout");
+_Static_assert(offsetof(struct qrep_frame_header, tag) == 128, "frame header layout");
+
+#define QREP_RUN_ZERO 0x80000000u
+
+struct qrep_wire_run {
+    uint32_t first; /* leaf index inside the granule; ascending, runs do not touch or overlap a run of the same kind */
+    uint32_t count; /* leaves, >= 1; with QREP_RUN_ZERO: they are zero and carry no data */
+};
+_Static_assert(sizeof(struct qrep_wire_run) == 8, "run layout");
+
+/* The shape of a volume, which every length is checked against. */
+struct qrep_geometry {
+    uint64_t size;         /* bytes of the volume */
+    uint32_t leaf_size;    /* bytes, power of two, 4 KiB..1 MiB */
+    uint32_t granule_size; /* bytes, power of two, >= 2 leaves, <= 64 MiB */
+};
+
+static inline uint64_t qrep_granules(const struct qrep_geometry *g) { return (g->size + g->granule_size - 1) / g->granule_size; }
+static inline uint64_t qrep_granule_bytes(const struct qrep_geometry *g, uint64_t granule)
+{
+    uint64_t left = g->size - granule * g->granule_size;
+    return left < g->granule_size ? left : g->granule_size;
+}
+static inline uint32_t qrep_granule_leaves(const struct qrep_geometry *g, uint64_t granule)
+{
+    return (uint32_t)((qrep_granule_bytes(g, granule) + g->leaf_size - 1) / g->leaf_size);
+}
+/* 0, or -EINVAL when the sizes are not as promised above or the volume is smaller than two leaves. */
+int qrep_geometry_check(const struct qrep_geometry *geometry);
+
+/* What the receiver of a frame expects. */
+struct qrep_wire_state {
+    struct qrep_geometry geometry;
+    uint64_t attempt;
+    uint64_t session;
+    uint64_t sequence; /* of the next frame */
+    uint32_t connection;
+    uint32_t reserved;
+    uint8_t key[QREP_DIGEST_SIZE];
+};
+
+/* Fill magic, version, identity, sequence and tag of a header whose other fields are set, and count the sequence on. */
+void qrep_frame_seal(struct qrep_frame_header *header, struct qrep_wire_state *state);
+
+/* Check a received header in full: tag first, then everything against `state`; counts the sequence on.
+ * 0; -EBADMSG: tag, magic or version; -ESTALE: attempt, session, connection or sequence; -EPROTO: a field that makes no sense. */
+int qrep_frame_check(const struct qrep_frame_header *header, struct qrep_wire_state *state);
+
+/* Check a run table of header->run_count entries against the header and the geometry, before any run is used: order, bounds, and that the data of its
+ * non-zero runs is exactly header->data_size. 0 or -EPROTO. */
+int qrep_runs_check(const struct qrep_frame_header *header, const struct qrep_wire_run *runs, const struct qrep_geometry *geometry);
+
+/* Bytes of data run `run` of `granule` stands for (its last leaf may be the short one of the device). */
+uint64_t qrep_run_bytes(const struct qrep_geometry *geometry, uint64_t granule, const struct qrep_wire_run *run);
+
+/* R7: the manifest of an attempt, over all granules g with marked[g] != 0 in ascending order: BLAKE3 of {u64 granule, u64 state & 3, value[32]} each
+ * (the value counts as zero unless state has VALUE). count: how many were marked. */
+void qrep_manifest(const uint8_t *marked, const uint8_t *states, const uint8_t *values, uint64_t granules, uint64_t *count,
+                   uint8_t manifest[QREP_DIGEST_SIZE]);
+
+#endif
