@@ -14,8 +14,8 @@ import tempfile
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_clib import build_clib
-from wheel.bdist_wheel import bdist_wheel
 
 NATIVE = Path("src/qrep/_native")
 LIMITED_API = "0x030B0000"
@@ -89,17 +89,16 @@ class LimitedWheel(bdist_wheel):
 
 
 def core_sources():
-    """The C files people wrote: those with no `.pyx` of the same name, and not the cffi module."""
-    return sorted(
-        str(path) for path in NATIVE.glob("*.c")
-        if not path.with_suffix(".pyx").exists() and not path.name.startswith("_")
-    )
+    """The C files people wrote: all of them, since Cython writes its own below build/, but not the cffi module."""
+    return sorted(str(path) for path in NATIVE.glob("*.c") if not path.name.startswith("_"))
 
 
 def extensions():
     from Cython.Build import cythonize
 
     macros = [("Py_LIMITED_API", LIMITED_API)] if LIMITED else []
+    # A module holds a copy of the static library: it is linked again when anything of that changed.
+    native_parts = sorted(str(path) for path in NATIVE.iterdir() if path.suffix in (".c", ".h", ".inc"))
     modules = [
         Extension(
             f"qrep._native.{path.stem}",
@@ -107,8 +106,9 @@ def extensions():
             include_dirs=[str(NATIVE)],
             define_macros=macros,
             extra_compile_args=[*CFLAGS, "-Wno-unused-function", "-fvisibility=default"],
-            extra_link_args=LDFLAGS,
-            extra_objects=[liburing_archive()],
+            # After -lqrepcore, which uses it: an archive only serves what stands before it on the command line.
+            extra_link_args=[*LDFLAGS, liburing_archive()],
+            depends=native_parts,
             py_limited_api=LIMITED,
         )
         for path in sorted(NATIVE.glob("*.pyx"))
