@@ -17,6 +17,7 @@ struct qrep_bucket {
     uint64_t updated_ns;        /* CLOCK_MONOTONIC of `level` */
     uint64_t fraction;          /* remainder of the last refill, in byte-nanoseconds, so that slow rates are exact */
     uint64_t taken;             /* bytes ever taken, for figures */
+    uint64_t claim;             /* level that the largest refused request waits for; smaller ones do not overtake it for ever */
     struct qrep_bucket *parent; /* NULL at the top */
 };
 

@@ -8,7 +8,9 @@
 #define QREP_RING_H
 
 #include "common.h"
+
 #include <sys/socket.h>
+#include <sys/uio.h>
 
 enum qrep_ring_backend { QREP_RING_AUTO = 0, QREP_RING_URING = 1, QREP_RING_THREADS = 2 };
 
@@ -17,7 +19,8 @@ struct qrep_ring_options {
     uint32_t entries;    /* requests in flight at most, 1..4096 */
     uint32_t threads;    /* THREADS backend: workers, 1..64; 0: 4 */
     uint32_t restricted; /* io_uring: register R_DISABLED restrictions so that only read, write, fsync, send and receive on
-                            registered files are possible; -EOPNOTSUPP where the kernel cannot */
+                            registered files are possible; -EOPNOTSUPP where the kernel cannot. The ring locks itself with the first
+                            submission: register before it. THREADS: nothing to restrict, seccomp sees its calls */
 };
 
 struct qrep_ring; /* opaque */
@@ -36,18 +39,24 @@ struct qrep_completion {
 
 /* Set up. *ring is NULL on failure. -errno tells the cause; qrep_ring_explain() turns it into cause and remedy. */
 int qrep_ring_open(struct qrep_ring **ring, const struct qrep_ring_options *options);
-/* R12: waits for the completion of everything in flight (closing or cancelling is not a drain), then frees. NULL is fine. */
+/* R12: waits for the completion of everything in flight (closing or cancelling is not a drain), then frees. NULL is fine.
+ * A request on a silent stream never completes by itself: shutdown(2) the streams first. */
 void qrep_ring_close(struct qrep_ring *ring);
 
 int qrep_ring_backend(const struct qrep_ring *ring);         /* URING or THREADS */
 unsigned qrep_ring_in_flight(const struct qrep_ring *ring);  /* requests whose completion was not delivered yet */
+/* 0, or the -errno for which AUTO had to take THREADS. */
+int qrep_ring_fallback(const struct qrep_ring *ring);
+/* io_uring: the IORING_SETUP_* flags that the kernel granted; THREADS: 0. */
+uint32_t qrep_ring_setup_flags(const struct qrep_ring *ring);
 /* One line for people, static storage: why io_uring could not be opened (disabled by sysctl, no memlock, old kernel) and the way out. */
 const char *qrep_ring_explain(int error);
 
-/* Register one region for fixed-buffer requests (reads and writes inside it then use it by themselves).
+/* Register one region, once per ring, for fixed-buffer requests (reads and writes inside it then use it by themselves).
  * 0, or 1 where the kernel refused for RLIMIT_MEMLOCK and plain buffers are used instead (slower, correct), or -errno. */
 int qrep_ring_register_buffers(struct qrep_ring *ring, void *base, size_t size);
-/* Register descriptors; requests name them by index 0..count-1. They stay the caller's to close, after qrep_ring_close(). */
+/* Register descriptors; requests name them by index 0..count-1. Once per ring. They stay the caller's to close, after
+ * qrep_ring_close(). Set O_DIRECT and O_NONBLOCK before: a non-blocking stream is polled for inside. */
 int qrep_ring_register_files(struct qrep_ring *ring, const int *descriptors, unsigned count);
 
 /* Queue a request. 0, -EBUSY when `entries` are in flight (reap first), -EINVAL for an index never registered.
@@ -55,10 +64,12 @@ int qrep_ring_register_files(struct qrep_ring *ring, const int *descriptors, uns
 int qrep_ring_read(struct qrep_ring *ring, unsigned file, void *data, size_t size, uint64_t offset, uint64_t tag);
 int qrep_ring_write(struct qrep_ring *ring, unsigned file, const void *data, size_t size, uint64_t offset, uint64_t tag);
 int qrep_ring_fsync(struct qrep_ring *ring, unsigned file, uint64_t tag); /* fdatasync */
-/* Send all of the iovecs (count <= 1024; the array and what it names stay valid until the completion). flags: MSG_* of sendmsg(2).
- * A stream takes one send in flight at a time. */
+/* Send all of the iovecs (count <= 1024; the array and what it names stay valid until the completion; the array is consumed:
+ * its entries change when a transfer is continued). flags: MSG_* of sendmsg(2). SIGPIPE is never raised.
+ * A stream takes one send and one receive in flight at a time. */
 int qrep_ring_send(struct qrep_ring *ring, unsigned file, struct iovec *iov, unsigned count, int flags, uint64_t tag);
-/* The same without copying, where the backend and kernel have it; else plain. */
+/* The same without copying, where the backend, the kernel and the socket have it; else plain. Without copying the completion carries MORE
+ * and one NOTIFY follows it, always in this order; a completion without MORE was a plain send and its buffer is free. */
 int qrep_ring_send_zc(struct qrep_ring *ring, unsigned file, struct iovec *iov, unsigned count, int flags, uint64_t tag);
 /* Fill all of the iovecs from the stream; completes short only at its end. */
 int qrep_ring_receive(struct qrep_ring *ring, unsigned file, struct iovec *iov, unsigned count, uint64_t tag);
