@@ -5,7 +5,6 @@
 #include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
 int qrep_fail(struct qrep_run_base *run, enum qrep_failure_kind kind, int error, uint32_t lane, uint64_t granule)
@@ -20,13 +19,6 @@ int qrep_fail(struct qrep_run_base *run, enum qrep_failure_kind kind, int error,
     }
     atomic_store(&run->stop, 1);
     return -error;
-}
-
-uint64_t qrep_now_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
 size_t qrep_iov_take(struct qrep_iov_cursor *cursor, size_t limit, struct iovec *piece, unsigned room, unsigned *piece_count)

@@ -5,7 +5,7 @@
 
 #include "lane.h"
 
-/* CLOCK_MONOTONIC. */
+/* CLOCK_MONOTONIC; defined with the ring, which needs it too. */
 uint64_t qrep_now_ns(void);
 
 /* A place in a list of iovecs: `used` bytes of the first one are done. */
