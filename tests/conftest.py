@@ -1,22 +1,22 @@
 """Fixtures every test may use: seeds, loop devices, filesystems. What a test makes is undone, last made first.
 
-    loop_device(size, sector_size=512, direct_io=True, ...) -> LoopDevice     a real block device over a sparse file
-    filesystem(kind, size=..., device=None) -> Path                           a mounted ext4, xfs (reflink) or btrfs
-    xfs, btrfs, ext4                                                          one mounted filesystem of that kind
-    memory_dir                                                                a directory on tmpfs
-    seed, random_source                                                       printed; QREP_SEED=n repeats a run
+loop_device(size, sector_size=512, direct_io=True, ...) -> LoopDevice     a real block device over a sparse file
+filesystem(kind, size=..., device=None) -> Path                           a mounted ext4, xfs (reflink) or btrfs
+xfs, btrfs, ext4                                                          one mounted filesystem of that kind
+memory_dir                                                                a directory on tmpfs
+seed, random_source                                                       printed; QREP_SEED=n repeats a run
 """
 
 import contextlib
 import os
 import random
 import shutil
-import subprocess
 import tempfile
 import zlib
 from pathlib import Path
 
 import pytest
+from machine import need_tool, run
 
 MIB = 1 << 20
 SEED = int(os.environ.get("QREP_SEED", "1"))
@@ -47,20 +47,6 @@ def pytest_configure(config):
 def pytest_runtest_setup(item):
     if item.get_closest_marker("root") and os.geteuid() != 0:
         pytest.skip("needs root (loop devices, mounts)")
-
-
-def run(*command):
-    """Run a tool; its stdout. A failure shows what the tool said."""
-    result = subprocess.run([os.fspath(word) for word in command], capture_output=True, text=True, check=False)
-    if result.returncode:
-        raise RuntimeError(f"{' '.join(map(str, command))}: exit {result.returncode}: {result.stderr.strip()}")
-    return result.stdout.strip()
-
-
-def need_tool(name):
-    """Skip the test with a reason if a program of the system is missing."""
-    if not shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin"):
-        pytest.skip(f"needs {name}, which is not installed")
 
 
 class LoopDevice:

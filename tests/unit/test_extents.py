@@ -9,7 +9,9 @@ from qrep import extents
 from qrep.extents import Extent
 
 SPACE = 64  # small, so that a set of byte numbers is an oracle
-some_extents = st.lists(st.tuples(st.integers(0, SPACE - 1), st.integers(0, 20)).map(lambda pair: Extent(*pair)), max_size=8)
+some_extents = st.lists(
+    st.tuples(st.integers(0, SPACE - 1), st.integers(0, 20)).map(lambda pair: Extent(*pair)), max_size=8
+)
 MIB = 1 << 20
 
 
@@ -18,7 +20,9 @@ def bytes_of(some):
 
 
 def is_normal(some):
-    return all(extent.size > 0 for extent in some) and all(a.end < b.offset for a, b in zip(some, some[1:], strict=False))
+    return all(extent.size > 0 for extent in some) and all(
+        a.end < b.offset for a, b in zip(some, some[1:], strict=False)
+    )
 
 
 @given(some_extents)
@@ -48,7 +52,9 @@ def test_the_complement_is_every_other_byte_below_the_size(some, size):
 @given(some_extents, st.sampled_from([1, 4, 8, 16]), st.integers(0, SPACE + 20))
 def test_aligning_outward_covers_whole_units_and_stops_at_the_size(some, unit, size):
     result = extents.align_outward(some, unit, size)
-    expected = {b for byte in bytes_of(some) for b in range(byte // unit * unit, byte // unit * unit + unit) if b < size}
+    expected = {
+        b for byte in bytes_of(some) for b in range(byte // unit * unit, byte // unit * unit + unit) if b < size
+    }
     assert is_normal(result) and bytes_of(result) == expected
 
 
@@ -70,7 +76,10 @@ def sparse(memory_dir):
 def test_data_extents_of_a_sparse_file_cover_its_data_and_leave_out_its_holes(sparse):
     found = list(extents.data_extents(sparse.fileno(), 8 * MIB))
     assert is_normal(found)
-    assert extents.intersect(found, [Extent(MIB, 65536), Extent(5 * MIB, 1)]) == [Extent(MIB, 65536), Extent(5 * MIB, 1)]
+    assert extents.intersect(found, [Extent(MIB, 65536), Extent(5 * MIB, 1)]) == [
+        Extent(MIB, 65536),
+        Extent(5 * MIB, 1),
+    ]
     assert extents.total(found) < MIB  # a huge page or a block of the filesystem at most
     assert extents.holes(sparse.fileno(), 8 * MIB) == extents.complement(found, 8 * MIB)
 

@@ -1,0 +1,43 @@
+"""What tests do to the machine besides the fixtures of conftest.py: run tools, make images and partitions."""
+
+import os
+import shutil
+import subprocess
+import time
+
+import pytest
+
+MIB = 1 << 20
+
+
+def run(*command):
+    """Run a tool; its stdout. A failure shows what the tool said."""
+    result = subprocess.run([os.fspath(word) for word in command], capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise RuntimeError(f"{' '.join(map(str, command))}: exit {result.returncode}: {result.stderr.strip()}")
+    return result.stdout.strip()
+
+
+def need_tool(name):
+    """Skip the test with a reason if a program of the system is missing."""
+    if not shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin"):
+        pytest.skip(f"needs {name}, which is not installed")
+
+
+def image(directory, name="image", size=8 * MIB):
+    """A sparse file of that size; its path."""
+    with open(directory / name, "wb") as file:
+        file.truncate(size)
+    return directory / name
+
+
+def partitioned(loop_device, sector_size=512):
+    """A loop device of 64 MiB with a GPT and two partitions."""
+    need_tool("parted")
+    disk = loop_device(64 * MIB, sector_size, partscan=True)
+    run("parted", "-s", disk, "mklabel", "gpt", "mkpart", "one", "1MiB", "20MiB", "mkpart", "two", "20MiB", "60MiB")
+    deadline = time.monotonic() + 5
+    while not os.path.exists(f"{disk}p2"):
+        assert time.monotonic() < deadline, "the partitions of a loop device did not appear"
+        time.sleep(0.01)
+    return disk
