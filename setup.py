@@ -97,8 +97,6 @@ def extensions():
     from Cython.Build import cythonize
 
     macros = [("Py_LIMITED_API", LIMITED_API)] if LIMITED else []
-    # A module holds a copy of the static library: it is linked again when anything of that changed.
-    native_parts = sorted(str(path) for path in NATIVE.iterdir() if path.suffix in (".c", ".h", ".inc"))
     modules = [
         Extension(
             f"qrep._native.{path.stem}",
@@ -108,16 +106,20 @@ def extensions():
             extra_compile_args=[*CFLAGS, "-Wno-unused-function", "-fvisibility=default"],
             # After -lqrepcore, which uses it: an archive only serves what stands before it on the command line.
             extra_link_args=[*LDFLAGS, liburing_archive()],
-            depends=native_parts,
             py_limited_api=LIMITED,
         )
         for path in sorted(NATIVE.glob("*.pyx"))
     ]
-    return cythonize(
+    modules = cythonize(
         modules,
-        build_dir="build/cython",
+        build_dir="build/pyx",
         compiler_directives={"language_level": "3str", "embedsignature": True, "binding": True},
     )
+    # A module holds a copy of the static library: it is linked again when anything of that changed. Not said before
+    # cythonize, which would copy these files into its directory, a compare.c where compare.pyx's own is to be.
+    for module in modules:
+        module.depends += sorted(str(path) for path in NATIVE.iterdir() if path.suffix in (".c", ".h", ".inc"))
+    return modules
 
 
 check_requirements()
