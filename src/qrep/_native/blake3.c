@@ -108,10 +108,11 @@ static void hash_whole(const struct qrep_blake3_job *job, const uint8_t *data, s
         hash_chunk(job, data, size, 0, ROOT, digest);
         return;
     }
-    uint64_t left = left_size(size);
-    uint8_t children[BLOCK_SIZE];
-    hash_node(job, data, left, 0, NULL, children);
-    hash_node(job, data + left, size - left, left / QREP_CHUNK_SIZE, NULL, children + 32);
+    /* The children of the top node come out as its two leaves; its own value, made without ROOT, is of no use. */
+    struct qrep_blake3_job halves = *job;
+    halves.leaf_level = (unsigned)__builtin_ctzll(left_size(size) / QREP_CHUNK_SIZE);
+    uint8_t children[BLOCK_SIZE], value[32];
+    hash_node(&halves, data, size, 0, children, value);
     hash_parent(job, children, ROOT, digest);
 }
 

@@ -87,6 +87,8 @@ INLINE_LOAD load8_avx2(v8 m[16], const uint8_t *data, size_t stride)
 #define V v8
 #define L 8
 #define FN(name) name##_avx2
+#define HALF(name) name##_sse41
+#define HALF_V v4
 #define ROT16(v) ((v8)_mm256_shuffle_epi8((__m256i)(v), _mm256_set_epi8(BYTES_ROT16, BYTES_ROT16)))
 #define ROT12(v) SHIFTED(v, 12)
 #define ROT8(v) ((v8)_mm256_shuffle_epi8((__m256i)(v), _mm256_set_epi8(BYTES_ROT8, BYTES_ROT8)))
@@ -124,30 +126,6 @@ INLINE_LOAD load16_avx512(v16 m[16], const uint8_t *data, size_t stride)
         m[12 + w] = (v16)_mm512_shuffle_i32x4(b, d, 0xdd);
     }
 }
-#define V v16
-#define L 16
-#define FN(name) name##_avx512
-#define ROT16(v) ((v16)_mm512_ror_epi32((__m512i)(v), 16))
-#define ROT12(v) ((v16)_mm512_ror_epi32((__m512i)(v), 12))
-#define ROT8(v) ((v16)_mm512_ror_epi32((__m512i)(v), 8))
-#define ROT7(v) ((v16)_mm512_ror_epi32((__m512i)(v), 7))
-#define LOAD(m, p, stride) load16_avx512(m, p, stride)
-#define EVEN(a, b) PICK(v16, a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30)
-#define ODD(a, b) PICK(v16, a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31)
-#include "blake3_kernel.inc"
-
-#define V v8
-#define L 8
-#define FN(name) name##_avx512x8
-#define ROT16(v) ((v8)_mm256_ror_epi32((__m256i)(v), 16))
-#define ROT12(v) ((v8)_mm256_ror_epi32((__m256i)(v), 12))
-#define ROT8(v) ((v8)_mm256_ror_epi32((__m256i)(v), 8))
-#define ROT7(v) ((v8)_mm256_ror_epi32((__m256i)(v), 7))
-#define LOAD(m, p, stride) load8_avx2(m, p, stride)
-#define EVEN(a, b) EVEN8(a, b)
-#define ODD(a, b) ODD8(a, b)
-#include "blake3_kernel.inc"
-
 #define V v4
 #define L 4
 #define FN(name) name##_avx512x4
@@ -158,6 +136,34 @@ INLINE_LOAD load16_avx512(v16 m[16], const uint8_t *data, size_t stride)
 #define LOAD(m, p, stride) load4_sse41(m, p, stride)
 #define EVEN(a, b) EVEN4(a, b)
 #define ODD(a, b) ODD4(a, b)
+#include "blake3_kernel.inc"
+
+#define V v8
+#define L 8
+#define FN(name) name##_avx512x8
+#define HALF(name) name##_avx512x4
+#define HALF_V v4
+#define ROT16(v) ((v8)_mm256_ror_epi32((__m256i)(v), 16))
+#define ROT12(v) ((v8)_mm256_ror_epi32((__m256i)(v), 12))
+#define ROT8(v) ((v8)_mm256_ror_epi32((__m256i)(v), 8))
+#define ROT7(v) ((v8)_mm256_ror_epi32((__m256i)(v), 7))
+#define LOAD(m, p, stride) load8_avx2(m, p, stride)
+#define EVEN(a, b) EVEN8(a, b)
+#define ODD(a, b) ODD8(a, b)
+#include "blake3_kernel.inc"
+
+#define V v16
+#define L 16
+#define FN(name) name##_avx512
+#define HALF(name) name##_avx512x8
+#define HALF_V v8
+#define ROT16(v) ((v16)_mm512_ror_epi32((__m512i)(v), 16))
+#define ROT12(v) ((v16)_mm512_ror_epi32((__m512i)(v), 12))
+#define ROT8(v) ((v16)_mm512_ror_epi32((__m512i)(v), 8))
+#define ROT7(v) ((v16)_mm512_ror_epi32((__m512i)(v), 7))
+#define LOAD(m, p, stride) load16_avx512(m, p, stride)
+#define EVEN(a, b) PICK(v16, a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30)
+#define ODD(a, b) PICK(v16, a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31)
 #include "blake3_kernel.inc"
 TARGET_END
 

@@ -164,7 +164,7 @@ def gather(data, uint64_t leaf_size, offsets, out):
                     raise ValueError(f"data: {view.len} bytes are not whole leaves of {leaf_size}")
                 if <size_t>offset_view.len != count * sizeof(uint64_t) or offset_view.itemsize not in (1, 8):
                     raise ValueError(f"offsets: {offset_view.len} bytes, but {count} leaves need {count} uint64")
-                if <uintptr_t>offset_view.buf % sizeof(uint64_t):
+                if count and <uintptr_t>offset_view.buf % sizeof(uint64_t):
                     raise ValueError("offsets: not aligned to 8 bytes")
                 if <size_t>out_view.len != count * DIGEST_SIZE:
                     raise ValueError(f"out: {out_view.len} bytes, but {count} leaves need {count * DIGEST_SIZE}")
