@@ -1,7 +1,8 @@
 /* The bytes on disk that qrep owns: superblock, undo store, digest map. One home of this fact (docs/DISK_FORMAT.md tells the write order).
  *
  * Little-endian, fixed width, versioned, reserved bytes zero. Every structure carries a BLAKE3 over itself that is checked before
- * any field is believed. `features` are incompatible feature bits: an unknown one means hands off. */
+ * any field is believed; later versions keep it as the last 32 bytes. `features` are incompatible feature bits: an unknown one
+ * means hands off. */
 #ifndef QREP_DISK_H
 #define QREP_DISK_H
 
@@ -74,10 +75,11 @@ struct qrep_undo_extent { /* what a range of the device held before it was overw
     uint64_t offset; /* bytes on the device */
     uint32_t size;   /* bytes, multiple of 512 */
     uint32_t kind;   /* DATA: its bytes follow in order in the payload; ZERO: it was zero */
-};
+}; /* restored last to first, so that inside a batch too the first-logged content wins */
 _Static_assert(sizeof(struct qrep_undo_extent) == 16, "undo extent layout");
 
-struct qrep_undo_batch { /* at a multiple of 4096 inside a segment, then the extent table, zeroes to a multiple of 4096, the payload, zeroes to one again */
+struct qrep_undo_batch { /* then the extent table, zeroes to a multiple of 4096, the payload, zeroes to one again; batches lie back to back from the
+                            start of their segment, so that a missing one is seen */
     uint64_t magic;
     uint32_t version;
     uint32_t extent_count;
@@ -129,6 +131,13 @@ _Static_assert(offsetof(struct qrep_map_header, root) == 96, "map header layout"
 _Static_assert(offsetof(struct qrep_map_header, checksum) == 224, "map header layout");
 _Static_assert(sizeof(struct qrep_map_header) == 256, "map header layout");
 
+/* Where the values start in a map file, and the size of the whole file. */
+static inline uint64_t qrep_map_values_offset(uint64_t granules)
+{
+    return sizeof(struct qrep_map_header) + qrep_align_up(granules, QREP_DIGEST_SIZE);
+}
+static inline uint64_t qrep_map_size(uint64_t granules) { return qrep_map_values_offset(granules) + granules * QREP_DIGEST_SIZE; }
+
 /* Bytes of one leaf page: the chaining values of a granule's leaves, zeroes to a multiple of 4096. */
 static inline uint64_t qrep_leaf_page_size(uint32_t leaf_size, uint32_t granule_size)
 {
@@ -148,21 +157,45 @@ int qrep_undo_header_check(const struct qrep_undo_header *header);
 /* `extents` holds batch->extent_count entries; position, sequence, ids and payload digest are set by the caller. */
 void qrep_undo_batch_seal(struct qrep_undo_batch *batch, const struct qrep_undo_extent *extents);
 /* Check a batch found at `position` with `available` bytes from there to the end of its segment, in two steps so that no length is used unchecked:
- * first the fixed part (bounds only; then qrep_undo_batch_table_size() bytes of table may be read), then everything.
- * 0; -ENOENT no batch here; -EBADMSG damaged. */
+ * first the fixed part (bounds only; then qrep_undo_batch_table_size() bytes of table may be read), then everything but the payload,
+ * whose digest is the caller's to check. 0; -ENOENT no batch here; -EBADMSG damaged. */
 int qrep_undo_batch_peek(const struct qrep_undo_batch *batch, uint64_t position, uint64_t available);
 int qrep_undo_batch_check(const struct qrep_undo_batch *batch, const struct qrep_undo_extent *extents, uint64_t device_size);
 void qrep_map_header_seal(struct qrep_map_header *header);
 int qrep_map_header_check(const struct qrep_map_header *header, uint64_t file_size);
+/* What header->digest holds; and the check of it and of every state byte: 0 or -EBADMSG. */
+void qrep_map_digest(const uint8_t *states, const uint8_t *values, uint64_t granules, uint8_t digest[QREP_DIGEST_SIZE]);
+int qrep_map_body_check(const struct qrep_map_header *header, const uint8_t *states, const uint8_t *values);
 
+static inline uint64_t qrep_undo_batch_table_size(uint32_t extent_count) { return (uint64_t)extent_count * sizeof(struct qrep_undo_extent); }
 /* Bytes from a batch's start to its payload, and to the next batch. */
 static inline uint64_t qrep_undo_payload_offset(uint32_t extent_count)
 {
-    return qrep_align_up(sizeof(struct qrep_undo_batch) + (uint64_t)extent_count * sizeof(struct qrep_undo_extent), QREP_PAGE_SIZE);
+    return qrep_align_up(sizeof(struct qrep_undo_batch) + qrep_undo_batch_table_size(extent_count), QREP_PAGE_SIZE);
 }
 static inline uint64_t qrep_undo_batch_size(uint32_t extent_count, uint64_t payload_size)
 {
     return qrep_undo_payload_offset(extent_count) + qrep_align_up(payload_size, QREP_PAGE_SIZE);
 }
+
+/* ---- reading a segment back ---- */
+
+#define QREP_UNDO_NO_PLACE UINT64_MAX
+
+struct qrep_undo_scan {
+    const uint8_t *segment; /* its bytes, 8-aligned, as far as the file goes */
+    uint64_t size;          /* bytes of them, at most QREP_UNDO_SEGMENT_SIZE */
+    uint64_t position;      /* of the segment in the undo file */
+    uint64_t device_size;
+    uint64_t attempt;
+    uint8_t base_id[QREP_ID_SIZE];
+    uint64_t cursor;  /* starts as 0 */
+    uint64_t gap;     /* starts as NO_PLACE; first place in the file that holds no valid batch of the attempt: the unwritten tail, unless `damaged` */
+    uint64_t damaged; /* starts as NO_PLACE; a place that a later batch says was flushed, and that holds none: the way back is lost there */
+};
+
+/* The next valid batch of base_id and attempt, payload digest included; what is invalid is stepped over in pages.
+ * 1 and *found, which points into the segment; 0 at the end: only then `gap` and `damaged` are final. */
+int qrep_undo_scan_next(struct qrep_undo_scan *scan, const struct qrep_undo_batch **found);
 
 #endif

@@ -24,7 +24,7 @@ enum qrep_frame_kind {
 };
 
 #define QREP_FRAME_LAST 1u  /* flags: the last frame of its granule in this pass */
-#define QREP_FRAME_VALUE 2u /* flags: granule_value holds the chaining value of the granule once this frame is applied */
+#define QREP_FRAME_VALUE 2u /* flags: granule_value holds the chaining value of the granule once this frame is applied; not with a span > 1 */
 
 struct qrep_frame_header {
     uint32_t magic;
@@ -61,7 +61,7 @@ _Static_assert(sizeof(struct qrep_wire_run) == 8, "run layout");
 
 /* The shape of a volume, which every length is checked against. */
 struct qrep_geometry {
-    uint64_t size;         /* bytes of the volume */
+    uint64_t size;         /* bytes of the volume, a multiple of 512 below 2^63: what a block device can be, and undo extents count in sectors */
     uint32_t leaf_size;    /* bytes, power of two, 4 KiB..1 MiB */
     uint32_t granule_size; /* bytes, power of two, >= 2 leaves, <= 64 MiB */
 };
@@ -105,7 +105,7 @@ int qrep_runs_check(const struct qrep_frame_header *header, const struct qrep_wi
 uint64_t qrep_run_bytes(const struct qrep_geometry *geometry, uint64_t granule, const struct qrep_wire_run *run);
 
 /* R7: the manifest of an attempt, over all granules g with marked[g] != 0 in ascending order: BLAKE3 of {u64 granule, u64 state & 3, value[32]} each
- * (the value counts as zero unless state has VALUE). count: how many were marked. */
+ * (states and values as in disk.h; the value counts as zero unless state has VALUE). count: how many were marked. */
 void qrep_manifest(const uint8_t *marked, const uint8_t *states, const uint8_t *values, uint64_t granules, uint64_t *count,
                    uint8_t manifest[QREP_DIGEST_SIZE]);
 

@@ -1,0 +1,189 @@
+#include "wire.h"
+
+#include "blake3.h"
+#include "disk.h"
+#include "hashstream.h"
+
+#include <errno.h>
+#include <string.h>
+
+#define LEAF_SIZE_MIN 4096u
+#define LEAF_SIZE_MAX (1u << 20)
+#define GRANULE_SIZE_MAX (64u << 20)
+#define SECTOR_SIZE 512u
+
+static const uint8_t zero_digest[QREP_DIGEST_SIZE];
+
+static int is_power_of_two(uint64_t value) { return value && (value & (value - 1)) == 0; }
+
+static int digest_is_zero(const uint8_t *digest) { return memcmp(digest, zero_digest, QREP_DIGEST_SIZE) == 0; }
+
+/* Time does not depend on where the difference is: a stranger on a plain path must not find a tag byte by byte. */
+static int tags_differ(const uint8_t *one, const uint8_t *other)
+{
+    uint8_t difference = 0;
+    for (size_t i = 0; i < QREP_DIGEST_SIZE; i++)
+        difference |= one[i] ^ other[i];
+    return difference != 0;
+}
+
+int qrep_geometry_check(const struct qrep_geometry *geometry)
+{
+    uint32_t leaf = geometry->leaf_size, granule = geometry->granule_size;
+    if (!is_power_of_two(leaf) || leaf < LEAF_SIZE_MIN || leaf > LEAF_SIZE_MAX)
+        return -EINVAL;
+    if (!is_power_of_two(granule) || granule / leaf < 2 || granule > GRANULE_SIZE_MAX)
+        return -EINVAL;
+    if (geometry->size < 2 * (uint64_t)leaf || geometry->size > INT64_MAX || geometry->size % SECTOR_SIZE)
+        return -EINVAL;
+    return 0;
+}
+
+static void compute_tag(const struct qrep_frame_header *header, const uint8_t *key, uint8_t *tag)
+{
+    qrep_blake3_keyed(key, header, offsetof(struct qrep_frame_header, tag), tag);
+}
+
+void qrep_frame_seal(struct qrep_frame_header *header, struct qrep_wire_state *state)
+{
+    header->magic = QREP_WIRE_MAGIC;
+    header->version = QREP_WIRE_VERSION;
+    header->attempt = state->attempt;
+    header->session = state->session;
+    header->connection = state->connection;
+    header->sequence = state->sequence++;
+    compute_tag(header, state->key, header->tag);
+}
+
+/* A node of the tree: a power of two of leaves at a multiple of itself, or what the end of the device leaves of one. */
+static int is_node(const struct qrep_frame_header *header, const struct qrep_geometry *geometry)
+{
+    uint32_t leaf = geometry->leaf_size, size = header->data_size;
+    if (size == 0 || size > QREP_FRAME_DATA_MAX || header->first_leaf >= qrep_granule_leaves(geometry, header->granule))
+        return 0;
+    uint64_t left = qrep_granule_bytes(geometry, header->granule) - (uint64_t)header->first_leaf * leaf;
+    if (size > left)
+        return 0;
+    uint32_t count = (size + leaf - 1) / leaf, node = 1;
+    while (node < count)
+        node *= 2;
+    if (header->first_leaf % node)
+        return 0;
+    if ((uint64_t)node * leaf == size)
+        return 1;
+    /* Not whole: only the end of the device may be the reason. */
+    return size == left && header->granule == qrep_granules(geometry) - 1;
+}
+
+static int check_fields(const struct qrep_frame_header *header, const struct qrep_geometry *geometry)
+{
+    uint64_t granules = qrep_granules(geometry);
+    int has_value = (header->flags & QREP_FRAME_VALUE) != 0;
+
+    if (header->flags & ~(QREP_FRAME_LAST | QREP_FRAME_VALUE))
+        return -EPROTO;
+    if (!has_value && !digest_is_zero(header->granule_value))
+        return -EPROTO;
+    if (header->kind != QREP_FRAME_RUNS && header->run_count)
+        return -EPROTO;
+    if (header->kind != QREP_FRAME_FULL && header->first_leaf)
+        return -EPROTO;
+    if (header->kind != QREP_FRAME_ZERO && header->span)
+        return -EPROTO;
+    if (header->kind != QREP_FRAME_END && header->granule >= granules)
+        return -EPROTO;
+
+    switch (header->kind) {
+    case QREP_FRAME_FULL:
+        return is_node(header, geometry) ? 0 : -EPROTO;
+    case QREP_FRAME_RUNS:
+        if (header->run_count == 0 || header->run_count > QREP_FRAME_RUNS_MAX)
+            return -EPROTO;
+        if (header->run_count > qrep_granule_leaves(geometry, header->granule))
+            return -EPROTO;
+        if (header->data_size > QREP_FRAME_DATA_MAX || header->data_size > qrep_granule_bytes(geometry, header->granule))
+            return -EPROTO;
+        return 0;
+    case QREP_FRAME_ZERO:
+        if (header->span == 0 || header->span > granules - header->granule)
+            return -EPROTO;
+        if (header->data_size || !digest_is_zero(header->digest) || (has_value && header->span != 1))
+            return -EPROTO;
+        return 0;
+    case QREP_FRAME_END:
+        if (header->flags || header->granule || header->data_size || !digest_is_zero(header->digest))
+            return -EPROTO;
+        return 0;
+    default:
+        return -EPROTO;
+    }
+}
+
+int qrep_frame_check(const struct qrep_frame_header *header, struct qrep_wire_state *state)
+{
+    uint8_t tag[QREP_DIGEST_SIZE];
+    compute_tag(header, state->key, tag);
+    if (tags_differ(tag, header->tag) || header->magic != QREP_WIRE_MAGIC || header->version != QREP_WIRE_VERSION)
+        return -EBADMSG;
+    if (header->attempt != state->attempt || header->session != state->session)
+        return -ESTALE;
+    if (header->connection != state->connection || header->sequence != state->sequence)
+        return -ESTALE;
+    int rc = check_fields(header, &state->geometry);
+    if (rc == 0)
+        state->sequence++;
+    return rc;
+}
+
+uint64_t qrep_run_bytes(const struct qrep_geometry *geometry, uint64_t granule, const struct qrep_wire_run *run)
+{
+    uint64_t offset = (uint64_t)run->first * geometry->leaf_size;
+    uint64_t size = (uint64_t)(run->count & ~QREP_RUN_ZERO) * geometry->leaf_size;
+    uint64_t left = qrep_granule_bytes(geometry, granule) - offset;
+    return size < left ? size : left;
+}
+
+int qrep_runs_check(const struct qrep_frame_header *header, const struct qrep_wire_run *runs, const struct qrep_geometry *geometry)
+{
+    uint32_t leaves = qrep_granule_leaves(geometry, header->granule);
+    uint64_t data_size = 0;
+    uint32_t end = 0, kind = 0; /* of the run before */
+
+    for (uint32_t i = 0; i < header->run_count; i++) {
+        uint32_t first = runs[i].first, count = runs[i].count & ~QREP_RUN_ZERO, zero = runs[i].count & QREP_RUN_ZERO;
+        if (count == 0 || first < end || first >= leaves || count > leaves - first)
+            return -EPROTO;
+        if (i && first == end && zero == kind)
+            return -EPROTO;
+        if (!zero)
+            data_size += qrep_run_bytes(geometry, header->granule, &runs[i]);
+        end = first + count;
+        kind = zero;
+    }
+    return data_size == header->data_size ? 0 : -EPROTO;
+}
+
+struct manifest_record {
+    uint64_t granule;
+    uint64_t state;
+    uint8_t value[QREP_DIGEST_SIZE];
+};
+_Static_assert(sizeof(struct manifest_record) == 48, "manifest record layout");
+
+void qrep_manifest(const uint8_t *marked, const uint8_t *states, const uint8_t *values, uint64_t granules, uint64_t *count,
+                   uint8_t manifest[QREP_DIGEST_SIZE])
+{
+    struct qrep_hashstream stream;
+    qrep_hashstream_start(&stream);
+    *count = 0;
+    for (uint64_t granule = 0; granule < granules; granule++) {
+        if (!marked[granule])
+            continue;
+        struct manifest_record record = {.granule = granule, .state = states[granule] & QREP_STATE_MASK};
+        if (states[granule] & QREP_STATE_VALUE)
+            memcpy(record.value, values + granule * QREP_DIGEST_SIZE, QREP_DIGEST_SIZE);
+        qrep_hashstream_add(&stream, &record, sizeof record);
+        ++*count;
+    }
+    qrep_hashstream_end(&stream, manifest);
+}

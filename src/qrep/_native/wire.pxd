@@ -1,0 +1,77 @@
+# Frames of a data connection: the C of wire.h, which says what each function promises, and their Python faces.
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+
+
+cdef extern from "wire.h" nogil:
+    enum:
+        QREP_WIRE_MAGIC
+        QREP_WIRE_VERSION
+        QREP_FRAME_DATA_MAX
+        QREP_FRAME_RUNS_MAX
+        QREP_FRAME_FULL
+        QREP_FRAME_RUNS
+        QREP_FRAME_ZERO
+        QREP_FRAME_END
+        QREP_FRAME_LAST
+        QREP_FRAME_VALUE
+    uint32_t QREP_RUN_ZERO  # beyond the range of a C enum
+
+    struct qrep_frame_header:
+        uint32_t magic
+        uint16_t version
+        uint16_t kind
+        uint32_t flags
+        uint32_t run_count
+        uint64_t granule
+        uint64_t attempt
+        uint64_t session
+        uint64_t sequence
+        uint32_t data_size
+        uint32_t first_leaf
+        uint8_t *digest
+        uint8_t *granule_value
+        uint32_t span
+        uint32_t connection
+        uint8_t *tag
+
+    struct qrep_wire_run:
+        uint32_t first
+        uint32_t count
+
+    struct qrep_geometry:
+        uint64_t size
+        uint32_t leaf_size
+        uint32_t granule_size
+
+    struct qrep_wire_state:
+        qrep_geometry geometry
+        uint64_t attempt
+        uint64_t session
+        uint64_t sequence
+        uint32_t connection
+        uint32_t reserved
+        uint8_t *key
+
+    uint64_t qrep_granules(const qrep_geometry *geometry)
+    uint64_t qrep_granule_bytes(const qrep_geometry *geometry, uint64_t granule)
+    uint32_t qrep_granule_leaves(const qrep_geometry *geometry, uint64_t granule)
+    int qrep_geometry_check(const qrep_geometry *geometry)
+    void qrep_frame_seal(qrep_frame_header *header, qrep_wire_state *state)
+    int qrep_frame_check(const qrep_frame_header *header, qrep_wire_state *state)
+    int qrep_runs_check(const qrep_frame_header *header, const qrep_wire_run *runs, const qrep_geometry *geometry)
+    uint64_t qrep_run_bytes(const qrep_geometry *geometry, uint64_t granule, const qrep_wire_run *run)
+    void qrep_manifest(const uint8_t *marked, const uint8_t *states, const uint8_t *values, uint64_t granules,
+                       uint64_t *count, uint8_t *manifest)
+
+
+cdef class Geometry:
+    cdef qrep_geometry geometry  # checked; never changes
+
+
+cdef class FrameWriter:
+    cdef qrep_wire_state state
+    cdef int seal(self, qrep_frame_header *header, qrep_wire_run *runs, object digest, unsigned flags, object value) except -1
+
+
+cdef class FrameReader:
+    cdef qrep_wire_state state
