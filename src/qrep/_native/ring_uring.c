@@ -29,12 +29,13 @@ static const uint32_t setup_choices[] = {
     0,
 };
 
-/* Everything a lane asks for, and nothing that opens, connects, or names a file by number. */
+/* Everything a lane asks for, and nothing that opens, connects, or names a file by number. Unregistering stays allowed: see uring_free(). */
 static const uint8_t allowed_opcodes[] = {
     IORING_OP_READ,    IORING_OP_WRITE,   IORING_OP_READ_FIXED, IORING_OP_WRITE_FIXED, IORING_OP_FSYNC,
     IORING_OP_SENDMSG, IORING_OP_SEND_ZC, IORING_OP_SENDMSG_ZC, IORING_OP_RECVMSG,     IORING_OP_POLL_ADD,
 };
-#define ALLOWED_COUNT (sizeof allowed_opcodes)
+static const uint8_t allowed_registrations[] = { IORING_UNREGISTER_FILES, IORING_UNREGISTER_BUFFERS };
+#define ALLOWED_COUNT (sizeof allowed_opcodes + sizeof allowed_registrations)
 
 static int restrict_ring(struct uring *uring)
 {
@@ -42,13 +43,17 @@ static int restrict_ring(struct uring *uring)
     memset(rules, 0, sizeof rules);
     unsigned count = 0;
     struct io_uring_probe *probe = io_uring_get_probe_ring(&uring->ring);
-    for (size_t i = 0; i < ALLOWED_COUNT; i++) {
+    for (size_t i = 0; i < sizeof allowed_opcodes; i++) {
         if (probe != NULL && !io_uring_opcode_supported(probe, allowed_opcodes[i]))
             continue; /* an opcode the kernel does not know would be refused here */
         rules[count].opcode = IORING_RESTRICTION_SQE_OP;
         rules[count++].sqe_op = allowed_opcodes[i];
     }
     io_uring_free_probe(probe);
+    for (size_t i = 0; i < sizeof allowed_registrations; i++) {
+        rules[count].opcode = IORING_RESTRICTION_REGISTER_OP;
+        rules[count++].register_op = allowed_registrations[i];
+    }
     rules[count].opcode = IORING_RESTRICTION_SQE_FLAGS_REQUIRED;
     rules[count++].sqe_flags = IOSQE_FIXED_FILE;
     int rc = io_uring_register_restrictions(&uring->ring, rules, count);
@@ -315,6 +320,10 @@ static int uring_collect(struct qrep_ring *front, uint64_t wait_ns)
 static void uring_free(struct qrep_ring *front)
 {
     struct uring *uring = (struct uring *)front;
+    /* The kernel takes a closed ring apart later, in a work queue; until then it would hold the devices open, and a claim on
+     * them (O_EXCL) or an unmount would fail. A ring with nothing registered answers -ENXIO, which is fine. */
+    io_uring_unregister_files(&uring->ring);
+    io_uring_unregister_buffers(&uring->ring);
     io_uring_queue_exit(&uring->ring);
     free(uring);
 }

@@ -1,0 +1,187 @@
+"""The token bucket's arithmetic, with a clock of our own, against exact sums."""
+
+import threading
+import time
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qrep._native.bucket import Bucket
+
+S = 10**9
+KIB = 1 << 10
+rates = st.integers(1, 12_500_000_000)
+capacities = st.integers(1, 1 << 26)
+pauses = st.lists(st.integers(0, 3 * S), min_size=1, max_size=60)
+
+
+def take_after_waiting(bucket, size, now):
+    """Ask, wait as told, ask again, as a lane does: the time at which it was granted."""
+    for _ in range(3):
+        wait_ns = bucket.take(size, now_ns=now)
+        if wait_ns == 0:
+            return now
+        now += wait_ns
+    pytest.fail(f"still told to wait {wait_ns} ns after waiting as told")
+
+
+@given(rates, capacities, st.lists(st.tuples(st.integers(0, 3 * S), st.integers(1, 1 << 26)), min_size=1, max_size=60))
+def test_never_more_than_rate_times_time_plus_capacity(rate, capacity, asked):
+    bucket = Bucket(rate, capacity, now_ns=0)
+    now = granted = 0
+    for pause, size in asked:
+        now += pause
+        size = min(size, capacity)
+        if bucket.take(size, now_ns=now) == 0:
+            granted += size
+        assert granted <= Fraction(rate * now, S) + capacity
+        assert bucket.taken == granted
+
+
+@given(rates, capacities, st.integers(1, 1 << 27), pauses)
+def test_whoever_waits_as_told_is_granted_and_never_early(rate, capacity, size, waits):
+    bucket = Bucket(rate, capacity, now_ns=0)
+    now = granted = 0
+    for pause in waits:
+        # an hour is the longest wait that is told; slow rates with large frames would need more
+        if Fraction(2 * max(size, capacity), rate) > 3000:
+            return
+        now = take_after_waiting(bucket, size, now + pause)
+        granted += size
+        assert granted <= Fraction(rate * now, S) + max(capacity, size)
+
+
+@given(rates, st.integers(1, 1 << 20), st.lists(st.integers(1, 1_000_000), min_size=1, max_size=300))
+def test_refilling_in_small_steps_loses_nothing(rate, capacity, steps):
+    once, often = Bucket(rate, capacity, now_ns=0), Bucket(rate, capacity, now_ns=0)
+    for bucket in (once, often):
+        assert bucket.take(capacity, now_ns=0) == 0
+    now = 0
+    for step in steps:
+        now += step
+        often.take(0, now_ns=now)
+    once.take(0, now_ns=now)
+    assert often.level == once.level == min(capacity, rate * now // S)
+
+
+@pytest.mark.parametrize("rate", [1, 7, 333, 10_000_000, 600_000_000, 12_500_000_000])
+def test_exact_over_a_long_time(rate):
+    size = max(1, rate // 1000)
+    bucket = Bucket(rate, 2 * size, now_ns=0)
+    now = 0
+    for _ in range(20_000):
+        now = take_after_waiting(bucket, size, now)
+    # Two came out of the full bucket; the other 19,998 take size / rate each, rounded up by less than 1 ns in all, not each.
+    exact = Fraction(19_998 * size * S, rate)
+    assert exact <= now <= exact + 1
+
+
+def test_idle_at_12_5_GB_per_s_for_years_does_not_overflow():
+    # rate * elapsed passes 2^64 after 1.48 s; a year is 3.2e16 ns
+    bucket = Bucket(12_500_000_000, 25_000_000, now_ns=0)
+    assert bucket.take(25_000_000, now_ns=0) == 0
+    for idle in (2 * S, 365 * 86400 * S, 500 * 365 * 86400 * S):
+        now = 10 * S + idle
+        assert bucket.take(25_000_000, now_ns=now) == 0
+        assert bucket.level == 0
+        assert bucket.take(12_500, now_ns=now) == 1000  # 12,500 bytes at 12.5 GB/s
+
+
+def test_the_clock_of_another_core_may_be_behind():
+    bucket = Bucket(1000, 1000, now_ns=5 * S)
+    assert bucket.take(1000, now_ns=5 * S) == 0
+    assert bucket.take(1, now_ns=4 * S) == S // 1000
+    assert bucket.take(1, now_ns=5 * S + S // 1000) == 0
+
+
+def test_a_frame_larger_than_the_bucket_goes_when_it_is_full_and_is_paid_after():
+    bucket = Bucket(1000, 100, now_ns=0)
+    assert bucket.take(1000, now_ns=0) == 0  # 900 bytes of debt
+    assert bucket.level == -900
+    assert bucket.take(1000, now_ns=0) == S  # 900 of debt and a bucket of 100, at 1000 per second
+    assert bucket.take(1000, now_ns=S) == 0
+
+
+def test_small_frames_do_not_starve_a_large_one():
+    bucket = Bucket(1000, 1000, now_ns=0)
+    bucket.take(1000, now_ns=0)
+    now, large_at = 0, None
+    for _ in range(100):
+        # the large one asks first, then a small one that would fit; both wait as told
+        wait_large = bucket.take(800, now_ns=now)
+        if wait_large == 0:
+            large_at = now
+            break
+        wait_small = bucket.take(10, now_ns=now)
+        now += min(wait_large, wait_small or wait_large)
+    assert large_at == S * 800 // 1000
+
+
+def test_default_capacity_is_2_ms_of_the_rate_and_at_least_64_kib():
+    assert Bucket(1_000_000).capacity == 64 * KIB
+    assert Bucket(600_000_000).capacity == 1_200_000
+
+
+def test_unlimited_grants_everything_and_counts_it():
+    bucket = Bucket(0)
+    assert [bucket.take(1 << 40) for _ in range(10)] == [0] * 10
+    assert (bucket.rate, bucket.taken) == (0, 10 << 40)
+
+
+def test_a_new_rate_counts_from_now_on():
+    bucket = Bucket(1000, 1000, now_ns=0)
+    bucket.take(1000, now_ns=0)
+    bucket.set_rate(10, 1000, now_ns=S // 2)  # half a second at 1000: 500 bytes were earned
+    assert bucket.take(510, now_ns=S // 2) == S  # 10 more at 10 per second
+    bucket.set_rate(0, now_ns=S)
+    assert bucket.take(1 << 30, now_ns=S) == 0
+    bucket.set_rate(1000, 100, now_ns=2 * S)
+    assert bucket.level == 100
+
+
+def test_bytes_are_taken_from_the_whole_chain_or_not_at_all():
+    node = Bucket(1000, 1000, now_ns=0)
+    job = Bucket(0, parent=node, now_ns=0)
+    one, two = Bucket(10_000, 600, job, now_ns=0), Bucket(10_000, 600, job, now_ns=0)
+    assert one.take(600, now_ns=0) == 0
+    assert two.take(600, now_ns=0) == 200 * S // 1000  # node has 400 left
+    assert (one.taken, two.taken, job.taken, node.taken, two.level) == (600, 0, 600, 600, 600)
+    assert two.take(600, now_ns=S // 5) == 0
+    two.give_back(100)
+    assert (two.taken, job.taken, node.taken, node.level) == (500, 1100, 1100, 100)
+    assert two.parent is job and job.parent is node
+
+
+@given(st.integers(1, 10**9), st.lists(st.tuples(st.integers(0, 1), st.integers(0, S), st.integers(1, 1 << 20)), max_size=60))
+def test_a_parent_bounds_the_sum_of_its_children(rate, asked):
+    parent = Bucket(rate, 1 << 20, now_ns=0)
+    children = [Bucket(0, parent=parent, now_ns=0), Bucket(2 * rate, 1 << 20, parent, now_ns=0)]
+    now = 0
+    for which, pause, size in asked:
+        now += pause
+        children[which].take(size, now_ns=now)
+        assert children[0].taken + children[1].taken == parent.taken <= Fraction(rate * now, S) + (1 << 20)
+
+
+def test_threads_that_share_a_bucket_get_the_rate_together():
+    # 4 threads, 20 MB/s with 64 KiB of burst, 0.3 s: 6 MB and not a frame more
+    started = time.monotonic_ns()
+    shared = Bucket(20_000_000, 64 * KIB, now_ns=started)
+    children = [Bucket(0, parent=shared) for _ in range(4)]
+
+    def lane(bucket):
+        while time.monotonic_ns() < started + S * 3 // 10:
+            wait_ns = bucket.take(16 * KIB)
+            time.sleep(min(wait_ns, S // 100) / S)
+
+    threads = [threading.Thread(target=lane, args=[child]) for child in children]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    elapsed = time.monotonic_ns() - started
+    assert sum(child.taken for child in children) == shared.taken
+    assert 4_000_000 < shared.taken <= 20_000_000 * elapsed / S + 64 * KIB
+    assert all(child.taken for child in children)
