@@ -1,0 +1,315 @@
+"""What a machine wants done. Plain values: the driver executes them in order, synchronously, one at a time.
+
+The contract of every driver (target/volume.py, source/flow.py, and the simulator):
+
+* A machine method takes one event and returns a list of actions. Execute them strictly in order.
+* Actions marked RESULT are always the last of their list; when done, call the event named there and execute what it returns.
+* When an action raises, drop the rest of the list, call `failed(action, error)` and execute what that returns.
+* A flush that fails never reaches the machine: the process ends there (R2).
+* While a list is executed no other event may enter the machine; what arrives meanwhile waits.
+"""
+
+from typing import NamedTuple
+
+# ---- target ----
+
+
+class WriteSuperblock(NamedTuple):
+    """Write the other slot of the superblock and flush it. Durable when it returns. Failure: see TargetMachine.failed()."""
+
+    record: object  # records.TargetRecord
+
+
+class Reshape(NamedTuple):
+    """Nothing was ever committed and the source's volume has this shape: from now on the target has it too. Forget the map."""
+
+    size: int
+    leaf_size: int
+    granule_size: int
+
+
+class CreateUndo(NamedTuple):
+    """A new, empty undo file for base <- new, its header flushed, its directory entry flushed."""
+
+    base: bytes
+    new: bytes
+    attempt: int
+
+
+class StartLanes(NamedTuple):
+    """Start receiving. fresh: marks, states and values start from the map; else they go on (memory, or the checkpoint).
+
+    The driver makes key and tokens first and puts them into the Began or Resumed that follows in the list.
+    base: the committed id, NO_ID: there is no undo file.
+    """
+
+    attempt: int
+    session: int
+    connections: int
+    frame_limit: int
+    fresh: bool
+    base: bytes
+
+
+class SendBegan(NamedTuple):
+    """Send Began with the key and tokens of the lanes just started."""
+
+    handle: object
+    attempt: int
+    session: int
+
+
+class SendResumed(NamedTuple):
+    """Send Resumed with key, tokens and the number of chunks, then the Applied chunks of every granule marked at all."""
+
+    handle: object
+    attempt: int
+    session: int
+
+
+class WaitLanes(NamedTuple):
+    """Wait until every lane has seen the END of its connection and all its writes are complete. Raises LanesFailed if one did not."""
+
+
+class DrainLanes(NamedTuple):
+    """Stop the lanes and wait for the completion of everything they submitted (R12). Revokes unused tokens. Cannot fail."""
+
+
+class CollectManifest(NamedTuple):
+    """RESULT manifest_collected(count, manifest, partial): R7, over what was applied; partial: granules of which parts were."""
+
+    attempt: int
+
+
+class FlushDevice(NamedTuple):
+    """Flush the target device. R2: a failure ends the process."""
+
+
+class TakeCheckpoint(NamedTuple):
+    """Copy marks, states and values in memory. What completes after this is not in the checkpoint."""
+
+
+class SaveCheckpoint(NamedTuple):
+    """Make the copy durable: it was taken before the flush that precedes this. A failure is the driver's warning, it does not raise."""
+
+    attempt: int
+
+
+class ForgetCheckpoint(NamedTuple):
+    """Remove the checkpoint durably, if there is one. A checkpoint carries its attempt, so one that stayed is never believed for another."""
+
+
+class RestoreUndo(NamedTuple):
+    """RESULT undo_restored(): put the before-images of this attempt back, newest batch first, so that the first logged of each place wins.
+
+    Raises DamagedError if the undo file does not have this identity, or a batch below its flushed mark is damaged.
+    """
+
+    base: bytes
+    new: bytes
+    attempt: int
+
+
+class WritePendingMap(NamedTuple):
+    """The target's own digest map of what is about to be committed, durable, beside the committed one."""
+
+    new: bytes
+    base: bytes
+    counter: int
+
+
+class SettleMap(NamedTuple):
+    """Make the map describe `committed`: pending.tag == committed: fold it; map.tag == committed: drop pending; else forget both.
+
+    If folding fails, forget both; raise only if that fails, too.
+    """
+
+    committed: bytes
+
+
+class ForgetMap(NamedTuple):
+    """Every granule is UNKNOWN from here on; durable."""
+
+
+class RecordPoint(NamedTuple):
+    """Decoration of a sync point for people. Losing it loses nothing else; does not raise."""
+
+    new: bytes
+    counter: int
+    fuzzy: bool
+    frozen_at_ns: int
+
+
+class PruneUndo(NamedTuple):
+    """Remove every undo file that is not of one of these generations. A file that stays is the driver's warning; does not raise."""
+
+    keep: tuple  # of ids, newest first
+
+
+class ApplyPoint(NamedTuple):
+    """RESULT point_applied(): write the content of sync point `point` over the device through the open generation's undo.
+
+    Before-images as in a run: read, log, flush the undo, write (R3). The way there: the undo files of `way`, in order.
+    """
+
+    point: bytes
+    way: tuple  # ids of the undo files to apply, newest first
+    attempt: int
+
+
+class Scan(NamedTuple):
+    """Read and hash granules freshly and send Digests. independent: with the packaged blake3."""
+
+    handle: object
+    first: int
+    count: int
+    independent: bool
+
+
+class SendLeaves(NamedTuple):
+    """Read and hash these granules freshly and send one Leaves each."""
+
+    handle: object
+    granules: tuple
+
+
+class SendRoot(NamedTuple):
+    """Send the Root of the committed generation, from the map; where the map does not know, from the device."""
+
+    handle: object
+
+
+class Reply(NamedTuple):
+    """Send a message on one control session. A send that fails is not an error: the driver reports disconnected() instead."""
+
+    handle: object
+    message: object
+
+
+class CloseSession(NamedTuple):
+    """Close a control session; it is gone, disconnected() is not called for it. reason: for the log."""
+
+    handle: object
+    reason: str
+
+
+class RolledBack(NamedTuple):
+    """The rollback somebody asked for is committed."""
+
+    new: bytes
+    point: bytes
+
+
+class RollbackFailed(NamedTuple):
+    """The rollback somebody asked for was itself rolled back: the volume is as before."""
+
+    reason: str
+
+
+class Faulted(NamedTuple):
+    """The volume is out of service until it is opened anew. All lanes are drained."""
+
+    reason: str
+
+
+class LanesFailed(Exception):
+    """Raised by a driver's WaitLanes. kind: a name of enum qrep_failure_kind in lower case."""
+
+    def __init__(self, kind, text):
+        super().__init__(text)
+        self.kind = kind
+
+
+# ---- source ----
+
+
+class Send(NamedTuple):
+    """Send a message on the control connection. A send that fails: disconnected() instead of failed()."""
+
+    message: object
+
+
+class FoldPending(NamedTuple):
+    """The pending digests become the map; durable when it returns."""
+
+
+class DropPending(NamedTuple):
+    """Remove the pending digests durably; the map stays as it is."""
+
+
+class ForgetSourceMap(NamedTuple):
+    """Every granule is UNKNOWN from here on, and there is no pending; durable."""
+
+
+class StoreDigests(NamedTuple):
+    """Fresh digests of the target: the base to compare these granules with, in this session only; never made durable."""
+
+    first: int
+    states: bytes
+    values: bytes
+
+
+class Freeze(NamedTuple):
+    """RESULT frozen(token, fuzzy, frozen_at_ns): reopen the snapshot `token` if it is still there, else take a new one."""
+
+    token: str
+
+
+class SaveRun(NamedTuple):
+    """Make the run record durable."""
+
+    record: object  # records.RunRecord
+
+
+class ClearRun(NamedTuple):
+    """Remove the run record."""
+
+
+class ReleaseSnapshot(NamedTuple):
+    token: str
+
+
+class StartSending(NamedTuple):
+    """Start the source lanes; later lanes_finished(...) or lanes_failed(...).
+
+    resumed False: all granules against the base. resumed True: the Applied chunks overlay the base first, and count as sent; then
+    same_image True: only granules that are not applied whole are read. same_image False: all are read, and those listed by `unknown`
+    are sent whole: "parts": granules applied in part; "incomplete": all that are not applied whole.
+    """
+
+    attempt: int
+    session: int
+    key: bytes
+    tokens: tuple
+    resumed: bool
+    same_image: bool
+    unknown: str  # "", "parts" or "incomplete"
+    applied: tuple  # of messages.Applied
+
+
+class StopSending(NamedTuple):
+    """Stop the source lanes and join them. Afterwards no lanes_finished or lanes_failed of them arrives."""
+
+
+class WritePending(NamedTuple):
+    """The digests of what was sent, durable, beside the map: {new, base, counter}."""
+
+    new: bytes
+    base: bytes
+    counter: int
+
+
+class Finish(NamedTuple):
+    """The run is over and the generation committed."""
+
+    generation: bytes
+    counter: int
+    fuzzy: bool
+    resumed: bool
+
+
+class Fail(NamedTuple):
+    """The run is over, or this connection is. Close it. keep_open: connect again, or start again later, and it resumes."""
+
+    error: Exception
+    keep_open: bool

@@ -1,0 +1,347 @@
+"""What source and target say on the control connection, and the codec: u32 little-endian length, then a msgpack map tagged `t`.
+
+Decoding is strict: an unknown tag or field, a missing field, a length or number outside its bounds is a ProtocolError, found
+before anything of the message is used. Each direction has its own union, so that a message from the wrong end does not decode.
+Ids are bytes, compared for equality only (R5); sizes and offsets are bytes; counts and indexes are plain numbers.
+"""
+
+import struct
+from typing import Annotated, Union
+
+import msgspec
+from msgspec import Meta
+
+from qrep.errors import ProtocolError
+
+VERSION_MIN, VERSION_MAX = 1, 1  # of the control protocol spoken by this program
+MESSAGE_MAX = 1 << 20  # bytes of a message body; a peer that announces more is cut off before it is read
+LENGTH = struct.Struct("<I")
+
+NO_ID = bytes(16)  # "no generation": nothing was ever committed
+GRANULES_PER_CHUNK = 8192  # of an Applied or Digests message: 8192 * (1 + 1 + 32) bytes stay below MESSAGE_MAX
+GRANULES_PER_SCAN = 256  # of a ScanTarget or Verify: 2 GiB of 8 MiB granules, so that an answer never takes minutes
+LEAF_PAGES_MAX = 64  # granules named by one GetLeaves
+CONNECTIONS_MAX = 64
+LEAF_PAGE_MAX = 1 << 19  # bytes: 64 MiB granules of 4 KiB leaves, 32 bytes each
+FRAME_LIMIT_MAX = 4 << 20  # bytes of data in one frame, QREP_FRAME_DATA_MAX of wire.h
+EPOCH_STEP_MAX = 1 << 32  # how far one Hello may move max_epoch: a peer cannot use the numbers up
+HISTORY_MAX = 12  # QREP_HISTORY_MAX of disk.h
+
+REPLICA, PRIMARY = 1, 2  # role, enum qrep_role of disk.h
+
+Id = Annotated[bytes, Meta(min_length=16, max_length=16)]
+Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]
+Token = Annotated[bytes, Meta(min_length=16, max_length=64)]
+Count = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+# Attempts, epochs and sizes go up to 2^64-1. msgspec bounds what it can to 2^63-1, the rest is checked by _check_wide().
+Wide = int
+Text = Annotated[str, Meta(max_length=2000)]
+Word = Annotated[str, Meta(max_length=64)]
+Connections = Annotated[int, Meta(ge=1, le=CONNECTIONS_MAX)]
+FrameLimit = Annotated[int, Meta(ge=4096, le=FRAME_LIMIT_MAX)]
+ScanCount = Annotated[int, Meta(ge=1, le=GRANULES_PER_SCAN)]
+ChunkBytes = Annotated[bytes, Meta(min_length=1, max_length=GRANULES_PER_CHUNK)]
+ChunkDigests = Annotated[bytes, Meta(min_length=32, max_length=GRANULES_PER_CHUNK * 32)]
+
+
+class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="t"):
+    """Base of all messages."""
+
+
+# ---- source -> target ----
+
+
+class Hello(Message, tag="hello"):
+    """The first message, and the only one before State. volume_id names the target volume; a peer never sends a path.
+
+    epoch: this session's number; it must be above every one the target has accepted. size: of the source volume.
+    """
+
+    version_min: Annotated[int, Meta(ge=1, le=65535)]
+    version_max: Annotated[int, Meta(ge=1, le=65535)]
+    job_id: Id
+    volume_id: Id
+    epoch: Wide
+    size: Count
+    leaf_size: Annotated[int, Meta(ge=4096, le=1 << 20)]
+    granule_size: Annotated[int, Meta(ge=8192, le=64 << 20)]
+    sector_size: Annotated[int, Meta(ge=1, le=4096)]
+
+
+class Begin(Message, tag="begin"):
+    """Open a generation: compare-and-swap on `base`, which must be the target's committed id.
+
+    new: fresh random id. attempt: fresh random number, carried by every frame (R6). frame_limit: bytes of data in one frame.
+    """
+
+    base: Id
+    new: Id
+    attempt: Wide
+    connections: Connections
+    frame_limit: FrameLimit
+
+
+class Resume(Message, tag="resume"):
+    """Go on with the open attempt in this session. same_image: what is read now is byte for byte what the attempt began with."""
+
+    attempt: Wide
+    connections: Connections
+    frame_limit: FrameLimit
+    same_image: bool
+
+
+class Prepare(Message, tag="prepare"):
+    """Everything was sent: make it durable if it is exactly this. fuzzy: no snapshot; frozen_at_ns: wall clock, for people."""
+
+    attempt: Wide
+    count: Count
+    manifest: Digest
+    fuzzy: bool
+    frozen_at_ns: Count
+
+
+class Commit(Message, tag="commit"):
+    attempt: Wide
+
+
+class Abort(Message, tag="abort"):
+    """Go back to the committed generation. attempt 0: whatever is open."""
+
+    attempt: Wide
+    reason: Text
+
+
+class ScanTarget(Message, tag="scan"):
+    """Digests of granules [first, first + count), freshly read from the device in this session."""
+
+    first: Count
+    count: ScanCount
+
+
+class Verify(Message, tag="verify"):
+    """As ScanTarget; independent: hashed by the packaged blake3 instead of qrep's own kernel."""
+
+    first: Count
+    count: ScanCount
+    independent: bool
+
+
+class GetLeaves(Message, tag="get-leaves"):
+    """Chaining values of all leaves of these granules, freshly read; answered by one Leaves each, in order."""
+
+    granules: Annotated[list[Count], Meta(min_length=1, max_length=LEAF_PAGES_MAX)]
+
+
+class GetRoot(Message, tag="get-root"):
+    """The BLAKE3 of the committed generation as the target's map has it."""
+
+
+class Ping(Message, tag="ping"):
+    """Still there?"""
+
+
+# ---- target -> source ----
+
+
+class State(Message, tag="state"):
+    """What the target holds. open_attempt 0: no generation is open. resumable: Resume(open_attempt) would be accepted now."""
+
+    version: Annotated[int, Meta(ge=1, le=65535)]
+    committed: Id
+    counter: Wide
+    size: Count
+    leaf_size: Count
+    granule_size: Count
+    role: Annotated[int, Meta(ge=1, le=2)]
+    history: Annotated[list[Id], Meta(max_length=HISTORY_MAX)]
+    open_new: Id
+    open_attempt: Wide
+    resumable: bool
+    sector_size: Annotated[int, Meta(ge=1, le=4096)]
+    max_epoch: Wide
+
+
+class Stale(Message, tag="stale"):
+    """The Hello's epoch is not above max_epoch. The connection stays and waits for another Hello."""
+
+    max_epoch: Wide
+
+
+class Began(Message, tag="began"):
+    """The attempt is open. tokens: one for each data connection, used once. key: of the frames' tags. session: the epoch."""
+
+    attempt: Wide
+    session: Wide
+    key: Digest
+    tokens: Annotated[list[Token], Meta(min_length=1, max_length=CONNECTIONS_MAX)]
+
+
+class Resumed(Message, tag="resumed"):
+    """The attempt goes on; `applied_chunks` Applied messages follow, granules ascending."""
+
+    attempt: Wide
+    session: Wide
+    key: Digest
+    tokens: Annotated[list[Token], Meta(min_length=1, max_length=CONNECTIONS_MAX)]
+    applied_chunks: Annotated[int, Meta(ge=0, le=1 << 24)]
+
+
+class Applied(Message, tag="applied"):
+    """What the attempt holds of granules [first, first + len(marked)). marked: 0 nothing, 1 parts, 2 whole."""
+
+    first: Count
+    marked: ChunkBytes
+    states: ChunkBytes
+    values: ChunkDigests
+
+
+class Prepared(Message, tag="prepared"):
+    attempt: Wide
+
+
+class Committed(Message, tag="committed"):
+    new: Id
+    counter: Wide
+
+
+class Aborted(Message, tag="aborted"):
+    """The target is back at its committed generation. attempt 0: nothing was open."""
+
+    attempt: Wide
+    reason: Text
+
+
+class Nak(Message, tag="nak"):
+    """The request was refused; the session goes on. code: one of NAK_CODES."""
+
+    attempt: Wide
+    code: Word
+    message: Text
+
+
+class Digests(Message, tag="digests"):
+    """Answer to ScanTarget or Verify. states: granule state bytes as in disk.h; values: 32 bytes each."""
+
+    first: Count
+    states: ChunkBytes
+    values: ChunkDigests
+
+
+class Leaves(Message, tag="leaves"):
+    granule: Count
+    page: Annotated[bytes, Meta(max_length=LEAF_PAGE_MAX)]
+
+
+class Root(Message, tag="root"):
+    root: Digest
+
+
+class Progress(Message, tag="progress"):
+    """Bytes; informative only, at any time after State."""
+
+    received: Count
+    written: Count
+    undo: Count
+
+
+class Error(Message, tag="error"):
+    """The session ends: code, one line, and the way out."""
+
+    code: Word
+    message: Text
+    hint: Text
+
+
+class Pong(Message, tag="pong"):
+    """Yes."""
+
+
+# ---- first message on a data connection, and its answer ----
+
+
+class Join(Message, tag="join"):
+    token: Token
+
+
+class Joined(Message, tag="joined"):
+    index: Annotated[int, Meta(ge=0, le=CONNECTIONS_MAX - 1)]
+
+
+NAK_CODES = {
+    "base": "the committed generation is another one (compare-and-swap failed)",
+    "attempt-gone": "that attempt is not open any more",
+    "connection": "a data connection ended early; resume",
+    "frame": "a frame was refused; resume",
+    "manifest": "what was applied is not what was announced",
+    "busy": "not while a generation is open",
+    "role": "the volume is not a replica",
+    "id": "an id was used before",
+}
+
+SOURCE_SAYS = (Hello, Begin, Resume, Prepare, Commit, Abort, ScanTarget, Verify, GetLeaves, GetRoot, Ping)
+TARGET_SAYS = (
+    State, Stale, Began, Resumed, Applied, Prepared, Committed, Aborted, Nak, Digests, Leaves, Root, Progress, Error, Pong,
+)  # fmt: skip
+
+_encoder = msgspec.msgpack.Encoder()
+_decoders = {
+    "source": msgspec.msgpack.Decoder(Union[SOURCE_SAYS]),
+    "target": msgspec.msgpack.Decoder(Union[TARGET_SAYS]),
+    "join": msgspec.msgpack.Decoder(Join),
+    "joined": msgspec.msgpack.Decoder(Joined),
+}
+_wide_fields = {
+    cls: tuple(name for name, kind in cls.__annotations__.items() if kind is Wide)
+    for cls in (*SOURCE_SAYS, *TARGET_SAYS, Join, Joined)
+}
+
+
+def encode(message):
+    """Length and body of a message. Raises ValueError if it is longer than a peer would take: our own bug."""
+    body = _encoder.encode(message)
+    if len(body) > MESSAGE_MAX:
+        raise ValueError(f"a {type(message).__name__} of {len(body)} bytes does not fit into {MESSAGE_MAX}")
+    return LENGTH.pack(len(body)) + body
+
+
+def body_size(prefix):
+    """Bytes that follow the 4 bytes of `prefix`. Raises ProtocolError before anyone allocates them."""
+    (size,) = LENGTH.unpack(prefix)
+    if not 0 < size <= MESSAGE_MAX:
+        raise ProtocolError(f"a control message of {size} bytes was announced; the limit is {MESSAGE_MAX}")
+    return size
+
+
+def decode(body, sender):
+    """The message in `body`. sender: who said it: source, target, or join/joined on a data connection.
+
+    Raises ProtocolError on anything that is not exactly one message of that sender.
+    """
+    if len(body) > MESSAGE_MAX:
+        raise ProtocolError(f"a control message of {len(body)} bytes; the limit is {MESSAGE_MAX}")
+    try:
+        message = _decoders[sender].decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as err:
+        raise ProtocolError(f"the {sender} sent a message that is not one: {err}") from err
+    _check_wide(message)
+    if isinstance(message, (Applied, Digests)):
+        _check_chunk(message)
+    return message
+
+
+def _check_wide(message):
+    for name in _wide_fields[type(message)]:
+        if not 0 <= getattr(message, name) < 1 << 64:
+            raise ProtocolError(f"{name} of a {type(message).__name__} is not a 64-bit number")
+
+
+def _check_chunk(message):
+    count = len(message.states)
+    if len(message.values) != count * 32 or len(getattr(message, "marked", message.states)) != count:
+        raise ProtocolError(f"the lists of a {type(message).__name__} do not have the same length")
+
+
+def common_version(version_min, version_max):
+    """The highest version both ends speak, or None."""
+    version = min(version_max, VERSION_MAX)
+    return version if version >= max(version_min, VERSION_MIN) else None

@@ -1,0 +1,193 @@
+"""What a run does at its source, and when: the sending end of the commit protocol, without sockets, clock or devices.
+
+One machine lives as long as one run, over any number of connections in turn. Every method takes one event and returns actions
+(actions.py has the contract of drivers). After a Fail the driver may connect again (phase "closed") or not ("failed").
+"""
+
+import msgspec
+
+from qrep import states
+from qrep.errors import DeviceReadError, Interrupted, ProtocolError, QrepError, Refused, Unreachable
+from qrep.protocol import actions as do
+from qrep.protocol import messages as say
+from qrep.protocol.messages import NO_ID
+from qrep.protocol.records import RunRecord
+from qrep.protocol.source_replies import SourceReplies
+
+CONNECTED = ("greeting", "aborting", "comparing", "freezing", "starting", "overlaying", "sending", "preparing", "committing", "giving-up")
+
+
+class SourceMachine(SourceReplies):
+    """One run.
+
+    shape: (size, leaf_size, granule_size, sector_size) of the source volume, bytes. map_tag: the generation the source's map describes,
+    NO_ID: none. pending_new: the generation of the pending digests, or None. record: RunRecord of an attempt that may still be open, or None.
+    epoch: a number not below the last session of this job that anyone here remembers. draw(n): n fresh random bytes.
+    initial: "compare" (ask the target for digests whenever the map does not describe what it holds), "full" (send all then),
+    "auto" (compare if the target ever committed, else send all).
+    Public: phase (a key of states.SOURCE), record.
+    """
+
+    def __init__(self, *, job_id, volume_id, shape, map_tag, pending_new, record, epoch, draw, initial="auto", connections=2, frame_limit=1 << 20):
+        if initial not in ("auto", "compare", "full"):
+            raise ValueError(f"initial: {initial!r} is not auto, compare or full")
+        self.phase = "new"
+        self.record = record
+        self._job_id, self._volume_id, self._shape = job_id, volume_id, shape
+        self._granules = -(-shape[0] // shape[2])
+        self._map_tag, self._pending_new = map_tag, pending_new
+        self._epoch = max(epoch, record.epoch if record else 0)
+        self._draw, self._initial = draw, initial
+        self._connections, self._frame_limit = connections, frame_limit
+        self._accepted = False  # the target has accepted an epoch of this run
+        self._stale_answers = 0
+        self._base_ready = False  # the driver's base is what this machine made of it, for a target at _committed
+        self._committed = NO_ID  # valid from State on
+        self._counter = 0
+        self._resuming = False  # Freeze is followed by Resume instead of Begin
+        self._was_resumed = False
+        self._same_image = False
+        self._lanes = False
+        self._answer = None  # the Resumed whose Applied chunks are arriving
+        self._applied = []
+        self._error = None  # why it is giving up
+
+    # ---- events of the driver ----
+
+    def connected(self):
+        """A control connection is there. Every one has an epoch of its own, so that frames of an earlier one are stale."""
+        self._take("connected")
+        self._go("greeting")
+        self._epoch += 1
+        return [self._hello()]
+
+    def disconnected(self):
+        """The control connection is gone."""
+        if self.phase == "giving-up":
+            return self._end(self._error)
+        return self._close(Unreachable("the connection to the target was lost", hint="it resumes from what has been applied"))
+
+    def stop(self):
+        """A person ends the run; what has been applied is kept for the next start."""
+        done = self._stop_lanes()
+        self.phase = "failed"
+        return [*done, do.Fail(Interrupted("the run was stopped; start resumes it"), True)]
+
+    def frozen(self, token, fuzzy, frozen_at_ns):
+        """token: "" for a live volume. fuzzy: what is read may change while it is read."""
+        self._take("frozen")
+        self._go("starting")
+        if self._resuming:
+            # Only the very snapshot of the first session reads the same again.
+            self._same_image = bool(token) and not fuzzy and token == self.record.snapshot
+            self.record = msgspec.structs.replace(
+                self.record, epoch=self._epoch, snapshot=token, fuzzy=fuzzy, frozen_at_ns=frozen_at_ns
+            )
+            message = say.Resume(self.record.attempt, self._connections, self._frame_limit, self._same_image)
+        else:
+            # R5: fresh and random, never used again. An attempt of 0 means none.
+            new, attempt = self._draw(16), int.from_bytes(self._draw(8), "little") or 1
+            self.record = RunRecord(self._epoch, self._committed, new, attempt, token, fuzzy, frozen_at_ns)
+            message = say.Begin(self._committed, new, attempt, self._connections, self._frame_limit)
+        return [do.SaveRun(self.record), do.Send(message)]
+
+    def lanes_finished(self, count, manifest, unreadable):
+        """All is sent. count, manifest: R7, over what was marked as sent. unreadable: granules that could not be read."""
+        self._take("lanes_finished")
+        self._lanes = False
+        if unreadable:  # INV-Z: nothing is invented, so nothing is committed
+            return self._give_up(DeviceReadError(f"{unreadable} granules of the source cannot be read"))
+        self._go("preparing")
+        record = self.record
+        return [do.Send(say.Prepare(record.attempt, count, manifest, record.fuzzy, record.frozen_at_ns))]
+
+    def lanes_failed(self, kind, text):
+        """A source lane failed. kind: lower-case name of enum qrep_failure_kind."""
+        self._take("lanes_failed")
+        if kind == "connection":
+            return self._close(Unreachable(f"a data connection was lost: {text}", hint="it resumes from what has been applied"))
+        return self._give_up(DeviceReadError(text) if kind in ("read", "shrunk") else QrepError(text))
+
+    def failed(self, action, error):
+        """`action` raised `error`, the rest of its list was dropped. What is returned takes its place."""
+        if not isinstance(error, QrepError):
+            error = QrepError(f"{type(action).__name__}: {error}")
+        match action:
+            case do.ClearRun() | do.ReleaseSnapshot() if self.phase in ("done", "failed"):
+                raise error  # after the end: the driver reports it, the generation stands as it is
+            case do.FoldPending() if self.phase == "done":
+                # Committed all the same: pending stays, and the next State folds it.
+                return [do.ClearRun(), do.ReleaseSnapshot(self.record.snapshot), self._finish()]
+        if self.phase in ("sending", "preparing", "committing"):  # COMMIT follows WritePending, so it has not been sent
+            return self._give_up(error)
+        return self._close(error)
+
+    def message(self, message):
+        """One decoded message of the target."""
+        kind = type(message).__struct_config__.tag
+        if isinstance(message, (say.Progress, say.Pong)) and self._accepted:
+            return []
+        try:
+            if isinstance(message, say.Error) and self.phase in CONNECTED:
+                return self._on_error(message)
+            if kind not in states.SOURCE[self.phase]:
+                raise ProtocolError(f"the target said {kind} while the run was {self.phase}")
+            return self._handlers[type(message)](self, message)
+        except ProtocolError as err:
+            return self._close(err)
+
+    def protocol_violation(self, error):
+        """What arrived was not a message (ProtocolError of the codec)."""
+        return self._close(error)
+
+    # ---- steps ----
+
+    def _take(self, event):
+        assert event in states.SOURCE[self.phase], f"{event} while {self.phase}"
+
+    def _go(self, phase):
+        allowed = {phase for targets in states.SOURCE[self.phase].values() for phase in targets}
+        assert phase in allowed, f"{self.phase} does not lead to {phase}"
+        self.phase = phase
+
+    def _hello(self):
+        size, leaf_size, granule_size, sector_size = self._shape
+        return do.Send(
+            say.Hello(
+                version_min=say.VERSION_MIN, version_max=say.VERSION_MAX, job_id=self._job_id, volume_id=self._volume_id, epoch=self._epoch,
+                size=size, leaf_size=leaf_size, granule_size=granule_size, sector_size=sector_size,
+            )
+        )  # fmt: skip
+
+    def _stop_lanes(self):
+        lanes, self._lanes = self._lanes, False
+        return [do.StopSending()] if lanes else []
+
+    def _close(self, error):
+        """This connection is over; the attempt stays open at the target and can be resumed."""
+        done = self._stop_lanes()
+        self.phase = "closed"
+        return [*done, do.Fail(error, True)]
+
+    def _give_up(self, error):
+        """The attempt cannot be committed: ask the target to go back, then end."""
+        done = self._stop_lanes()
+        self._go("giving-up")
+        self._error = error
+        return [*done, do.Send(say.Abort(self.record.attempt, str(error)[:2000]))]
+
+    def _end(self, error, *, forget=False):
+        """The run is over and nothing of it is kept. forget: the map was found wrong."""
+        done = self._stop_lanes()
+        self.phase = "failed"
+        record, self.record = self.record, None
+        if forget:
+            done.append(do.ForgetSourceMap())
+        return [*done, do.ClearRun(), do.ReleaseSnapshot(record.snapshot if record else ""), do.Fail(error, False)]
+
+    def _finish(self):
+        return do.Finish(self.record.new, self._counter, self.record.fuzzy, self._was_resumed)
+
+    def _superseded(self):
+        self.phase = "failed"
+        return [do.Fail(Refused("another source has taken over the target volume", hint="see `qrep status` there", code="superseded"), True)]

@@ -1,0 +1,227 @@
+"""What a target volume does, and when: the receiving end of the commit protocol, without sockets, clock or devices.
+
+One machine lives as long as the claim on the device (R1: the driver takes the claim before start() and drops it after everything).
+Every method takes one event and returns actions (actions.py has the contract of drivers). The commit point is the WriteSuperblock in
+_on_commit(), and nothing else is one (R4). A peer's message that may not come now closes that peer's session and changes nothing.
+"""
+
+from qrep import states
+from qrep.errors import ProtocolError
+from qrep.protocol import actions as do
+from qrep.protocol import messages as say
+from qrep.protocol.messages import NO_ID
+from qrep.protocol.records import OPEN_NONE, OPEN_ROLLBACK, OPEN_RUN
+from qrep.protocol.target_requests import TargetRequests
+
+RESUMABLE_FAILURES = ("connection", "frame", "digest")  # of lanes: the attempt stays open, the source may resume it
+
+
+class TargetMachine(TargetRequests):
+    """One target volume.
+
+    record: TargetRecord or None when both superblock slots are bad. capacity: bytes of the device. sector_size: bytes.
+    sync_points: how many committed generations stay within reach of a rollback (0 to HISTORY_MAX).
+    Public: phase (a key of states.TARGET), record (what the superblock says or is being told), session (the current handle or None).
+    """
+
+    def __init__(self, record, *, capacity, sector_size, sync_points=7):
+        if not 0 <= sync_points <= say.HISTORY_MAX:
+            raise ValueError(f"sync_points: {sync_points} is not between 0 and {say.HISTORY_MAX}")
+        self.record = record
+        self.phase = "down"
+        self.session = None
+        self._capacity, self._sector_size, self._sync_points = capacity, sector_size, sync_points
+        self._greeting = set()  # handles that have not said an acceptable Hello
+        self._lanes = False  # lanes were started and not waited for or drained
+        self._checkpoints = False  # the open attempt may keep a checkpoint
+        self._applied = False  # what the open attempt applied is known (memory or checkpoint): it can be resumed
+        self._point = None  # (fuzzy, frozen_at_ns) told by Prepare
+        self._prepare = None  # the Prepare being worked on
+        self._then = None  # what to do after a roll back: a function that returns actions (default: nothing)
+
+    # ---- the driver's own events ----
+
+    def start(self, has_checkpoint):
+        """Recover. The claim is held (R1), so writes of a dead predecessor have landed. has_checkpoint: one of record.open_attempt exists."""
+        self._check("start")
+        if self.record is None:
+            return self._fault("both slots of the superblock are damaged")
+        if self.record.open_kind == OPEN_NONE:
+            self._go("idle")
+            return self._tidy()
+        if self.record.committed_id != NO_ID:  # back to the committed generation, without the source
+            self._go("recovering")
+            return [self._restore()]
+        if has_checkpoint and self.record.open_kind == OPEN_RUN:
+            self._go("open")
+            self._applied = self._checkpoints = True
+            return []
+        self._go("idle")
+        return self._drop_initial()
+
+    def disconnected(self, handle):
+        """A control session is gone. The open attempt stays, for a Resume; abandon() ends its grace."""
+        self._greeting.discard(handle)
+        if handle != self.session:
+            return []
+        self._check("disconnected")
+        self.session = None
+        return self._stop_lanes(checkpoint=True)
+
+    def abandon(self):
+        """Give up the open generation, because nobody came back for it or a person said so."""
+        self._check("abandon")
+        if self.phase not in ("open", "prepared"):
+            return []
+        return self._roll_back(list)
+
+    def lanes_failed(self, kind, text):
+        """A lane ended with a failure; the others were told to stop. kind: lower-case name of enum qrep_failure_kind."""
+        self._check("lanes_failed")
+        if self.phase != "open" or not self._lanes:
+            return []  # of lanes that were drained meanwhile
+        attempt, handle = self.record.open_attempt, self.session
+        if kind in RESUMABLE_FAILURES:
+            code = "connection" if kind == "connection" else "frame"
+            return [*self._stop_lanes(checkpoint=True), *self._reply(handle, say.Nak(attempt, code, text))]
+        # "value": after a granule was applied it was not what the source says, so one of the two maps is wrong. Believe neither.
+        forget = [do.ForgetMap()] if kind == "value" else []
+        return self._roll_back(lambda: [*forget, *self._reply(handle, say.Aborted(attempt, f"{kind}: {text}"[:2000]))])
+
+    def checkpoint_due(self):
+        """Time to remember what an initial attempt has applied. Copy, flush, then save: the flush covers what the copy claims."""
+        self._check("checkpoint_due")
+        if self.phase != "open" or not self._lanes or not self._checkpoints:
+            return []
+        return [do.TakeCheckpoint(), do.FlushDevice(), do.SaveCheckpoint(self.record.open_attempt)]
+
+    def rollback(self, point, new, attempt):
+        """Put sync point `point` back as a generation of its own. new, attempt: fresh random ids. Raises ProtocolError if it cannot be."""
+        if self.phase != "idle":
+            raise ProtocolError("a rollback needs a volume without an open generation")
+        chain = self.record.chain(self._sync_points + 1)
+        if point not in chain or point == self.record.committed_id:
+            raise ProtocolError("that sync point is not retained")
+        if new == NO_ID or not attempt or new in chain:
+            raise ProtocolError("a rollback needs fresh ids")
+        self._go("rolling")
+        base = self.record.committed_id
+        way = chain[: chain.index(point)]
+        self._point = point
+        self.record = self.record.opened(OPEN_ROLLBACK, new, attempt)
+        return [do.CreateUndo(base, new, attempt), do.WriteSuperblock(self.record), do.ApplyPoint(point, way, attempt)]
+
+    # ---- results of actions ----
+
+    def manifest_collected(self, count, manifest, partial):
+        """R7: compare what was applied with what the source says it sent. partial: granules applied in part."""
+        self._check("manifest_collected")
+        asked, self._prepare = self._prepare, None
+        if partial or count != asked.count or manifest != asked.manifest:
+            self._go("open")
+            text = f"{count} granules were applied and {partial} in part, {asked.count} were announced, or their digests differ"
+            return self._reply(self.session, say.Nak(asked.attempt, "manifest", text))
+        self._go("prepared")
+        self._point = (asked.fuzzy, asked.frozen_at_ns)
+        new, counter = self.record.open_new_id, self.record.committed_counter + 1
+        return [
+            do.FlushDevice(),
+            do.WritePendingMap(new, self.record.committed_id, counter),
+            *self._reply(self.session, say.Prepared(asked.attempt)),
+        ]
+
+    def undo_restored(self):
+        """Every before-image is back in place. R10: flushed before `open` is cleared, and cleared before the undo file goes."""
+        self._check("undo_restored")
+        self._go("idle")
+        self.record = self.record.closed()
+        then, self._then = self._then or list, None
+        return [do.FlushDevice(), do.WriteSuperblock(self.record), *self._tidy(), *then()]
+
+    def point_applied(self):
+        self._check("point_applied")
+        self._go("idle")
+        self.record = self.record.committed()
+        point, self._point = self._point, None
+        new, counter = self.record.committed_id, self.record.committed_counter
+        # R4: the content is flushed before the one sector that makes it the committed generation.
+        return [do.FlushDevice(), do.WriteSuperblock(self.record), *self._tidy(), do.RolledBack(new, point)]
+
+    def failed(self, action, error):
+        """`action` raised `error`, the rest of its list was dropped. What is returned takes its place."""
+        self._check("failed")
+        handle, attempt = self.session, self.record.open_attempt if self.record else 0
+        match action:
+            case do.CreateUndo():  # nothing was opened yet
+                rolling = self.phase == "rolling"
+                self.record = self.record.closed()
+                self._applied = self._lanes = False
+                self._go("idle")
+                told = [do.RollbackFailed(str(error))] if rolling else self._reply(handle, say.Aborted(action.attempt, f"undo: {error}"[:2000]))
+                return [do.PruneUndo(self._keep()), *told]
+            case do.WaitLanes():
+                self._prepare, self._lanes = None, True
+                self._go("open")
+                kind = error.kind if isinstance(error, do.LanesFailed) else "memory"
+                return self.lanes_failed(kind, str(error)[:2000])
+            case do.Scan() | do.SendLeaves() | do.SendRoot():
+                return self._expel(action.handle, "device-read", str(error))
+            case do.StartLanes() | do.CollectManifest() | do.WritePendingMap() | do.ForgetCheckpoint() if self.phase != "idle":
+                return self._roll_back(lambda: self._reply(handle, say.Aborted(attempt, f"{type(action).__name__}: {error}"[:2000])))
+            case do.ApplyPoint():
+                return self._roll_back(lambda: [do.RollbackFailed(str(error))])
+        # The superblock, the undo file or the map could not be handled: what is on disk is known only after it is read anew.
+        return self._fault(f"{type(action).__name__}: {error}")
+
+    # ---- steps ----
+
+    def _check(self, event):
+        assert event in states.TARGET[self.phase], f"{event} while {self.phase}"
+
+    def _go(self, phase):
+        allowed = {phase for targets in states.TARGET[self.phase].values() for phase in targets}
+        assert phase in allowed, f"{self.phase} does not lead to {phase}"
+        self.phase = phase
+
+    def _keep(self):
+        return self.record.chain(self._sync_points)
+
+    def _tidy(self):
+        return [do.SettleMap(self.record.committed_id), do.PruneUndo(self._keep())]
+
+    def _restore(self):
+        return do.RestoreUndo(self.record.committed_id, self.record.open_new_id, self.record.open_attempt)
+
+    def _stop_lanes(self, *, checkpoint):
+        """R12: what the lanes submitted has completed before anything else happens. checkpoint: then keep what was applied."""
+        if not self._lanes:
+            return []
+        self._lanes = False
+        done = [do.DrainLanes()]
+        if checkpoint and self._checkpoints:
+            done += [do.TakeCheckpoint(), do.FlushDevice(), do.SaveCheckpoint(self.record.open_attempt)]
+        return done
+
+    def _roll_back(self, then):
+        """Back to the committed generation. then: function that returns what to do once there."""
+        done = self._stop_lanes(checkpoint=False)
+        self._applied = self._checkpoints = False
+        self._prepare = self._point = None
+        if self.record.committed_id == NO_ID:
+            self._go("idle")
+            return [*done, *self._drop_initial(), *then()]
+        self._go("recovering")
+        self._then = then
+        return [*done, self._restore()]
+
+    def _drop_initial(self):
+        """Nothing was committed, so nothing is put back: what the device holds is nobody's generation, and nobody claims to know it."""
+        self.record = self.record.closed()
+        return [do.WriteSuperblock(self.record), do.ForgetCheckpoint(), do.ForgetMap(), do.PruneUndo(())]
+
+    def _fault(self, reason):
+        done = self._stop_lanes(checkpoint=False)
+        self._go("faulted")
+        if self.session is not None:
+            done += self._expel(self.session, "faulted", reason, "see `qrep status` on the target")
+        return [*done, do.Faulted(reason)]

@@ -1,0 +1,127 @@
+"""The states of the control plane, as literal tables: phase -> event -> the phases it may lead to.
+
+The machines of `protocol/` obey these tables: an event that is not listed in the current phase is refused, and a phase change that is
+not listed is a bug of ours and asserts. An event that leaves the phase as it is, is listed with that phase.
+docs/STATES.md is generated from them: `python -m qrep.states > docs/STATES.md`.
+"""
+
+# One target volume, as long as its device is claimed. "*": any control session.
+TARGET = {
+    "down": {"start": ("recovering", "idle", "open", "faulted")},
+    # The device is being brought back to the committed generation; nothing else is listened to.
+    "recovering": {"undo_restored": ("idle",), "failed": ("faulted",)},
+    # The device holds exactly the committed generation.
+    "idle": {
+        "hello": ("idle",), "begin": ("open", "idle"), "abort": ("idle",), "scan": ("idle",), "verify": ("idle",),
+        "get-leaves": ("idle",), "get-root": ("idle",), "ping": ("idle",), "resume": ("idle",), "rollback": ("rolling",),
+        "prepare": ("idle",), "commit": ("idle",),
+        "lanes_failed": ("idle",), "disconnected": ("idle",), "abandon": ("idle",), "checkpoint_due": ("idle",),
+        "failed": ("idle", "faulted"),
+    },
+    # A generation is open; lanes may be running or not.
+    "open": {
+        "hello": ("open",), "begin": ("recovering", "open", "idle"), "resume": ("open",), "prepare": ("preparing", "open"),
+        "commit": ("open",), "abort": ("recovering", "idle", "open"), "ping": ("open",), "scan": ("open",), "verify": ("open",),
+        "get-leaves": ("open",), "get-root": ("open",), "lanes_failed": ("open", "recovering", "idle"),
+        "disconnected": ("open",), "abandon": ("recovering", "idle"), "checkpoint_due": ("open",),
+        "failed": ("recovering", "idle", "faulted", "open"),
+    },
+    # Waiting for the last writes, then for the comparison of what was applied with what was announced.
+    "preparing": {
+        "manifest_collected": ("prepared", "open"),
+        "failed": ("open", "recovering", "idle", "faulted"),
+    },
+    # Everything is on the device and flushed; one sector decides.
+    "prepared": {
+        "hello": ("prepared",), "commit": ("idle", "prepared"), "abort": ("recovering", "idle", "prepared"), "resume": ("open", "prepared"),
+        "begin": ("recovering", "open", "idle", "prepared"), "ping": ("prepared",), "disconnected": ("prepared",),
+        "scan": ("prepared",), "verify": ("prepared",), "get-leaves": ("prepared",), "get-root": ("prepared",), "prepare": ("prepared",),
+        "abandon": ("recovering", "idle"), "lanes_failed": ("prepared",), "checkpoint_due": ("prepared",),
+        "failed": ("recovering", "idle", "faulted"),
+    },
+    # A sync point is being put back, as an open generation of its own.
+    "rolling": {"point_applied": ("idle",), "failed": ("recovering", "idle", "faulted")},
+    # Out of service until the volume is opened anew.
+    "faulted": {"hello": ("faulted",), "disconnected": ("faulted",), "lanes_failed": ("faulted",), "abandon": ("faulted",),
+                "checkpoint_due": ("faulted",), "failed": ("faulted",)},
+}  # fmt: skip
+
+# One run of a job at its source, over any number of connections in turn.
+SOURCE = {
+    "new": {"connected": ("greeting",), "stop": ("failed",)},
+    "greeting": {"state": ("aborting", "comparing", "freezing", "done"), "stale": ("greeting", "failed")},
+    # The target is asked to give up a generation that this run cannot use.
+    "aborting": {"aborted": ("comparing", "freezing"), "nak": ("closed",)},
+    # Fresh digests of the target, chunk by chunk: the base to compare with.
+    "comparing": {"digests": ("comparing", "freezing"), "nak": ("closed",)},
+    "freezing": {"frozen": ("starting",)},
+    # Begin or Resume was sent.
+    "starting": {"began": ("sending",), "resumed": ("overlaying", "sending"), "nak": ("closed",), "aborted": ("failed",)},
+    # What the target has applied arrives in chunks.
+    "overlaying": {"applied": ("overlaying", "sending")},
+    "sending": {"lanes_finished": ("preparing", "giving-up"), "lanes_failed": ("closed", "giving-up"), "nak": ("closed", "giving-up"), "aborted": ("failed",)},
+    "preparing": {"prepared": ("committing", "giving-up"), "nak": ("closed", "giving-up"), "aborted": ("failed",)},
+    # COMMIT may have been sent: only the target knows.
+    "committing": {"committed": ("done",), "nak": ("closed",), "aborted": ("failed",)},
+    # Abort was sent because of a failure here.
+    "giving-up": {"aborted": ("failed",), "nak": ("failed",)},
+    # Without a connection; the attempt may still be open at the target.
+    "closed": {"connected": ("greeting",), "stop": ("failed",)},
+    "done": {},
+    "failed": {},
+}  # fmt: skip
+# These may come in every phase that has a connection, and lead to "closed" or "failed".
+SOURCE_ANYWHERE = ("disconnected", "failed", "stop", "error")
+
+# A job as a person sees it.
+JOB = {
+    "idle": {"start": ("connecting",), "disable": ("disabled",)},
+    "connecting": {"state": ("running",), "retry": ("waiting",), "refused": ("failed",), "stop": ("stopped",)},
+    "running": {"commit": ("idle",), "cut": ("waiting",), "fail": ("failed",), "stop": ("stopped",)},
+    "waiting": {"due": ("connecting",), "stop": ("stopped",), "give-up": ("failed",)},
+    "stopped": {"start": ("connecting",), "disable": ("disabled",)},
+    "failed": {"start": ("connecting",), "disable": ("disabled",)},
+    "disabled": {"enable": ("idle",)},
+}
+
+TITLES = (("Target volume", TARGET, "down"), ("Source run", SOURCE, "new"), ("Job", JOB, "idle"))
+
+
+def diagram(table, first):
+    """A mermaid state diagram of a table; events that lead from and to the same phases share one arrow."""
+    lines = ["```mermaid", "stateDiagram-v2", f"    [*] --> {_name(first)}"]
+    for phase, events in table.items():
+        arrows = {}
+        for event, targets in events.items():
+            for target in targets:
+                if target != phase:
+                    arrows.setdefault(target, []).append(event)
+        lines += [f"    {_name(phase)} --> {_name(target)}: {', '.join(names)}" for target, names in arrows.items()]
+    return "\n".join([*lines, "```"])
+
+
+def _name(phase):
+    return phase.replace("-", "_")
+
+
+def events_table(table):
+    """Which events each phase takes, as a Markdown table."""
+    rows = ["| phase | takes | leads to |", "|---|---|---|"]
+    for phase, events in table.items():
+        targets = sorted({target for names in events.values() for target in names if target != phase})
+        rows.append(f"| {phase} | {', '.join(events) or '-'} | {', '.join(targets) or '-'} |")
+    return "\n".join(rows)
+
+
+def document():
+    """docs/STATES.md."""
+    parts = ["# States\n\nGenerated from `src/qrep/states.py` by `python -m qrep.states`; a test holds it up to date. What a phase does not take is refused.\n"]
+    for title, table, first in TITLES:
+        parts.append(f"## {title}\n\n{diagram(table, first)}\n\n{events_table(table)}\n")
+        if table is SOURCE:
+            parts.append(f"In every phase with a connection also: {', '.join(SOURCE_ANYWHERE)}.\n")
+    return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    print(document(), end="")

@@ -1,0 +1,159 @@
+"""The control messages: what is said arrives as it was said, and nothing else passes."""
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qrep.errors import ProtocolError
+from qrep.protocol import messages as say
+
+ID, DIGEST = bytes(range(16)), bytes(range(32))
+EXAMPLES = [
+    ("source", say.Hello(1, 1, ID, ID, 2**64 - 1, 1 << 30, 4096, 8 << 20, 512)),
+    ("source", say.Begin(say.NO_ID, ID, 2**64 - 1, 2, 1 << 20)),
+    ("source", say.Resume(7, 64, 4096, True)),
+    ("source", say.Prepare(7, 0, DIGEST, False, 0)),
+    ("source", say.Commit(7)),
+    ("source", say.Abort(0, "why")),
+    ("source", say.ScanTarget(0, 256)),
+    ("source", say.Verify(5, 1, True)),
+    ("source", say.GetLeaves([0, 5])),
+    ("source", say.GetRoot()),
+    ("source", say.Ping()),
+    ("target", say.State(1, ID, 3, 1 << 30, 4096, 8 << 20, 1, [ID] * 12, say.NO_ID, 0, False, 512, 9)),
+    ("target", say.Stale(9)),
+    ("target", say.Began(7, 9, DIGEST, [ID, DIGEST])),
+    ("target", say.Resumed(7, 9, DIGEST, [ID], 1)),
+    ("target", say.Applied(0, b"\2" * 8192, b"\1" * 8192, DIGEST * 8192)),
+    ("target", say.Prepared(7)),
+    ("target", say.Committed(ID, 4)),
+    ("target", say.Aborted(7, "why")),
+    ("target", say.Nak(7, "base", "text")),
+    ("target", say.Digests(0, b"\1", DIGEST)),
+    ("target", say.Leaves(0, DIGEST)),
+    ("target", say.Root(DIGEST)),
+    ("target", say.Progress(1, 2, 3)),
+    ("target", say.Error("code", "message", "hint")),
+    ("target", say.Pong()),
+    ("join", say.Join(ID)),
+    ("joined", say.Joined(63)),
+]
+
+
+def refuse(body, sender):
+    with pytest.raises(ProtocolError):
+        say.decode(body, sender)
+
+
+@pytest.mark.parametrize(("sender", "message"), EXAMPLES, ids=lambda value: type(value).__name__)
+def test_what_is_said_arrives_and_only_from_its_own_end(sender, message):
+    data = say.encode(message)
+    assert say.body_size(data[:4]) == len(data) - 4
+    assert say.decode(data[4:], sender) == message
+    for other in {"source", "target", "join", "joined"} - {sender}:
+        refuse(data[4:], other)
+
+
+def test_every_message_has_an_example():
+    assert {type(message) for _, message in EXAMPLES} == {*say.SOURCE_SAYS, *say.TARGET_SAYS, say.Join, say.Joined}
+
+
+@pytest.mark.parametrize(("sender", "message"), EXAMPLES, ids=lambda value: type(value).__name__)
+def test_an_unknown_missing_or_doubled_field_is_refused(sender, message):
+    fields = msgspec.msgpack.decode(say.encode(message)[4:])
+    refuse(msgspec.msgpack.encode({**fields, "extra": 1}), sender)
+    refuse(msgspec.msgpack.encode({**fields, "t": "no-such"}), sender)
+    for name in fields:
+        if name == "t" and sender in ("join", "joined"):
+            continue  # the only message there is: its tag may be left out
+        refuse(msgspec.msgpack.encode({key: value for key, value in fields.items() if key != name}), sender)
+        if name != "t":
+            refuse(msgspec.msgpack.encode({**fields, name: None}), sender)
+    refuse(say.encode(message)[4:] + b"\0", sender)
+    refuse(say.encode(message)[4:-1], sender)
+
+
+@pytest.mark.parametrize(
+    ("sender", "message"),
+    [
+        ("source", say.Begin(ID[:-1], ID, 1, 1, 4096)),
+        ("source", say.Begin(ID, ID + b"x", 1, 1, 4096)),
+        ("source", say.Begin(ID, ID, -1, 1, 4096)),
+        ("source", say.Begin(ID, ID, 1, 0, 4096)),
+        ("source", say.Begin(ID, ID, 1, 65, 4096)),
+        ("source", say.Begin(ID, ID, 1, 1, (4 << 20) + 1)),
+        ("source", say.Hello(1, 1, ID, ID, -1, 1 << 30, 4096, 8 << 20, 512)),
+        ("source", say.Hello(1, 1, ID, ID, 1, 1 << 30, 4095, 8 << 20, 512)),
+        ("source", say.Hello(1, 1, ID, ID, 1, -1, 4096, 8 << 20, 512)),
+        ("source", say.ScanTarget(0, 257)),
+        ("source", say.ScanTarget(0, 0)),
+        ("source", say.ScanTarget(1 << 63, 1)),
+        ("source", say.GetLeaves([])),
+        ("source", say.GetLeaves([0] * 65)),
+        ("source", say.GetLeaves([-1])),
+        ("source", say.Abort(1, "x" * 2001)),
+        ("source", say.Prepare(1, 0, DIGEST + b"x", False, 0)),
+        ("target", say.State(1, ID, 3, 1, 4096, 8192, 3, [], say.NO_ID, 0, False, 512, 9)),
+        ("target", say.State(1, ID, 3, 1, 4096, 8192, 1, [ID] * 13, say.NO_ID, 0, False, 512, 9)),
+        ("target", say.Began(1, 1, DIGEST, [])),
+        ("target", say.Began(1, 1, DIGEST, [ID] * 65)),
+        ("target", say.Began(1, 1, DIGEST, [b"short"])),
+        ("target", say.Applied(0, b"\2", b"\1\1", DIGEST * 2)),
+        ("target", say.Applied(0, b"\2\2", b"\1\1", DIGEST)),
+        ("target", say.Applied(0, b"\2" * 8193, b"\1" * 8193, DIGEST * 8193)),
+        ("target", say.Digests(0, b"\1\1", DIGEST)),
+        ("target", say.Leaves(0, bytes((1 << 19) + 1))),
+        ("joined", say.Joined(64)),
+    ],
+    ids=lambda value: type(value).__name__ if not isinstance(value, str) else "",
+)
+def test_a_length_or_number_out_of_bounds_is_refused(sender, message):
+    refuse(say.encode(message)[4:], sender)
+
+
+def test_a_number_of_more_than_64_bits_is_refused():
+    # msgpack cannot even say 2^64; -1 is the other end
+    refuse(msgspec.msgpack.encode({"t": "commit", "attempt": -1}), "source")
+    refuse(msgspec.msgpack.encode({"t": "commit", "attempt": 1.5}), "source")
+
+
+@pytest.mark.parametrize("size", [0, say.MESSAGE_MAX + 1, 2**32 - 1])
+def test_a_length_that_nobody_may_announce_is_refused_before_it_is_read(size):
+    with pytest.raises(ProtocolError):
+        say.body_size(say.LENGTH.pack(size))
+
+
+def test_the_largest_messages_fit():
+    page = say.Leaves(1, bytes(say.LEAF_PAGE_MAX))
+    chunk = say.Applied(0, b"\2" * 8192, b"\1" * 8192, DIGEST * 8192)
+    tokens = say.Began(1, 1, DIGEST, [bytes(64)] * 64)
+    assert all(len(say.encode(message)) <= say.MESSAGE_MAX for message in (page, chunk, tokens))
+
+
+def test_versions_meet_at_the_highest_both_speak():
+    low, high = say.VERSION_MIN, say.VERSION_MAX
+    assert say.common_version(low, high) == high
+    assert say.common_version(low, high + 5) == high
+    assert say.common_version(high + 1, high + 5) is None
+    assert low == 1 or say.common_version(1, low - 1) is None
+
+
+@given(st.sampled_from(["source", "target", "join", "joined"]), st.binary(max_size=200))
+def test_arbitrary_bytes_are_a_message_or_a_protocol_error(sender, body):
+    try:
+        message = say.decode(body, sender)
+    except ProtocolError:
+        return
+    assert say.decode(say.encode(message)[4:], sender) == message
+
+
+@given(st.sampled_from(EXAMPLES), st.data())
+def test_a_flipped_byte_is_another_message_or_a_protocol_error(example, data):
+    sender, message = example
+    body = bytearray(say.encode(message)[4:])
+    body[data.draw(st.integers(0, min(len(body), 200) - 1))] ^= data.draw(st.integers(1, 255))
+    try:
+        say.decode(bytes(body), sender)
+    except ProtocolError:
+        pass
