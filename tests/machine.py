@@ -31,10 +31,9 @@ def image(directory, name="image", size=8 * MIB):
     return directory / name
 
 
-def partitioned(loop_device, sector_size=512):
-    """A loop device of 64 MiB with a GPT and two partitions."""
+def partitioned(disk):
+    """Give a loop device of at least 64 MiB, made with partscan, a GPT and two partitions; returns it."""
     need_tool("parted")
-    disk = loop_device(64 * MIB, sector_size, partscan=True)
     run("parted", "-s", disk, "mklabel", "gpt", "mkpart", "one", "1MiB", "20MiB", "mkpart", "two", "20MiB", "60MiB")
     deadline = time.monotonic() + 5
     while not os.path.exists(f"{disk}p2"):

@@ -84,13 +84,13 @@ def test_a_serial_number_that_is_gone_or_another_is_a_difference_and_a_new_one_i
 
 
 def test_partitions_of_one_disk_are_told_apart(loop_device):
-    disk = partitioned(loop_device)
+    disk = partitioned(loop_device(64 * MIB, partscan=True))
     one, two = (device.identity(device.inspect(f"{disk}p{number}")) for number in (1, 2))
     assert "partition_start" in [difference.field for difference in device.same_identity(one, two)]
 
 
 def test_the_partition_uuid_comes_from_udev_where_the_kernel_gives_none(loop_device, tmp_path, monkeypatch):
-    disk = partitioned(loop_device)
+    disk = partitioned(loop_device(64 * MIB, partscan=True))
     info = device.inspect(f"{disk}p1")
     major, minor = info.device_number
     (tmp_path / f"b{major}:{minor}").write_text("I:1\nE:ID_PART_ENTRY_UUID=AB-12\nE:ID_SERIAL=x\n")

@@ -97,7 +97,7 @@ def test_a_loop_device_over_a_loop_device_is_the_same_device(loop_device):
 
 
 def test_a_partition_and_its_disk_are_the_same_device_but_two_partitions_are_not(loop_device):
-    disk = partitioned(loop_device)
+    disk = partitioned(loop_device(64 * MIB, partscan=True))
     assert "is a part of" in refusal("same-device", disk, f"{disk}p1").message
     refusal("same-device", f"{disk}p2", disk)
     assert check(f"{disk}p2", f"{disk}p1", size_needed=MIB) != []  # it only remarks that it is larger
@@ -129,7 +129,7 @@ def test_a_mounted_target_is_refused_whatever_is_given(filesystem, loop_device):
 
 
 def test_a_disk_with_a_mounted_partition_and_the_image_below_are_mounted(filesystem, loop_device):
-    disk = partitioned(loop_device)
+    disk = partitioned(loop_device(64 * MIB, partscan=True))
     filesystem("ext4", device=f"{disk}p1")
     assert f"{disk}p1" in refusal("target-mounted", disk, overwrite=True).message
     assert f"{disk}p1" in refusal("target-mounted", disk.backing, overwrite=True).message

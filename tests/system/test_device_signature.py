@@ -64,7 +64,7 @@ def test_a_signature_is_named_and_taken_only_when_the_operator_says_so(loop_devi
 
 
 def test_a_blank_device_and_a_blank_partition_carry_nothing(loop_device, memory_dir):
-    disk = partitioned(loop_device)
+    disk = partitioned(loop_device(64 * MIB, partscan=True))
     assert check(f"{disk}p1") == []
     assert check(loop_device(MIB)) == []
     assert check(image(memory_dir)) == []

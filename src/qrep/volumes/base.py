@@ -1,0 +1,76 @@
+"""The contract of a snapshot backend: what freezes a source volume for a run.
+
+Every backend passes tests/system/conformance_snapshot.py. A backend is stateless: whatever must outlive the agent is in
+the token, which the caller stores before it uses the snapshot; what a crash left unstored is found by `stale`.
+"""
+
+import re
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from qrep.errors import QrepError, UsageError
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+-]{0,63}", re.ASCII)
+
+
+class SnapshotError(QrepError):
+    """A volume could not be frozen, or a frozen one not be released; the source is as it was."""
+
+    code = "snapshot"
+
+
+class Capability(NamedTuple):
+    """Whether a backend can freeze a device, and why (not), in words."""
+
+    ok: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """A source to read. While it exists its content does not change, unless `fuzzy`."""
+
+    path: str  # for device.inspect and device.open_source; starts with the device's first byte
+    size: int  # bytes, the device's
+    fuzzy: bool  # live: what is read is no single moment, and the sync point is marked so
+    time_ns: int  # wall clock (CLOCK_REALTIME) of the moment it shows
+    token: str  # for find and release, also after a restart
+
+
+class SnapshotBackend(ABC):
+    """Freezes devices. Every method may block on the device and may be called from any thread."""
+
+    name = ""
+
+    @abstractmethod
+    def probe(self, device):
+        """The Capability for this DeviceInfo. Changes nothing."""
+
+    @abstractmethod
+    def freeze(self, device, name):
+        """Freeze the device as it is at one moment of this call; what was synced before it is in it. Returns Frozen.
+
+        name: for people who look (letters, digits, . _ : + -); two snapshots may have the same.
+        Raises SnapshotError; then nothing is left behind, and no filesystem is left frozen.
+        """
+
+    @abstractmethod
+    def find(self, token):
+        """The Frozen of a token, None if it is not there (any more) and the caller has to freeze and scan again."""
+
+    @abstractmethod
+    def release(self, token):
+        """Give the snapshot back. Releasing one that is not there is not an error. Raises SnapshotError."""
+
+    @abstractmethod
+    def stale(self, device, keep=()):
+        """Tokens of this device's snapshots that are not in `keep`: left by a crash between freeze and storing."""
+
+
+def check_name(name):
+    """Raise UsageError unless `name` may be part of a file name."""
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        raise UsageError(
+            f"{name!r} is not a name for a snapshot", hint="use up to 64 letters, digits and . _ : + -, no blanks"
+        )

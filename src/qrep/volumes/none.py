@@ -1,0 +1,28 @@
+"""No snapshot: the live device is read, and the sync point is marked fuzzy."""
+
+import time
+
+from qrep.volumes.base import Capability, Frozen, SnapshotBackend, check_name
+
+
+class Live(SnapshotBackend):
+    """Reads the device itself. Right for a source nobody writes; for any other it is fuzzy, and says so."""
+
+    name = "none"
+
+    def probe(self, device):
+        return Capability(True, "live: a source that is written meanwhile gives a fuzzy sync point")
+
+    def freeze(self, device, name):
+        check_name(name)
+        return Frozen(device.real_path, device.size, True, time.time_ns(), f"{self.name}:{device.real_path}")
+
+    def find(self, token):
+        """Always None: a live device has moved on, so a resumed run has to scan it again."""
+        return None
+
+    def release(self, token):
+        """Nothing to give back."""
+
+    def stale(self, device, keep=()):
+        return []

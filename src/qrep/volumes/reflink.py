@@ -1,0 +1,197 @@
+"""Snapshots of image files by FICLONE, on XFS and btrfs; also of a loop device through its backing file.
+
+A clone shares its blocks with the image until one of them is written. It lies beside the image:
+
+    DIR/db.img    DIR/.qrep-snapshots/db.img@NAME~RANDOM        directory 0700, file 0600, mtime = the moment it shows
+
+It is made without a name (O_TMPFILE) and gets one when it is complete, so a crash leaves all of it or nothing.
+"""
+
+import errno
+import fcntl
+import os
+import secrets
+import stat
+import time
+
+from qrep import blocktree
+from qrep.crashpoint import crashpoint
+from qrep.errors import Refused
+from qrep.volumes.base import Capability, Frozen, SnapshotBackend, SnapshotError, check_name
+from qrep.volumes.quiet import DEFAULT_LIMIT_S, quiet
+
+DIRECTORY = ".qrep-snapshots"
+FICLONE = 0x40049409
+FS_IOC_GETFLAGS, FS_IOC_SETFLAGS = 0x80086601, 0x40086602
+FS_NOCOW_FL = 0x00800000
+
+
+class Reflink(SnapshotBackend):
+    """limit_s: how long a filesystem mounted on a loop device may be kept frozen."""
+
+    name = "reflink"
+
+    def __init__(self, limit_s=DEFAULT_LIMIT_S):
+        self.limit_s = limit_s
+
+    def probe(self, device):
+        try:
+            image = _image(device)
+            _try_clone(os.path.dirname(image))
+        except SnapshotError as err:
+            return Capability(False, err.message)
+        return Capability(True, f"clones of {image}")
+
+    def freeze(self, device, name):
+        check_name(name)
+        image = _image(device)
+        try:
+            return self._freeze(device, image, name)
+        except OSError as err:
+            hint = "free some space" if err.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+            raise SnapshotError(f"{device.path}: cannot clone {image}: {err.strerror}", hint=hint) from err
+
+    def find(self, token):
+        path = self._path(token)
+        try:
+            status = os.lstat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        if not stat.S_ISREG(status.st_mode):
+            return None
+        return Frozen(path, status.st_size, False, status.st_mtime_ns, token)
+
+    def release(self, token):
+        path = self._path(token)
+        try:
+            os.unlink(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except OSError as err:
+            raise SnapshotError(f"cannot remove the snapshot {path}: {err.strerror}") from err
+
+    def stale(self, device, keep=()):
+        image = _image(device)
+        directory = os.path.join(os.path.dirname(image), DIRECTORY)
+        try:
+            names = sorted(os.listdir(directory))
+        except FileNotFoundError:
+            return []
+        mine = [name for name in names if name.rpartition("@")[0] == os.path.basename(image)]
+        tokens = [f"{self.name}:{os.path.join(directory, name)}" for name in mine]
+        return [token for token in tokens if token not in keep]
+
+    def _freeze(self, device, image, name):
+        parent, base = os.path.split(image)
+        final = f"{base}@{name}~{secrets.token_hex(4)}"
+        directory = _open_directory(parent)
+        source = clone = -1
+        try:
+            source = os.open(image, os.O_RDONLY | os.O_CLOEXEC)
+            _check_image(device, image, os.fstat(source))
+            clone = os.open(".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=directory)
+            _match_nocow(source, clone)
+            with quiet(device, self.limit_s):
+                time_ns = time.time_ns()
+                _clone(clone, source)
+            os.ftruncate(clone, device.size)  # a loop device ends at a whole sector, its file may not
+            os.utime(clone, ns=(time_ns, time_ns))
+            os.fsync(clone)
+            crashpoint("snapshot-cloned")
+            # With a directory descriptor Python calls linkat(AT_SYMLINK_FOLLOW), which gives the nameless file a name.
+            os.link(f"/proc/self/fd/{clone}", final, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=True)
+            os.fsync(directory)
+            crashpoint("snapshot-named")
+        finally:
+            for fd in (clone, source, directory):
+                if fd >= 0:
+                    os.close(fd)
+        path = os.path.join(parent, DIRECTORY, final)
+        return Frozen(path, device.size, False, time_ns, f"{self.name}:{path}")
+
+    def _path(self, token):
+        """The path in a token; only a file of ours may be looked at or removed, whatever the token says."""
+        kind, _, path = token.partition(":")
+        directory, name = os.path.split(path)
+        ours = os.path.basename(directory) == DIRECTORY and "@" in name and os.path.normpath(path) == path
+        if kind != self.name or not ours or not os.path.isabs(path):
+            raise SnapshotError(f"{token!r} is not a {self.name} snapshot", code="snapshot-token")
+        return path
+
+
+def _image(device):
+    """The image file of a device. Raises SnapshotError, whose message is the reason why there is none to clone."""
+    if device.kind == "file":
+        return device.real_path
+    if not device.is_loop:
+        raise SnapshotError(f"{device.path} is neither an image file nor a loop device over one")
+    if device.partition_start:
+        raise SnapshotError(f"{device.path} is a partition of a loop device")
+    if device.backing_offset:
+        raise SnapshotError(f"{device.path} begins {device.backing_offset} bytes into {device.backing_file}")
+    try:
+        status = os.stat(device.backing_file)
+    except OSError as err:
+        raise SnapshotError(f"the backing file {device.backing_file} of {device.path}: {err.strerror}") from err
+    _check_image(device, device.backing_file, status)
+    return device.backing_file
+
+
+def _check_image(device, image, status):
+    key = blocktree.storage(device).place.key
+    if not stat.S_ISREG(status.st_mode) or key != ("file", status.st_dev, status.st_ino):
+        raise SnapshotError(f"{image} is not the file {device.path} is made of (replaced, or another mount namespace)")
+    if status.st_size < device.size:
+        raise SnapshotError(f"{image} is shorter than {device.path}, which is {device.size} bytes")
+
+
+def _try_clone(directory):
+    """Clone one block between two nameless files: the only answer that counts is the filesystem's own."""
+    fds = []
+    try:
+        for _ in range(2):
+            fds.append(os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600))
+        os.write(fds[0], b"x")
+        fcntl.ioctl(fds[1], FICLONE, fds[0])
+    except OSError as err:
+        raise SnapshotError(f"the filesystem of {directory} cannot clone files: {err.strerror}") from err
+    finally:
+        for fd in fds:
+            os.close(fd)
+
+
+def _clone(clone, source):
+    fcntl.ioctl(clone, FICLONE, source)
+
+
+def _match_nocow(source, clone):
+    """btrfs clones between two files only if both or neither are `chattr +C`; it can be set while a file is empty."""
+    flags = []
+    for fd in (source, clone):
+        try:
+            flags.append(int.from_bytes(fcntl.ioctl(fd, FS_IOC_GETFLAGS, bytes(8))[:4], "little"))
+        except OSError:  # a filesystem without these flags
+            return
+    if flags[0] & FS_NOCOW_FL and not flags[1] & FS_NOCOW_FL:
+        fcntl.ioctl(clone, FS_IOC_SETFLAGS, (flags[1] | FS_NOCOW_FL).to_bytes(8, "little"))
+
+
+def _open_directory(parent):
+    """A descriptor of the snapshot directory, made if need be. Refused if someone else could look in or swap it."""
+    path = os.path.join(parent, DIRECTORY)
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        pass
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as err:
+        raise Refused(f"{path} is not a directory of qrep's: {err.strerror}", hint="move it away") from err
+    status = os.fstat(fd)
+    if status.st_uid != os.geteuid() or status.st_mode & 0o077:
+        os.close(fd)
+        raise Refused(
+            f"{path} is open to others; a snapshot holds everything the volume does",
+            hint=f"chown {os.geteuid()} {path} && chmod 700 {path}",
+        )
+    return fd
