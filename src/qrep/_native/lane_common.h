@@ -34,7 +34,8 @@ int qrep_connection_send(struct qrep_connection *connection, struct iovec *iov, 
 int qrep_connection_receive(struct qrep_connection *connection, void *data, size_t size, const atomic_int *stop);
 
 /* A lane that gives up must still see its requests complete (R12), also when the peer no longer reads: shut the socket down so that a send or
- * receive in flight returns, and drop what TCP has queued so that zero-copy notifications come. The connection is of no use afterwards. SOCKET only. */
+ * receive in flight returns; with zero_copy also drop what TCP has queued, so that the notifications come. The connection is of no use afterwards.
+ * SOCKET only, else nothing happens. */
 void qrep_connection_abort(struct qrep_connection *connection);
 
 #endif

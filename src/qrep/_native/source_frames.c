@@ -1,0 +1,163 @@
+/* Source lane, third stage: runs of leaves become frames. Nothing is copied but leaf values, for the digest of a run table. */
+#include "source_parts.h"
+
+#include "blake3.h"
+
+#include <string.h>
+
+#define IOVECS_SPARE 64 /* a frame is begun while there is room for at least so many runs */
+
+static const struct qrep_geometry *geometry_of(const struct source_lane *lane) { return &lane->run->base.geometry; }
+
+/* Leaves of one FULL frame; its place is a multiple of that. */
+static uint32_t frame_leaves(const struct source_lane *lane) { return lane->run->frame_size / geometry_of(lane)->leaf_size; }
+
+/* Does `run` cover a whole aligned piece from leaf `first` on? The last piece of a granule may be shorter. */
+static int covers_piece(const struct source_lane *lane, const struct source_slot *slot, const struct qrep_leaf_run *run, uint32_t first)
+{
+    uint32_t leaves = qrep_granule_leaves(geometry_of(lane), slot->granule), piece = frame_leaves(lane);
+    uint32_t end = first + piece < leaves ? first + piece : leaves;
+
+    return !run->zero && first % piece == 0 && first >= run->first && first < leaves && run->first + run->count >= end;
+}
+
+static size_t leaf_bytes(const struct source_lane *lane, const struct source_slot *slot, uint32_t first, uint32_t count)
+{
+    uint32_t leaf_size = geometry_of(lane)->leaf_size;
+    size_t start = (size_t)first * leaf_size, end = start + (size_t)count * leaf_size;
+
+    return (end < slot->size ? end : slot->size) - start;
+}
+
+/* The first `count` leaves of the next run are framed. */
+static void eat_run(struct source_slot *slot, uint32_t count)
+{
+    struct qrep_leaf_run *run = &slot->runs[slot->run_next];
+
+    run->first += count;
+    run->count -= count;
+    if (run->count == 0)
+        slot->run_next++;
+}
+
+static void add_iov(struct source_batch *batch, const void *data, size_t size)
+{
+    batch->iov[batch->iov_count++] = (struct iovec){(void *)data, size};
+}
+
+static struct qrep_frame_header *begin_frame(struct source_batch *batch, enum qrep_frame_kind kind, uint64_t granule)
+{
+    struct qrep_frame_header *header = &batch->headers[batch->frame_count++];
+
+    memset(header, 0, sizeof *header);
+    header->kind = kind;
+    header->granule = granule;
+    add_iov(batch, header, sizeof *header);
+    return header;
+}
+
+static struct qrep_frame_header *frame_full(struct source_lane *lane, struct source_slot *slot, struct source_batch *batch)
+{
+    struct qrep_frame_header *header = begin_frame(batch, QREP_FRAME_FULL, slot->granule);
+    uint32_t first = slot->runs[slot->run_next].first, leaves = qrep_granule_leaves(geometry_of(lane), slot->granule);
+    uint32_t count = leaves - first < frame_leaves(lane) ? leaves - first : frame_leaves(lane);
+
+    header->first_leaf = first;
+    header->data_size = (uint32_t)leaf_bytes(lane, slot, first, count);
+    /* The piece's value is a node over leaf values that are known: no second pass over the data. */
+    qrep_blake3_merge(slot->leaves + (size_t)first * QREP_DIGEST_SIZE, count, 0, lane->scratch, header->digest);
+    add_iov(batch, slot->data + (size_t)first * geometry_of(lane)->leaf_size, header->data_size);
+    eat_run(slot, count);
+    return header;
+}
+
+/* How many leaves of `run` the frame under way may take: room for its data, and a stop where a FULL frame can go on. */
+static uint32_t leaves_to_take(const struct source_lane *lane, const struct source_slot *slot, const struct qrep_leaf_run *run, size_t data_size)
+{
+    if (run->zero)
+        return run->count;
+    uint32_t room = (uint32_t)((lane->run->frame_size - data_size) / geometry_of(lane)->leaf_size);
+    uint32_t boundary = (run->first / frame_leaves(lane) + 1) * frame_leaves(lane);
+    uint32_t count = run->count < room ? run->count : room;
+    if (covers_piece(lane, slot, run, boundary) && run->first + count > boundary)
+        count = boundary - run->first;
+    return count;
+}
+
+static struct qrep_frame_header *frame_runs(struct source_lane *lane, struct source_slot *slot, struct source_batch *batch)
+{
+    struct qrep_frame_header *header = begin_frame(batch, QREP_FRAME_RUNS, slot->granule);
+    uint32_t leaf_size = geometry_of(lane)->leaf_size, run_room = SOURCE_BATCH_RUNS - batch->run_count;
+    struct qrep_wire_run *table = batch->runs + batch->run_count;
+    struct iovec *table_iov = &batch->iov[batch->iov_count];
+    uint32_t data_leaves = 0;
+
+    add_iov(batch, table, 0);
+    while (slot->run_next < slot->run_count && header->run_count < run_room && batch->iov_count < SOURCE_BATCH_IOVECS) {
+        const struct qrep_leaf_run *run = &slot->runs[slot->run_next];
+        if (header->run_count && covers_piece(lane, slot, run, run->first))
+            break; /* a FULL frame is next */
+        uint32_t count = leaves_to_take(lane, slot, run, header->data_size);
+        if (count == 0)
+            break; /* this frame is full */
+        table[header->run_count++] = (struct qrep_wire_run){run->first, count | (run->zero ? QREP_RUN_ZERO : 0)};
+        if (!run->zero) {
+            size_t size = leaf_bytes(lane, slot, run->first, count);
+            add_iov(batch, slot->data + (size_t)run->first * leaf_size, size);
+            header->data_size += (uint32_t)size;
+            data_leaves += count;
+        }
+        int whole = count == run->count;
+        eat_run(slot, count);
+        if (!whole)
+            break; /* the rest would touch what this frame holds of it */
+    }
+
+    table_iov->iov_len = header->run_count * sizeof *table;
+    batch->run_count += header->run_count;
+    uint8_t *values = (uint8_t *)(table + header->run_count);
+    for (uint32_t i = 0; i < header->run_count; i++)
+        if (!(table[i].count & QREP_RUN_ZERO)) {
+            memcpy(values, slot->leaves + (size_t)table[i].first * QREP_DIGEST_SIZE, (size_t)table[i].count * QREP_DIGEST_SIZE);
+            values += (size_t)table[i].count * QREP_DIGEST_SIZE;
+        }
+    qrep_blake3_hash(table, table_iov->iov_len + (size_t)data_leaves * QREP_DIGEST_SIZE, header->digest);
+    return header;
+}
+
+void source_frame_slot(struct source_lane *lane, struct source_slot *slot, struct source_batch *batch)
+{
+    batch->slot = slot;
+    batch->granule = slot->granule;
+    batch->span = 1;
+    do {
+        const struct qrep_leaf_run *run = &slot->runs[slot->run_next];
+        struct qrep_frame_header *header =
+            covers_piece(lane, slot, run, run->first) ? frame_full(lane, slot, batch) : frame_runs(lane, slot, batch);
+        batch->data_size += header->data_size;
+        if (slot->run_next == slot->run_count) {
+            header->flags = QREP_FRAME_LAST | QREP_FRAME_VALUE;
+            memcpy(header->granule_value, slot->value, QREP_DIGEST_SIZE);
+        }
+        qrep_frame_seal(header, &lane->outgoing);
+    } while (slot->run_next < slot->run_count && batch->frame_count < SOURCE_BATCH_FRAMES && batch->data_size < SOURCE_BATCH_DATA &&
+             batch->iov_count + IOVECS_SPARE <= SOURCE_BATCH_IOVECS && batch->run_count + IOVECS_SPARE <= SOURCE_BATCH_RUNS);
+    batch->finishes = slot->run_next == slot->run_count;
+}
+
+void source_frame_zero(struct source_lane *lane, uint64_t granule, uint64_t span, struct source_batch *batch)
+{
+    struct qrep_frame_header *header = begin_frame(batch, QREP_FRAME_ZERO, granule);
+
+    header->flags = QREP_FRAME_LAST;
+    header->span = (uint32_t)span;
+    qrep_frame_seal(header, &lane->outgoing);
+    batch->granule = granule;
+    batch->span = span;
+    batch->finishes = 1;
+}
+
+void source_frame_end(struct source_lane *lane, struct source_batch *batch)
+{
+    qrep_frame_seal(begin_frame(batch, QREP_FRAME_END, 0), &lane->outgoing);
+}

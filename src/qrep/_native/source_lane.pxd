@@ -1,0 +1,52 @@
+# The source's lanes (lane.h): one run, shared by all of them.
+from cpython.buffer cimport Py_buffer
+from libc.stdint cimport int32_t, uint32_t, uint64_t
+
+from .connection cimport Connection, atomic_int, qrep_connection
+from .lane cimport atomic_uint, qrep_run_base
+
+
+cdef extern from "ring.h" nogil:
+    enum:
+        QREP_RING_AUTO
+        QREP_RING_URING
+        QREP_RING_THREADS
+
+
+cdef extern from "lane.h" nogil:
+    enum:
+        QREP_BAD_EXTENTS_MAX
+    uint64_t QREP_WORK_HOLE
+    uint64_t QREP_WORK_UNKNOWN
+
+    struct qrep_bad_extent:
+        uint64_t offset
+        uint64_t size
+        int32_t error
+
+    struct qrep_source_run:
+        qrep_run_base base
+        const uint64_t *work
+        uint64_t work_count
+        uint64_t cursor
+        uint32_t frame_size
+        uint32_t slots
+        uint32_t io_size
+        uint32_t ring_backend
+        atomic_uint bad_lock
+        uint32_t bad_count
+        qrep_bad_extent *bad
+
+    int qrep_source_lane(qrep_source_run *run, int device_fd, qrep_connection *connection, uint32_t lane, atomic_int *lane_stop)
+
+
+cdef class SourceRun:
+    cdef qrep_source_run *run     # NULL only while being made
+    cdef Py_buffer views[6]       # what run points to; [0, view_count) are held
+    cdef int view_count
+    cdef readonly object geometry
+    cdef readonly bytearray fresh_states  # a byte per granule; lanes write their own granules only
+    cdef readonly bytearray fresh_values  # 32 bytes per granule
+    cdef readonly bytearray marked        # a byte per granule: 1 begun, 2 handed over whole
+
+    cdef void *hold(self, object buffer, bint writable, uint64_t size, str what) except NULL

@@ -1,0 +1,129 @@
+"""The sending end of a run: lanes that read, hash, compare and send granules from one shared cursor."""
+
+from cpython.buffer cimport PyBuffer_Release
+from libc.stdint cimport uint8_t, uintptr_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy
+
+from .lane cimport QREP_DIGEST_SIZE, counters_of, failure_of
+from .views cimport view_bytes
+from .wire cimport Geometry, qrep_granules
+
+WORK_HOLE = QREP_WORK_HOLE
+WORK_UNKNOWN = QREP_WORK_UNKNOWN
+
+BACKENDS = {"auto": QREP_RING_AUTO, "uring": QREP_RING_URING, "threads": QREP_RING_THREADS}
+
+
+cdef class SourceRun:
+    """One pass over a volume. Start a thread per connection that calls lane(), join them, then read what came of it.
+
+    geometry: Geometry of the volume. attempt, session, key (32 bytes): identity of the frames. sector_size: of the device.
+    base_states, base_values: what the target holds: a byte and 32 bytes per granule; not changed while lanes run.
+    leaves_fd: the map's `leaves` file, read and written, or -1. work: 8-byte aligned buffer of native uint64, granule
+    indexes with WORK_HOLE or WORK_UNKNOWN; None: all granules in order.
+    frame_size: bytes of data per frame, power of two. slots: granule buffers per lane. io_size: bytes per read, 0: whole
+    granules. ring_backend: auto, uring or threads. Raises ValueError for shapes that do not fit.
+    """
+
+    def __cinit__(self, *args, **kwargs):
+        self.run = <qrep_source_run *>calloc(1, sizeof(qrep_source_run))
+        if self.run == NULL:
+            raise MemoryError()
+
+    def __init__(self, Geometry geometry not None, *, uint64_t attempt, uint64_t session, bytes key not None, uint32_t sector_size,
+                 base_states, base_values, int leaves_fd=-1, work=None, uint32_t frame_size=2 << 20, uint32_t slots=2,
+                 uint32_t io_size=0, str ring_backend="auto"):
+        cdef uint64_t granules = qrep_granules(&geometry.geometry)
+        cdef qrep_run_base *base = &self.run.base
+        if self.view_count:
+            raise ValueError("a run is made once")
+        if len(key) != QREP_DIGEST_SIZE:
+            raise ValueError(f"key: {len(key)} bytes, not {QREP_DIGEST_SIZE}")
+        check_sizes(geometry, sector_size, frame_size, slots, io_size)
+        if ring_backend not in BACKENDS:
+            raise ValueError(f"ring_backend: {ring_backend!r} is not one of {', '.join(BACKENDS)}")
+        self.geometry = geometry
+        base.geometry, base.granules = geometry.geometry, granules
+        base.attempt, base.session = attempt, session
+        memcpy(base.key, <const uint8_t *>key, QREP_DIGEST_SIZE)
+        base.sector_size, base.leaves_fd = sector_size, leaves_fd
+        base.base_states = <const uint8_t *>self.hold(base_states, False, granules, "base_states")
+        base.base_values = <const uint8_t *>self.hold(base_values, False, granules * QREP_DIGEST_SIZE, "base_values")
+        self.fresh_states, self.fresh_values, self.marked = bytearray(base_states), bytearray(base_values), bytearray(granules)
+        base.fresh_states = <uint8_t *>self.hold(self.fresh_states, True, granules, "fresh_states")
+        base.fresh_values = <uint8_t *>self.hold(self.fresh_values, True, granules * QREP_DIGEST_SIZE, "fresh_values")
+        base.marked = <uint8_t *>self.hold(self.marked, True, granules, "marked")
+        self.run.work_count = granules
+        if work is not None:
+            self.run.work_count = memoryview(work).nbytes // sizeof(uint64_t)
+            if self.run.work_count:
+                self.run.work = <const uint64_t *>self.hold(work, False, self.run.work_count * sizeof(uint64_t), "work")
+                if <uintptr_t>self.run.work % sizeof(uint64_t):
+                    raise ValueError("work: not aligned to 8 bytes")
+        self.run.frame_size, self.run.slots, self.run.io_size = frame_size, slots, io_size
+        self.run.ring_backend = BACKENDS[ring_backend]
+
+    def __dealloc__(self):
+        for i in range(self.view_count):
+            PyBuffer_Release(&self.views[i])
+        free(self.run)
+
+    cdef void *hold(self, object buffer, bint writable, uint64_t size, str what) except NULL:
+        cdef Py_buffer *view = &self.views[self.view_count]
+        view_bytes(buffer, view, writable, what)
+        self.view_count += 1
+        if <uint64_t>view.len != size:
+            raise ValueError(f"{what}: {view.len} bytes, not {size}")
+        return view.buf
+
+    def lane(self, int device_fd, Connection connection not None, uint32_t lane_index=0):
+        """Run one lane to its end, without the GIL. device_fd: O_DIRECT. Returns 0, or the errno it ended with.
+
+        After an error failure() tells the first of all lanes; ECANCELED alone is a stop(). Whatever it returns, no I/O of
+        this lane is in flight, and 0 means that the other side has written all of it.
+        """
+        cdef int rc
+        connection.claim()
+        with nogil:
+            rc = qrep_source_lane(self.run, device_fd, &connection.connection, lane_index, &connection.lane_stop)
+        return -rc
+
+    def stop(self):
+        """Every lane drains its I/O and returns ECANCELED; what a connection holds of unsent frames is lost."""
+        self.run.base.stop = 1
+
+    @property
+    def stopped(self):
+        return self.run.base.stop != 0
+
+    def counters(self):
+        """Bytes, granules, frames and ns so far, summed over the lanes; any time."""
+        return counters_of(&self.run.base.counters)
+
+    def failure(self):
+        """None, or (kind, errno or 0, lane, granule or None) of the lane that failed first."""
+        return failure_of(&self.run.base.failure)
+
+    def bad_extents(self):
+        """[(offset, size, errno)] of what could not be read, in bytes of the device, ascending. Call it after the lanes.
+
+        At most BAD_EXTENTS_MAX; beyond that extents are widened over what lies between them.
+        """
+        return [(self.run.bad[i].offset, self.run.bad[i].size, self.run.bad[i].error) for i in range(self.run.bad_count)]
+
+
+BAD_EXTENTS_MAX = QREP_BAD_EXTENTS_MAX
+
+
+cdef int check_sizes(Geometry geometry, uint32_t sector_size, uint32_t frame_size, uint32_t slots, uint32_t io_size) except -1:
+    cdef uint32_t leaf_size = geometry.geometry.leaf_size
+    if sector_size < 512 or sector_size & (sector_size - 1) or geometry.geometry.granule_size % sector_size:
+        raise ValueError(f"sector_size: {sector_size} does not fit granules of {geometry.geometry.granule_size}")
+    if frame_size < leaf_size or frame_size > 4 << 20 or frame_size & (frame_size - 1):
+        raise ValueError(f"frame_size: {frame_size} is not a power of two from {leaf_size} (a leaf) to {4 << 20}")
+    if not 1 <= slots <= 256:
+        raise ValueError(f"slots: {slots}, not 1 to 256")
+    if io_size % sector_size:
+        raise ValueError(f"io_size: {io_size} is not a multiple of the sector size {sector_size}")
+    return 0

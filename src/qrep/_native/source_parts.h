@@ -1,0 +1,153 @@
+/* Inside a source lane: what its stages share. A granule walks through them in this order:
+ *
+ *   source_read.c    cursor -> reads in flight -> the granule is in its slot (or its bad extents are recorded)
+ *   source_hash.c    zero test -> leaf values and granule value -> compared with the map -> leaf page, and the runs that differ
+ *   source_frames.c  runs -> frames, in batches that one send can carry
+ *   source_send.c    batches -> connection, at the rate that is allowed
+ *   source_lane.c    the loop, and what it waits for
+ *
+ * A slot's bytes are hashed and sent from where they were read (INV-H); it is not read into again before the last send that names it completed and,
+ * with zero copy, was notified. Everything is allocated when the lane opens. */
+#ifndef QREP_SOURCE_PARTS_H
+#define QREP_SOURCE_PARTS_H
+
+#include "buffers.h"
+#include "compare.h"
+#include "lane.h"
+#include "lane_common.h"
+#include "ring.h"
+
+/* A send in flight makes progress only when the lane looks at its ring, so hashing looks up after each piece. Pieces of this size cost under 1 %
+ * (bench/RESULTS.md, hash). */
+#define SOURCE_PIECE_SIZE (1u << 20)
+#define SOURCE_PIECES_MAX 64 /* of the largest granule */
+
+#define SOURCE_BATCH_FRAMES 64
+#define SOURCE_BATCH_IOVECS 1024 /* what one sendmsg takes */
+#define SOURCE_BATCH_RUNS QREP_FRAME_RUNS_MAX
+#define SOURCE_BATCH_DATA (8u << 20) /* no new frame is begun beyond this: a stop is heard between batches */
+#define SOURCE_FRAME_LEAVES_MAX (QREP_FRAME_DATA_MAX / 4096)
+
+#define SOURCE_ZERO_SPAN_MAX 4096u /* granules per ZERO frame, so that progress shows */
+
+enum source_slot_state {
+    SLOT_FREE = 0,
+    SLOT_READING, /* its reads are in flight: the kernel's */
+    SLOT_READ,    /* the lane's, to be hashed */
+    SLOT_SENDING, /* queued for framing, or named by batches */
+};
+
+struct source_slot {
+    enum source_slot_state state;
+    uint8_t *data;
+    uint8_t *leaves;            /* [leaves], valid once hashed */
+    struct qrep_leaf_run *runs; /* [leaves]; what is still to be framed, eaten from the front */
+    uint32_t run_next, run_count;
+    uint64_t granule;
+    uint32_t size;    /* bytes of the granule */
+    uint32_t unknown; /* the work item said: whatever the base says */
+    uint32_t reads_left;
+    int read_error; /* the first, positive; 0: none */
+    int short_read; /* the device ended inside */
+    uint32_t hashed; /* bytes; whole pieces */
+    uint32_t batches; /* alive that name this slot's data */
+    uint8_t value[QREP_DIGEST_SIZE];
+    uint8_t pieces[SOURCE_PIECES_MAX][QREP_DIGEST_SIZE];
+};
+
+/* Frames that go out with one send, or in pieces of it when the rate says so. Headers and tables are its own memory, data is the slot's. */
+struct source_batch {
+    struct source_slot *slot; /* NULL: ZERO or END frames */
+    uint64_t granule, span;   /* what it marks; span 0: nothing */
+    int finishes;             /* holds the last frame of its granules */
+    int busy;
+    uint32_t notify_left;
+    uint32_t frame_count, iov_count, run_count;
+    size_t data_size;
+    struct qrep_iov_cursor unsent;
+    struct qrep_frame_header headers[SOURCE_BATCH_FRAMES];
+    struct iovec iov[SOURCE_BATCH_IOVECS];
+    /* Run tables, one after the other; behind the newest the values of its leaves, until its digest is computed. */
+    struct qrep_wire_run runs[SOURCE_BATCH_RUNS + SOURCE_FRAME_LEAVES_MAX * QREP_DIGEST_SIZE / sizeof(struct qrep_wire_run)];
+};
+
+struct source_zero_run {
+    uint64_t granule, span;
+};
+
+struct source_lane {
+    struct qrep_source_run *run;
+    struct qrep_connection *connection;
+    atomic_int *lane_stop;
+    int device_fd;
+    uint32_t lane;
+    uint32_t granule_leaves; /* of a whole granule */
+    uint32_t io_size, reads_per_granule;
+
+    struct qrep_ring *ring;
+    struct qrep_arena arena;
+    struct source_slot *slots; /* [run->slots] */
+    struct source_slot *hashing; /* begun and not finished, or NULL */
+    uint8_t *base_leaves, *scratch; /* [granule_leaves] digests each */
+    struct qrep_bad_extent *bad;    /* [QREP_BAD_EXTENTS_MAX] */
+    int work_done;
+
+    /* Slots to frame and zero runs to announce, each in order. The newest zero run may still grow. */
+    struct source_slot **queue;
+    uint32_t queue_first, queue_count;
+    struct source_zero_run *zero_runs;
+    uint32_t zero_first, zero_count, zero_room;
+
+    struct source_batch *batches; /* [batch_count] */
+    uint32_t batch_count;
+    struct source_batch *sending;
+    size_t piece_size; /* of the send in flight; 0: none */
+    struct iovec *piece; /* [SOURCE_BATCH_IOVECS] */
+    uint64_t limit_until_ns; /* the bucket said: not before */
+    int zero_copy;
+    uint32_t notified, copied; /* the first notifications decide about zero copy */
+
+    struct qrep_wire_state outgoing, incoming;
+    struct qrep_frame_header answer;
+    struct iovec answer_iov;
+    int ending; /* END is framed: from now on the answer may come */
+    int answered;
+    uint64_t waited_ns;
+};
+
+/* What a completion belongs to: tag = kind << 56 | part << 32 | index. */
+enum source_tag { SOURCE_TAG_READ = 1, SOURCE_TAG_SEND, SOURCE_TAG_ANSWER };
+static inline uint64_t source_tag(enum source_tag kind, uint32_t part, uint32_t index) { return (uint64_t)kind << 56 | (uint64_t)part << 32 | index; }
+
+enum { SOURCE_FILE_DEVICE = 0, SOURCE_FILE_SOCKET = 1 };
+
+/* All of these return 0, or -errno after recording the failure. */
+
+/* Give every free slot work and queue its reads; sets work_done at the end of the work. Holes are judged on the way. */
+int source_fill(struct source_lane *lane);
+/* A read completed; the slot becomes READ with its last one, or FREE if it cannot be read (recorded). */
+int source_read_done(struct source_lane *lane, uint64_t tag, int64_t result);
+
+/* Hash a READ slot: one piece if a send is in flight, else all of it. After the last piece it is FREE (nothing to send) or SENDING (queued). */
+int source_hash(struct source_lane *lane, struct source_slot *slot);
+/* A granule is all zero: note it, and queue a ZERO frame unless the base has it so. */
+int source_zero(struct source_lane *lane, uint64_t granule, int unknown);
+
+/* Fill an empty batch with the next frames of `slot`; sets batch->finishes when they are its last. Cannot fail. */
+void source_frame_slot(struct source_lane *lane, struct source_slot *slot, struct source_batch *batch);
+void source_frame_zero(struct source_lane *lane, uint64_t granule, uint64_t span, struct source_batch *batch);
+void source_frame_end(struct source_lane *lane, struct source_batch *batch);
+
+/* Start the next send if none is in flight and the rate allows; on blocking connections, send until nothing is left to. */
+int source_pump(struct source_lane *lane);
+int source_send_done(struct source_lane *lane, uint64_t tag, int64_t result, uint32_t flags);
+/* 1 when nothing is queued, in flight or waiting for a notification. */
+int source_idle(const struct source_lane *lane);
+/* Send END; then every send has completed. The answer is waited for by the loop. */
+int source_send_end(struct source_lane *lane);
+/* The END of the other side is in lane->answer. */
+int source_check_answer(struct source_lane *lane);
+
+static inline void source_count(_Atomic uint64_t *counter, uint64_t size) { atomic_fetch_add_explicit(counter, size, memory_order_relaxed); }
+
+#endif

@@ -1,0 +1,172 @@
+/* Source lane, first stage: work from the shared cursor, reads in flight, and what happens when one fails. */
+#include "source_parts.h"
+
+#include "disk.h"
+
+#include <errno.h>
+#include <sched.h>
+#include <string.h>
+
+#define WORK_FLAGS (QREP_WORK_HOLE | QREP_WORK_UNKNOWN)
+
+static uint64_t work_item(const struct qrep_source_run *run, uint64_t index) { return run->work ? run->work[index] : index; }
+
+/* Take the next work item; of holes, the whole run of consecutive granules, so that one ZERO frame can carry it. Returns how many, 0 at the end. */
+static uint64_t take_work(struct qrep_source_run *run, uint64_t *item)
+{
+    uint64_t first = atomic_load_explicit(&run->cursor, memory_order_relaxed), count;
+
+    do {
+        if (first >= run->work_count)
+            return 0;
+        *item = work_item(run, first);
+        count = 1;
+        if (*item & QREP_WORK_HOLE)
+            while (count < SOURCE_ZERO_SPAN_MAX && first + count < run->work_count && work_item(run, first + count) == *item + count)
+                count++;
+    } while (!atomic_compare_exchange_weak_explicit(&run->cursor, &first, first + count, memory_order_relaxed, memory_order_relaxed));
+    return count;
+}
+
+static int start_reads(struct source_lane *lane, struct source_slot *slot)
+{
+    const struct qrep_run_base *base = &lane->run->base;
+    uint32_t index = (uint32_t)(slot - lane->slots);
+    /* An image file may end inside a sector: direct reads ask for all of it and get what is there. */
+    uint64_t size = qrep_align_up(slot->size, base->sector_size);
+    uint64_t offset = slot->granule * base->geometry.granule_size;
+
+    slot->state = SLOT_READING;
+    slot->read_error = 0;
+    slot->short_read = 0;
+    slot->hashed = 0;
+    for (uint32_t part = 0; (uint64_t)part * lane->io_size < size; part++) {
+        uint64_t start = (uint64_t)part * lane->io_size;
+        uint64_t length = size - start < lane->io_size ? size - start : lane->io_size;
+        int rc = qrep_ring_read(lane->ring, SOURCE_FILE_DEVICE, slot->data + start, length, offset + start,
+                                source_tag(SOURCE_TAG_READ, part, index));
+        if (rc)
+            return qrep_fail(&lane->run->base, QREP_FAILURE_READ, -rc, lane->lane, slot->granule);
+        slot->reads_left++;
+    }
+    return 0;
+}
+
+/* Whatever a full set of slots can add must have its place, and the two runs that one take of holes can touch. */
+static int has_zero_room(const struct source_lane *lane) { return lane->zero_count + lane->run->slots + 2 <= lane->zero_room; }
+
+int source_fill(struct source_lane *lane)
+{
+    struct qrep_source_run *run = lane->run;
+    int rc = 0;
+
+    for (uint32_t i = 0; i < run->slots && !lane->work_done && rc == 0; i++) {
+        struct source_slot *slot = &lane->slots[i];
+        while (slot->state == SLOT_FREE && !lane->work_done && rc == 0 && has_zero_room(lane)) {
+            uint64_t item, count = 0;
+            if (!atomic_load_explicit(lane->lane_stop, memory_order_relaxed))
+                count = take_work(run, &item);
+            if (count == 0) {
+                lane->work_done = 1;
+                break;
+            }
+            uint64_t granule = item & ~WORK_FLAGS;
+            if (granule >= run->base.granules || count > run->base.granules - granule)
+                return qrep_fail(&run->base, QREP_FAILURE_READ, EINVAL, lane->lane, granule);
+            if (item & QREP_WORK_HOLE) {
+                for (uint64_t k = 0; k < count && rc == 0; k++)
+                    rc = source_zero(lane, granule + k, (item & QREP_WORK_UNKNOWN) != 0);
+                continue;
+            }
+            slot->granule = granule;
+            slot->unknown = (item & QREP_WORK_UNKNOWN) != 0;
+            slot->size = (uint32_t)qrep_granule_bytes(&run->base.geometry, granule);
+            rc = start_reads(lane, slot);
+        }
+    }
+    return rc;
+}
+
+static int touches(const struct qrep_bad_extent *before, const struct qrep_bad_extent *after)
+{
+    return before->error == after->error && before->offset + before->size == after->offset;
+}
+
+/* Keep the list ascending, and what touches in one extent. Granules come in any order, so one may close the gap between two. */
+static void add_bad(struct qrep_source_run *run, const struct qrep_bad_extent *extent)
+{
+    struct qrep_bad_extent *list = run->bad;
+    uint32_t at = 0;
+
+    while (at < run->bad_count && list[at].offset < extent->offset)
+        at++;
+    int joins_before = at > 0 && touches(&list[at - 1], extent);
+    int joins_after = at < run->bad_count && touches(extent, &list[at]);
+    if (joins_before && joins_after) {
+        list[at - 1].size += extent->size + list[at].size;
+        memmove(&list[at], &list[at + 1], (--run->bad_count - at) * sizeof *list);
+    } else if (joins_before) {
+        list[at - 1].size += extent->size;
+    } else if (joins_after) {
+        list[at].offset = extent->offset;
+        list[at].size += extent->size;
+    } else if (run->bad_count < QREP_BAD_EXTENTS_MAX) {
+        memmove(&list[at + 1], &list[at], (run->bad_count++ - at) * sizeof *list);
+        list[at] = *extent;
+    } else if (at > 0) {
+        /* The list is full: rather name too much as bad than too little. */
+        list[at - 1].size = extent->offset + extent->size - list[at - 1].offset;
+    } else {
+        list[0].size = list[0].offset + list[0].size - extent->offset;
+        list[0].offset = extent->offset;
+    }
+}
+
+/* INV-Z: what cannot be read is named, left UNKNOWN and not sent. */
+static void give_up_granule(struct source_lane *lane, struct source_slot *slot, unsigned bad_count)
+{
+    struct qrep_source_run *run = lane->run;
+
+    while (atomic_exchange_explicit(&run->bad_lock, 1, memory_order_acquire))
+        sched_yield();
+    for (unsigned i = 0; i < bad_count; i++)
+        add_bad(run, &lane->bad[i]);
+    atomic_store_explicit(&run->bad_lock, 0, memory_order_release);
+
+    run->base.fresh_states[slot->granule] = QREP_STATE_UNKNOWN;
+    memset(run->base.fresh_values + slot->granule * QREP_DIGEST_SIZE, 0, QREP_DIGEST_SIZE);
+    slot->state = SLOT_FREE;
+    source_count(&run->base.counters.granules_done, 1);
+}
+
+int source_read_done(struct source_lane *lane, uint64_t tag, int64_t result)
+{
+    struct qrep_run_base *base = &lane->run->base;
+    struct source_slot *slot = &lane->slots[(uint32_t)tag];
+    uint64_t start = ((tag >> 32) & 0xffffff) * lane->io_size;
+    /* Of the last sector only the bytes below the end of the volume are promised. */
+    uint64_t wanted = slot->size - start < lane->io_size ? slot->size - start : lane->io_size;
+
+    if (result < 0 && slot->read_error == 0)
+        slot->read_error = (int)-result;
+    else if (result >= 0 && (uint64_t)result < wanted)
+        slot->short_read = 1;
+    if (--slot->reads_left)
+        return 0;
+
+    if (slot->short_read)
+        return qrep_fail(base, QREP_FAILURE_SHRUNK, ENODATA, lane->lane, slot->granule);
+    if (slot->read_error) {
+        int bad = qrep_salvage_read(lane->device_fd, slot->data, qrep_align_up(slot->size, base->sector_size),
+                                    slot->granule * base->geometry.granule_size, base->sector_size, lane->bad, QREP_BAD_EXTENTS_MAX);
+        if (bad < 0)
+            return qrep_fail(base, QREP_FAILURE_READ, slot->read_error, lane->lane, slot->granule);
+        if (bad > 0) {
+            give_up_granule(lane, slot, (unsigned)bad);
+            return 0;
+        }
+    }
+    slot->state = SLOT_READ;
+    source_count(&base->counters.read, slot->size);
+    return 0;
+}

@@ -1,0 +1,268 @@
+/* Source lane, fourth stage: batches of frames onto the connection, one send at a time, at the rate that is allowed. */
+#include "source_parts.h"
+
+#include "disk.h"
+
+#include <errno.h>
+#include <string.h>
+
+/* Below this, pinning pages costs more than copying them (bench/RESULTS.md, send). */
+#define ZERO_COPY_MIN (16u << 10)
+/* So many notifications decide: if more than half of them say `copied`, the path does not do zero copy. */
+#define ZERO_COPY_TRIAL 16
+
+#define QUANTUM_NS 2000000u /* bytes of this time go out at once under a rate: shorter waits cost wake-ups, longer ones are bursts */
+#define QUANTUM_MIN (16u << 10)
+#define QUANTUM_MAX (256u << 10)
+
+static int fail_connection(struct source_lane *lane, int64_t result)
+{
+    int error = result < 0 ? (int)-result : ECONNRESET;
+
+    /* Stopped while blocked in the connection: somebody else's failure, or none. */
+    if (error == ECANCELED)
+        return -ECANCELED;
+    return qrep_fail(&lane->run->base, QREP_FAILURE_CONNECTION, error, lane->lane, UINT64_MAX);
+}
+
+static struct source_batch *free_batch(struct source_lane *lane)
+{
+    for (uint32_t i = 0; i < lane->batch_count; i++) {
+        struct source_batch *batch = &lane->batches[i];
+        if (!batch->busy) {
+            memset(batch, 0, offsetof(struct source_batch, headers));
+            batch->busy = 1;
+            return batch;
+        }
+    }
+    return NULL;
+}
+
+/* Its bytes are sent and the kernel needs its memory no longer. */
+static void release_batch(struct source_batch *batch)
+{
+    struct source_slot *slot = batch->slot;
+
+    batch->busy = 0;
+    if (slot && --slot->batches == 0 && slot->run_next == slot->run_count)
+        slot->state = SLOT_FREE;
+}
+
+static void mark(struct source_lane *lane, const struct source_batch *batch, uint8_t value)
+{
+    for (uint64_t i = 0; i < batch->span; i++)
+        lane->run->base.marked[batch->granule + i] = value;
+}
+
+static void begin_sending(struct source_lane *lane, struct source_batch *batch)
+{
+    batch->unsent = (struct qrep_iov_cursor){batch->iov, batch->iov_count, 0};
+    if (batch->slot)
+        batch->slot->batches++;
+    mark(lane, batch, 1);
+    lane->sending = batch;
+}
+
+/* The newest zero run may still grow, unless it is long enough or nothing more can come. */
+static int has_closed_zero_run(const struct source_lane *lane)
+{
+    if (lane->zero_count == 0)
+        return 0;
+    if (lane->zero_count > 1 || lane->zero_runs[lane->zero_first].span >= SOURCE_ZERO_SPAN_MAX)
+        return 1;
+    if (!lane->work_done)
+        return 0;
+    for (uint32_t i = 0; i < lane->run->slots; i++)
+        if (lane->slots[i].state == SLOT_READING || lane->slots[i].state == SLOT_READ)
+            return 0;
+    return 1;
+}
+
+static void next_batch(struct source_lane *lane)
+{
+    int zero = has_closed_zero_run(lane);
+    if (!zero && lane->queue_count == 0)
+        return;
+    struct source_batch *batch = free_batch(lane);
+    if (batch == NULL)
+        return; /* all of them wait for notifications */
+
+    if (zero) {
+        struct source_zero_run run = lane->zero_runs[lane->zero_first];
+        lane->zero_first = (lane->zero_first + 1) % lane->zero_room;
+        lane->zero_count--;
+        source_frame_zero(lane, run.granule, run.span, batch);
+    } else {
+        struct source_slot *slot = lane->queue[lane->queue_first];
+        source_frame_slot(lane, slot, batch);
+        if (batch->finishes) {
+            lane->queue_first = (lane->queue_first + 1) % lane->run->slots;
+            lane->queue_count--;
+        }
+    }
+    begin_sending(lane, batch);
+}
+
+/* How many bytes may go out with one send: without a rate all, else what QUANTUM_NS of the slowest bucket of the chain allows. */
+static size_t quantum(const struct qrep_bucket *bucket)
+{
+    uint64_t slowest = 0;
+
+    for (; bucket; bucket = bucket->parent) {
+        uint64_t rate = __atomic_load_n(&bucket->rate_bytes_per_s, __ATOMIC_RELAXED);
+        if (rate != QREP_RATE_UNLIMITED && (slowest == 0 || rate < slowest))
+            slowest = rate;
+    }
+    if (slowest == 0)
+        return SIZE_MAX;
+    uint64_t bytes = slowest / (1000000000u / QUANTUM_NS);
+    return bytes < QUANTUM_MIN ? QUANTUM_MIN : bytes > QUANTUM_MAX ? QUANTUM_MAX : bytes;
+}
+
+/* The piece that was handed over is on its way; with its last one the batch is. */
+static void piece_sent(struct source_lane *lane)
+{
+    struct source_batch *batch = lane->sending;
+    struct qrep_run_counters *counters = &lane->run->base.counters;
+
+    source_count(&counters->sent, lane->piece_size);
+    lane->piece_size = 0;
+    if (batch->unsent.count)
+        return;
+    source_count(&counters->frames, batch->frame_count);
+    if (batch->finishes)
+        mark(lane, batch, 2);
+    qrep_crashpoint("source-frame-sent");
+    lane->sending = NULL;
+    if (batch->notify_left == 0)
+        release_batch(batch);
+}
+
+static int send_blocking(struct source_lane *lane, unsigned piece_count)
+{
+    uint64_t started_ns = qrep_now_ns();
+    int rc = qrep_connection_send(lane->connection, lane->piece, piece_count, &lane->run->base.stop);
+    uint64_t waited_ns = qrep_now_ns() - started_ns;
+
+    source_count(&lane->run->base.counters.wait_network_ns, waited_ns);
+    lane->waited_ns += waited_ns;
+    if (rc)
+        return fail_connection(lane, rc);
+    piece_sent(lane);
+    return 0;
+}
+
+/* Start sending the next piece. 1: go on, 0: nothing to do now, or -errno. */
+static int send_piece(struct source_lane *lane)
+{
+    struct source_batch *batch = lane->sending;
+    struct qrep_bucket *bucket = lane->connection->bucket;
+    struct qrep_iov_cursor before = batch->unsent;
+    unsigned piece_count;
+    size_t size = qrep_iov_take(&batch->unsent, quantum(bucket), lane->piece, SOURCE_BATCH_IOVECS, &piece_count);
+
+    if (bucket) {
+        uint64_t now_ns = qrep_now_ns();
+        uint64_t wait_ns = qrep_bucket_take(bucket, size, now_ns);
+        if (wait_ns) {
+            lane->limit_until_ns = now_ns + wait_ns;
+            batch->unsent = before;
+            return 0;
+        }
+        lane->limit_until_ns = 0;
+    }
+    lane->piece_size = size;
+    if (lane->connection->kind != QREP_CONNECTION_SOCKET) {
+        int rc = send_blocking(lane, piece_count);
+        return rc ? rc : 1;
+    }
+    uint64_t tag = source_tag(SOURCE_TAG_SEND, 0, (uint32_t)(batch - lane->batches));
+    int rc = lane->zero_copy && size >= ZERO_COPY_MIN
+                 ? qrep_ring_send_zc(lane->ring, SOURCE_FILE_SOCKET, lane->piece, piece_count, MSG_NOSIGNAL, tag)
+                 : qrep_ring_send(lane->ring, SOURCE_FILE_SOCKET, lane->piece, piece_count, MSG_NOSIGNAL, tag);
+    if (rc == 0)
+        return 0;
+    lane->piece_size = 0;
+    batch->unsent = before;
+    if (bucket)
+        qrep_bucket_return(bucket, size);
+    return rc == -EBUSY ? 0 : fail_connection(lane, rc); /* EBUSY: many notifications are outstanding, one will come */
+}
+
+int source_pump(struct source_lane *lane)
+{
+    for (;;) {
+        if (lane->piece_size)
+            return 0;
+        if (lane->limit_until_ns && qrep_now_ns() < lane->limit_until_ns)
+            return 0;
+        if (lane->sending == NULL)
+            next_batch(lane);
+        if (lane->sending == NULL)
+            return 0;
+        int rc = send_piece(lane);
+        if (rc <= 0)
+            return rc;
+    }
+}
+
+static int piece_notified(struct source_lane *lane, struct source_batch *batch, int copied)
+{
+    struct qrep_run_counters *counters = &lane->run->base.counters;
+
+    source_count(&counters->zc_notified, 1);
+    source_count(&counters->zc_copied, (uint64_t)copied);
+    lane->notified++;
+    lane->copied += (uint32_t)copied;
+    if (lane->notified == ZERO_COPY_TRIAL && lane->copied > ZERO_COPY_TRIAL / 2)
+        lane->zero_copy = 0;
+    if (--batch->notify_left == 0 && batch != lane->sending)
+        release_batch(batch);
+    return 0;
+}
+
+int source_send_done(struct source_lane *lane, uint64_t tag, int64_t result, uint32_t flags)
+{
+    struct source_batch *batch = &lane->batches[(uint32_t)tag];
+
+    if (flags & QREP_DONE_NOTIFY)
+        return piece_notified(lane, batch, (flags & QREP_DONE_COPIED) != 0);
+    if (flags & QREP_DONE_MORE)
+        batch->notify_left++;
+    if (result != (int64_t)lane->piece_size)
+        return fail_connection(lane, result);
+    piece_sent(lane);
+    return 0;
+}
+
+int source_idle(const struct source_lane *lane)
+{
+    if (lane->queue_count || lane->zero_count || lane->sending)
+        return 0;
+    for (uint32_t i = 0; i < lane->batch_count; i++)
+        if (lane->batches[i].busy)
+            return 0;
+    return 1;
+}
+
+int source_send_end(struct source_lane *lane)
+{
+    struct source_batch *batch = free_batch(lane);
+
+    lane->ending = 1;
+    source_frame_end(lane, batch); /* source_idle() said that all of them are free */
+    begin_sending(lane, batch);
+    return source_pump(lane);
+}
+
+int source_check_answer(struct source_lane *lane)
+{
+    int rc = qrep_frame_check(&lane->answer, &lane->incoming);
+
+    if (rc == 0 && (lane->answer.kind != QREP_FRAME_END || !lane->ending))
+        rc = -EPROTO;
+    if (rc)
+        return qrep_fail(&lane->run->base, QREP_FAILURE_FRAME, -rc, lane->lane, UINT64_MAX);
+    lane->answered = 1;
+    return 0;
+}
