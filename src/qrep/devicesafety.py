@@ -108,6 +108,14 @@ def _check_other_device(target, source):
             code="same-device",
             hint="name another target; no option overrides this",
         )
+    point = deviceusers.lies_inside(target, source)
+    if point:
+        raise Refused(
+            f"target {target.path} is a file in {point}, which is on source {source.path}: "
+            "each run would change its own source",
+            code="same-device",
+            hint="put the target on another disk; no option overrides this",
+        )
 
 
 def _check_writable(target):

@@ -62,6 +62,17 @@ def same_storage(first, second):
     return "one lies on the other" if not a.place.overlaps(b.place) else "they share the same bytes of one disk"
 
 
+def lies_inside(info, other):
+    """The mount point of the filesystem on `other` that holds the file of `info`; "" if it lies elsewhere."""
+    path = info.real_path if info.kind == "file" else info.backing_file
+    mount = filesystems.mount_of(path) if path else None
+    if mount is None:
+        return ""
+    below = blocktree.storage(other)
+    numbers = filesystems.devices_of_mount(mount)
+    return mount.point if any(blocktree.storage_of_device(number).shares(below) for number in numbers) else ""
+
+
 def processes(info):
     """`pid 123 (name)` of every process that has it open, as far as this user may see."""
     found = []

@@ -31,6 +31,12 @@ def mounts():
     return found
 
 
+def mount_of(path):
+    """The Mount that the file at `path` (absolute, links resolved) is seen through."""
+    inside = [mount for mount in reversed(mounts()) if f"{path}/".startswith(mount.point.rstrip("/") + "/")]
+    return max(inside, key=lambda mount: len(mount.point), default=None)  # of several on one point the last is on top
+
+
 def devices_of_mount(mount):
     """The (major, minor) of every block device a mounted filesystem lives on; [] for tmpfs and its like."""
     if mount.number[0]:

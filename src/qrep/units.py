@@ -42,11 +42,10 @@ def parse_size(text):
 def parse_rate(text):
     """Bytes per second of `50M`, `50MB/s`, `400Mbit`; None for `unlimited`. Raises UsageError, also for 0."""
     way_out = "write it like 50M (MiB/s), 50MB, 400Mbit or unlimited"
-    if not isinstance(text, str):
-        raise UsageError(f"{text!r} is not a rate", hint=way_out)
     if text == UNLIMITED:
         return None
-    rate_bytes_per_s = _parse_amount(text.removesuffix("/s"), "rate", BYTE_UNITS | BIT_UNITS, way_out, whole=text)
+    amount = text.removesuffix("/s") if isinstance(text, str) else text
+    rate_bytes_per_s = _parse_amount(amount, "rate", BYTE_UNITS | BIT_UNITS, way_out, whole=text)
     if rate_bytes_per_s == 0:
         raise UsageError(f"{text!r} is not a rate: nothing would ever move", hint="stop the job instead, or " + way_out)
     return rate_bytes_per_s

@@ -112,6 +112,16 @@ def test_parts_of_one_file_that_do_not_overlap_are_two_devices(loop_device, memo
     assert deviceusers.same_storage(whole, other) == ""
 
 
+def test_a_target_file_on_a_filesystem_of_the_source_is_refused(filesystem, loop_device):
+    for kind in ("ext4", "btrfs"):
+        source = loop_device(256 * MIB)
+        point = filesystem(kind, device=source)
+        target = image(point)
+        error = refusal("same-device", target, source, size_needed=MIB)
+        assert str(point) in error.message and str(source) in error.message
+        refusal("same-device", loop_device(backing=target), source, size_needed=MIB)
+
+
 def test_two_paths_to_one_world_wide_name_are_the_same_storage():
     place = blocktree.Place(("disk", "naa.5000"), 0, MIB)
     one, two = (blocktree.Storage(place, frozenset([(8, minor)]), ()) for minor in (0, 16))

@@ -36,13 +36,15 @@ def test_a_unit_in_the_wrong_case_is_named_with_what_was_meant():
 
 @pytest.mark.parametrize("text, rate_bytes_per_s", [
     ("50M", 50 * MIB), ("50MiB/s", 50 * MIB), ("50MB", 50_000_000), ("400Mbit", 50_000_000), ("1Gbit/s", 125_000_000),
-    ("8bit", 1), ("1Mibit", MIB // 8), ("unlimited", None),
+    ("8bit", 1), ("1Mibit", MIB // 8), ("unlimited", None), (4096, 4096),
 ])  # fmt: skip
 def test_a_rate_is_bytes_per_second_and_bits_are_divided_by_eight(text, rate_bytes_per_s):
     assert units.parse_rate(text) == rate_bytes_per_s
 
 
-@pytest.mark.parametrize("text", ["0", "0M", "7bit", "50Mbps", "Unlimited", "50M/h", "/s", "", None, "50m"])
+@pytest.mark.parametrize(
+    "text", ["0", "0M", "7bit", "50Mbps", "Unlimited", "50M/h", "/s", "", None, "50m", 0, -1, True]
+)
 def test_a_rate_that_moves_nothing_or_makes_no_sense_is_a_usage_error(text):
     with pytest.raises(UsageError) as caught:
         units.parse_rate(text)
@@ -94,7 +96,7 @@ def test_a_measured_rate_can_be_shown_with_more_digits():
 
 @pytest.mark.parametrize("seconds, lag, to_go, clock", [
     (0, "0s", "0 s", "00:00:00"), (45.9, "45s", "46 s", "00:00:46"), (64, "1m", "1 min 04 s", "00:01:04"),
-    (231, "3m", "3 min 51 s", "00:03:51"), (11520, "3h12m", "3 h 12 min", "03:12:00"), 
+    (231, "3m", "3 min 51 s", "00:03:51"), (11520, "3h12m", "3 h 12 min", "03:12:00"),
     (7200, "2h", "2 h 00 min", "02:00:00"),
     (183600, "2d3h", "51 h 00 min", "51:00:00"), (172800, "2d", "48 h 00 min", "48:00:00"),
 ])  # fmt: skip

@@ -8,7 +8,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -91,6 +90,8 @@ def _open_mounted(stack, mounts):
 @contextlib.contextmanager
 def _guard(fds, limit_s):
     """A standing thawguard process for these descriptors."""
+    import subprocess  # not at import: the command line does not need it
+
     command = [sys.executable, "-IS", str(GUARD), str(limit_s), *map(str, fds)]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, pass_fds=fds, start_new_session=True

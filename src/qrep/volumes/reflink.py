@@ -10,7 +10,6 @@ It is made without a name (O_TMPFILE) and gets one when it is complete, so a cra
 import errno
 import fcntl
 import os
-import secrets
 import stat
 import time
 
@@ -83,7 +82,7 @@ class Reflink(SnapshotBackend):
 
     def _freeze(self, device, image, name):
         parent, base = os.path.split(image)
-        final = f"{base}@{name}~{secrets.token_hex(4)}"
+        final = f"{base}@{name}~{os.urandom(4).hex()}"
         directory = _open_directory(parent)
         source = clone = -1
         try:
