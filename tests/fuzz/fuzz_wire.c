@@ -1,0 +1,143 @@
+/* Feeds the frame decoder what a peer may send, and uses what it lets through as a lane would: every length that passed the
+ * checks moves sectors in a shadow of exactly the size it may touch, so a check that is missing is a sanitizer report.
+ *
+ * Input: 16 bytes that choose the volume and what is repaired, 128 bytes of header, the run table. The tag and the identity are
+ * repaired in most inputs; a fuzzer cannot guess them and would never get behind them.
+ * QREP_FUZZ_CANARY=1, 2 or 3 leaves out one check here, in the harness: the proof that the harness can fail. */
+#include "blake3.h"
+#include "wire.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define SECTOR 512
+#define EXPECT(condition) ((condition) ? (void)0 : __builtin_trap())
+
+#if QREP_FUZZ_CANARY == 1
+#define qrep_runs_check(header, runs, geometry) 0
+#elif QREP_FUZZ_CANARY == 2 /* believes every header that has a right tag */
+static int believing_check(const struct qrep_frame_header *header, struct qrep_wire_state *state)
+{
+    int rc = qrep_frame_check(header, state);
+    return rc == -EPROTO && header->kind == QREP_FRAME_FULL && header->granule < qrep_granules(&state->geometry) ? 0 : rc;
+}
+#define qrep_frame_check believing_check
+#elif QREP_FUZZ_CANARY == 3 /* a run that ends in the short leaf counts as whole */
+#define qrep_run_bytes(geometry, granule, run) ((uint64_t)((run)->count & ~QREP_RUN_ZERO) * (geometry)->leaf_size)
+#elif defined QREP_FUZZ_CANARY
+#error "no such canary"
+#endif
+
+struct choice {
+    uint8_t leaf_bits, granule_bits, size_bits, repair;
+    uint32_t noise;
+    uint64_t size;
+};
+_Static_assert(sizeof(struct choice) == 16, "choice layout");
+
+enum { KEEP_TAG = 1, KEEP_IDENTITY = 2, LAST_GRANULE = 4, FIT_DATA = 8 };
+
+/* Make the announced size what the table of a small frame adds up to, so that whole tables get through; only leaves that
+ * exist count. */
+static uint32_t fit_data(const struct qrep_geometry *geometry, uint64_t granule, uint32_t run_count, const uint8_t *table, size_t size)
+{
+    uint64_t end = qrep_granule_bytes(geometry, granule), sum = 0;
+    struct qrep_wire_run run;
+    for (uint32_t i = 0; i < run_count && (i + 1) * sizeof run <= size; i++) {
+        memcpy(&run, table + i * sizeof run, sizeof run);
+        uint64_t from = (uint64_t)run.first * geometry->leaf_size;
+        uint64_t to = from + (uint64_t)(run.count & ~QREP_RUN_ZERO) * geometry->leaf_size;
+        if (!(run.count & QREP_RUN_ZERO) && from < end)
+            sum += (to < end ? to : end) - from;
+    }
+    return (uint32_t)sum;
+}
+
+static void use_full(const struct qrep_frame_header *header, const struct qrep_geometry *geometry, uint8_t *sectors)
+{
+    EXPECT(header->data_size % SECTOR == 0);
+    memset(sectors + (uint64_t)header->first_leaf * geometry->leaf_size / SECTOR, 1, header->data_size / SECTOR);
+}
+
+static void use_runs(const struct qrep_frame_header *header, const struct qrep_geometry *geometry, uint8_t *sectors,
+                     const uint8_t *data, size_t size)
+{
+    size_t table_size = (size_t)header->run_count * sizeof(struct qrep_wire_run);
+    struct qrep_wire_run *runs = malloc(table_size);
+    memset(runs, 0, table_size);
+    memcpy(runs, data, size < table_size ? size : table_size);
+    if (qrep_runs_check(header, runs, geometry) == 0) {
+        uint8_t *arrived = malloc(header->data_size / SECTOR);
+        uint64_t used = 0;
+        memset(arrived, 2, header->data_size / SECTOR);
+        for (uint32_t i = 0; i < header->run_count; i++) {
+            uint64_t bytes = qrep_run_bytes(geometry, header->granule, &runs[i]);
+            uint8_t *at = sectors + (uint64_t)runs[i].first * geometry->leaf_size / SECTOR;
+            for (uint64_t sector = 0; sector < bytes / SECTOR; sector++)
+                EXPECT(at[sector] == 0); /* no sector twice */
+            if (runs[i].count & QREP_RUN_ZERO) {
+                memset(at, 1, bytes / SECTOR);
+            } else {
+                memcpy(at, arrived + used / SECTOR, bytes / SECTOR);
+                used += bytes;
+            }
+        }
+        EXPECT(used == header->data_size);
+        free(arrived);
+    }
+    free(runs);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    struct choice choice;
+    struct qrep_frame_header header;
+    struct qrep_wire_state state = {.attempt = 7, .session = 3, .sequence = 5, .connection = 1};
+
+    if (size < sizeof choice + offsetof(struct qrep_frame_header, tag))
+        return 0;
+    memcpy(&choice, data, sizeof choice);
+    data += sizeof choice, size -= sizeof choice;
+    memcpy(&header, data, offsetof(struct qrep_frame_header, tag));
+    memset(header.tag, choice.repair, sizeof header.tag);
+    data += offsetof(struct qrep_frame_header, tag), size -= offsetof(struct qrep_frame_header, tag);
+
+    state.geometry.leaf_size = 1u << (choice.leaf_bits % 32);
+    state.geometry.granule_size = 1u << (choice.granule_bits % 32);
+    state.geometry.size = choice.size >> (choice.size_bits % 64) << 9;
+    if (qrep_geometry_check(&state.geometry))
+        return 0;
+    uint64_t granules = qrep_granules(&state.geometry);
+    if (choice.repair & LAST_GRANULE)
+        header.granule = granules - 1;
+    if (choice.repair & FIT_DATA && header.kind == QREP_FRAME_RUNS && header.granule < granules)
+        header.data_size = fit_data(&state.geometry, header.granule, header.run_count, data, size);
+    struct qrep_wire_state sender = state;
+    if (!(choice.repair & KEEP_IDENTITY))
+        qrep_frame_seal(&header, &sender);
+    if (!(choice.repair & KEEP_TAG))
+        qrep_blake3_keyed(state.key, &header, offsetof(struct qrep_frame_header, tag), header.tag);
+
+    uint64_t sequence = state.sequence;
+    int rc = qrep_frame_check(&header, &state);
+    EXPECT(rc == 0 || rc == -EBADMSG || rc == -ESTALE || rc == -EPROTO);
+    EXPECT(state.sequence == sequence + (rc == 0));
+    if (rc || header.kind == QREP_FRAME_END)
+        return 0;
+
+    EXPECT(header.granule < granules);
+    if (header.kind == QREP_FRAME_ZERO) {
+        EXPECT(header.granule + header.span <= granules);
+        return 0;
+    }
+    uint64_t bytes = qrep_granule_bytes(&state.geometry, header.granule);
+    EXPECT(bytes && bytes % SECTOR == 0 && bytes <= state.geometry.granule_size);
+    uint8_t *sectors = calloc(1, bytes / SECTOR);
+    if (header.kind == QREP_FRAME_FULL)
+        use_full(&header, &state.geometry, sectors);
+    else
+        use_runs(&header, &state.geometry, sectors, data, size);
+    free(sectors);
+    return 0;
+}
