@@ -13,7 +13,7 @@ struct qrep_bucket {
     uint64_t lock;              /* a spinlock word; zero is free */
     uint64_t rate_bytes_per_s;  /* 0: unlimited */
     uint64_t capacity;          /* bytes of burst, >= 1 when rate is set */
-    int64_t level;              /* bytes available now; may be negative after a rate was lowered or a larger frame taken on credit */
+    int64_t level;              /* bytes available now; may be negative after a rate was lowered or a larger frame taken */
     uint64_t updated_ns;        /* CLOCK_MONOTONIC of `level` */
     uint64_t fraction;          /* remainder of the last refill, in byte-nanoseconds, so that slow rates are exact */
     uint64_t taken;             /* bytes ever taken, for figures */
@@ -22,10 +22,11 @@ struct qrep_bucket {
 };
 
 void qrep_bucket_init(struct qrep_bucket *bucket, uint64_t rate_bytes_per_s, uint64_t capacity, struct qrep_bucket *parent, uint64_t now_ns);
-/* Change the rate while in use; takes effect with the next take. capacity 0: choose from the rate (2 ms, at least 64 KiB). */
+/* Change the rate while in use; takes effect with the next take. capacity 0: choose from the rate (4 ms, at least 64 KiB). */
 void qrep_bucket_set_rate(struct qrep_bucket *bucket, uint64_t rate_bytes_per_s, uint64_t capacity, uint64_t now_ns);
 /* Take `size` bytes from this bucket and all its parents. Returns 0 when taken, else the nanoseconds to wait before asking again
- * (then nothing was taken). size may exceed the capacity: it is then granted when the bucket is full, and the debt is paid by waiting after. */
+ * (then nothing was taken). Never more than rate * time + capacity in all. A size above half
+ * the capacity is granted when the bucket is half full, exceeds that sum by what it has above the half, and is paid by waiting after. */
 uint64_t qrep_bucket_take(struct qrep_bucket *bucket, uint64_t size, uint64_t now_ns);
 /* Give back bytes that were taken and not sent. */
 void qrep_bucket_return(struct qrep_bucket *bucket, uint64_t size);

@@ -6,7 +6,7 @@ from time import monotonic_ns
 cdef class Bucket:
     """Grants at most `rate` bytes per second after a burst of `capacity` bytes, here and in every parent.
 
-    rate: bytes per second, 0 for unlimited. capacity: bytes, 0 for 2 ms of the rate and at least 64 KiB.
+    rate: bytes per second, 0 for unlimited. capacity: bytes, 0 for 4 ms of the rate and at least 64 KiB.
     now_ns: CLOCK_MONOTONIC of the caller, for tests; None reads the clock. Safe from several threads.
     """
 
@@ -17,7 +17,7 @@ cdef class Bucket:
     def take(self, uint64_t size, *, now_ns=None):
         """Take `size` bytes from the whole chain: 0 when they were taken, else ns to wait before asking again.
 
-        What is larger than a bucket is granted when that bucket is full. The rate may change meanwhile, so a caller
+        What is larger than half a bucket is granted when that bucket is half full. The rate may change meanwhile, so a caller
         does not sleep longer than it wants to be deaf to that.
         """
         cdef uint64_t now = clock(now_ns)
