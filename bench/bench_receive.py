@@ -1,0 +1,48 @@
+"""Receiving frames through the ring over loopback, against a bare receive loop over the same kind of connection."""
+
+import socket
+
+import pytest
+from measure import FULL, GIB, MIB, rate
+from wire_loop import connect, frames_of, run_with_peer, send_all
+
+from qrep._native.buffers import BufferPool
+from qrep._native.ring import Ring
+
+TOTAL = 8 * GIB if FULL else 512 * MIB
+FRAME = 2 * MIB
+
+
+def bare_receive(total):
+    with connect() as (ours, theirs):
+        header, payload = frames_of(FRAME)
+
+        def receive():
+            for _ in range(total // FRAME):
+                if theirs.recvmsg_into([header, payload], 0, socket.MSG_WAITALL)[0] != 64 + FRAME:
+                    raise ConnectionError("the stream ended early")
+            return total
+
+        return run_with_peer(lambda: rate(receive), lambda: send_all(ours, total // FRAME, FRAME))
+
+
+def ring_receive(total, backend):
+    with connect() as (ours, theirs), Ring(backend, 8) as ring:
+        pool = BufferPool(FRAME, 1)
+        ring.register_buffers(pool)
+        ring.register_files([theirs])
+        slot, header = pool.lease_nowait(), bytearray(64)
+
+        def receive():
+            for _ in range(total // FRAME):
+                if ring.receive(0, [header, slot]) != 64 + FRAME:
+                    raise ConnectionError("the stream ended early")
+            return total
+
+        return run_with_peer(lambda: rate(receive), lambda: send_all(ours, total // FRAME, FRAME))
+
+
+@pytest.mark.parametrize("backend", ["uring", "threads"])
+def test_receive_over_loopback(compare, backend):
+    compare("receive", f"{backend}, 1 connection / bare loop", lambda: ring_receive(TOTAL, backend), lambda: bare_receive(TOTAL),
+            first=0.9 if backend == "uring" else 0.8, goal=0.97)

@@ -1,0 +1,122 @@
+"""Measuring for the benches: sizes by mode, ceilings, devices, and the rows of the table. conftest.py says how it is used."""
+
+import dataclasses
+import json
+import os
+import statistics
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+FULL = os.environ.get("QREP_BENCH", "smoke") == "full"
+DEVICE_SIZE = 2 * GIB if FULL else 64 * MIB
+ROUNDS = 5 if FULL else 2
+# fio and small devices: enough bytes that one measurement takes tens of milliseconds.
+MEASURED_BYTES = 2 * GIB if FULL else 256 * MIB
+
+
+@dataclasses.dataclass
+class Row:
+    """One line of the table. ours, ceiling: medians; ratio: median of the rounds' own ratios; at_most: less is better."""
+
+    id: str
+    case: str
+    ours: float
+    ceiling: float
+    ratio: float
+    spread: tuple
+    first: float | None = None
+    goal: float | None = None
+    at_most: bool = False
+    unit: str = "GB/s"
+    note: str = ""
+
+    @property
+    def verdict(self):
+        if self.first is None:
+            return ""
+        met = (lambda wanted: self.ratio <= wanted) if self.at_most else (lambda wanted: self.ratio >= wanted)
+        return "goal" if self.goal is not None and met(self.goal) else "first" if met(self.first) else "below first"
+
+
+ROWS = []
+
+
+def median_ratio(ours, ceiling, rounds=ROUNDS):
+    """Run ceiling() and ours() in turn, `rounds` times. Returns (median of ours, median of ceiling, [ratio of each round])."""
+    pairs = []
+    for _ in range(rounds):
+        top = ceiling()
+        pairs.append((ours(), top))
+    return statistics.median(p[0] for p in pairs), statistics.median(p[1] for p in pairs), [a / b for a, b in pairs]
+
+
+def rate(function, *arguments, size=None):
+    """Bytes per second of one call: of `size` bytes, or of as many as the call returns."""
+    started = time.perf_counter()
+    moved = function(*arguments)
+    return (size or moved) / (time.perf_counter() - started)
+
+
+def busy_seconds():
+    """Core-seconds this machine was busy since it started, kernel threads and softirq included (/proc/stat)."""
+    fields = [int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    user, nice, system, _idle, _iowait, irq, softirq, steal = fields
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+
+
+def fio(device, direction, block_size, depth, size=None):
+    """Bytes per second of fio with io_uring, fixed buffers and O_DIRECT over the first `size` bytes of the device."""
+    size = size or min(DEVICE_SIZE, MEASURED_BYTES)
+    command = [
+        "fio", "--name=ceiling", f"--filename={os.fspath(device)}", f"--rw={direction}", f"--bs={block_size}", f"--iodepth={depth}",
+        "--ioengine=io_uring", "--fixedbufs=1", "--registerfiles=1", "--direct=1", f"--size={size}",
+        f"--loops={max(1, MEASURED_BYTES // size)}", "--end_fsync=1", "--refill_buffers=0", "--output-format=json",
+    ]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    report = json.loads(result.stdout[result.stdout.index("{") :])
+    return report["jobs"][0][direction]["bw_bytes"]
+
+
+def add_row(row, benchmark=None):
+    """Put a row that was measured in another way into the table, and judge it like the others."""
+    ROWS.append(row)
+    if benchmark is not None:
+        benchmark.extra_info.update({"id": row.id, "case": row.case, "ours": row.ours, "ceiling": row.ceiling, "ratio": row.ratio})
+    if FULL and row.verdict == "below first":
+        pytest.fail(f"{row.id} {row.case}: ratio {row.ratio:.3f}, the first figure to reach is {row.first}")
+    return row
+
+
+def fill_file(path, size, seed):
+    """Incompressible bytes, the same for the same seed, no block twice."""
+    import numpy
+
+    source = numpy.random.default_rng(seed)
+    with open(path, "r+b") as image:
+        for start in range(0, size, 64 * MIB):
+            image.write(source.bytes(min(64 * MIB, size - start)))
+
+
+def make_loop(stack, directory, size, fill):
+    """A loop device with direct I/O over a new file. fill: "random" or "zero" (allocated), or None (a hole)."""
+    descriptor, path = tempfile.mkstemp(dir=directory, suffix=".img")
+    stack.callback(os.unlink, path)
+    os.truncate(descriptor, size)
+    if fill == "random":
+        fill_file(path, size, seed=len(os.listdir(directory)))
+    elif fill == "zero":
+        os.posix_fallocate(descriptor, 0, size)
+        with open(path, "r+b") as image:
+            for _ in range(0, size, MIB):
+                image.write(bytes(MIB))
+    os.fsync(descriptor)
+    os.close(descriptor)
+    command = ["losetup", "--find", "--show", "--direct-io=on", path]
+    device = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    stack.callback(subprocess.run, ["losetup", "--detach", device], check=True)
+    return device
