@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).resolve().parents[2] / "src" / "qrep"
-RANKS = {"cli": 5, "daemon": 4, "jobs": 3, "source": 2, "target": 2, "protocol": 1, "volumes": 1, "digestmap": 1, "device": 1}
+RANKS = {
+    "cli": 5, "daemon": 4, "jobs": 3, "source": 2, "target": 2,
+    "protocol": 1, "volumes": 1, "digestmap": 1, "device": 1, "devicesafety": 1,
+}  # fmt: skip
 LEAF = 0  # errors, units, extents, states, config, report, store, crashpoint, ...
 FREE = {"_native", "__main__"}  # everything may use _native; __main__ uses what it likes
 
