@@ -1,0 +1,102 @@
+"""From the two-level digest map to what can be said about the whole device: zero granules' values, leaf pages, the root.
+
+`states` and `values` are a map's arrays (`_native/disk.h`): one byte and 32 bytes per granule. No loop here runs over
+leaves; the loops over granules touch only those of one kind, found by a scan in C.
+"""
+
+import os
+import re
+from concurrent.futures import ThreadPoolExecutor
+
+from qrep._native import hasher
+from qrep._native.disk import (
+    STATE_HASHED,
+    STATE_MASK,
+    STATE_PAGE,
+    STATE_SLOT,
+    STATE_UNKNOWN,
+    STATE_VALUE,
+    STATE_ZERO,
+)
+
+DIGEST_SIZE = 32
+# Hashing zeroes runs at the speed of the hash kernel: this much takes about ten seconds on one core (bench/RESULTS.md, hash).
+ZERO_FILL_LIMIT = 64 << 30
+
+
+def _state_class(wanted):
+    """A regular expression for runs of state bytes for which `wanted(state)` is true."""
+    members = b"".join(re.escape(bytes([state])) for state in range(256) if wanted(state))
+    return re.compile(b"[" + members + b"]+", re.DOTALL)
+
+
+_UNKNOWN_RUN = _state_class(lambda state: state & STATE_MASK == STATE_UNKNOWN)
+_BARE_ZERO_RUN = _state_class(lambda state: state & STATE_MASK == STATE_ZERO and not state & STATE_VALUE)
+# What a state means to the other side: its kind, and whether the value is known; slots and pages are our own affair.
+SHARED_STATE = bytes(state & (STATE_MASK | STATE_VALUE) for state in range(256))
+
+
+def page_offset(geometry, granule, state):
+    """Where in `leaves` the page of `granule` lies, by the slot its state names."""
+    return geometry.leaf_page_offset(granule, 1 if state & STATE_SLOT else 0)
+
+
+def has_unknown(states):
+    return _UNKNOWN_RUN.search(states) is not None
+
+
+def unknown_granules(states):
+    """Indexes of granules of which nothing is known, ascending."""
+    for run in _UNKNOWN_RUN.finditer(states):
+        yield from range(*run.span())
+
+
+def fill_zero_values(geometry, states, values, limit=ZERO_FILL_LIMIT):
+    """Compute the value of every zero granule that has none, on all cores; mark them in `states`.
+
+    Returns False, and leaves both alone, if that would be more than `limit` bytes of zeroes to hash.
+    """
+    missing = [granule for run in _BARE_ZERO_RUN.finditer(states) for granule in range(*run.span())]
+    if len(missing) * geometry.granule_size > limit:
+        return False
+
+    def fill(granule):
+        size = geometry.granule_bytes(granule)
+        value = hasher.zero_subtree(size, granule * geometry.granule_size, geometry.leaf_size)
+        values[granule * DIGEST_SIZE : (granule + 1) * DIGEST_SIZE] = value
+        states[granule] |= STATE_VALUE
+
+    if missing:
+        with ThreadPoolExecutor(min(len(missing), os.cpu_count() or 1)) as pool:
+            for _ in pool.map(fill, missing, chunksize=64):
+                pass
+    return True
+
+
+def read_page(geometry, leaves_fd, granule, state, value):
+    """The leaf values of a granule as stored, or None: a page is believed only if it merges to the granule's value (R8)."""
+    count = geometry.granule_leaves(granule)
+    if state & STATE_MASK == STATE_ZERO:
+        page = bytearray(count * DIGEST_SIZE)
+        size = geometry.granule_bytes(granule)
+        hasher.zero_subtree(size, granule * geometry.granule_size, geometry.leaf_size, page)
+        return page
+    if state & STATE_MASK != STATE_HASHED or not state & STATE_PAGE or leaves_fd < 0:
+        return None
+    page = bytearray(count * DIGEST_SIZE)
+    got = os.preadv(leaves_fd, [page], page_offset(geometry, granule, state))
+    return page if got == len(page) and hasher.merge(page) == value else None
+
+
+def root(geometry, states, values, leaves_fd=-1, limit=ZERO_FILL_LIMIT):
+    """Plain BLAKE3 of the device the map describes, or None while a granule is unknown or too many zeroes lack values.
+
+    Zero granules' values are filled in on the way. A device of one granule needs its leaf page.
+    """
+    if has_unknown(states) or not fill_zero_values(geometry, states, values, limit):
+        return None
+    unit = hasher.root_unit(geometry.size, geometry.granule_size, geometry.leaf_size)
+    if unit == geometry.granule_size:
+        return hasher.root(geometry.size, unit, values)
+    page = read_page(geometry, leaves_fd, 0, states[0], bytes(values[:DIGEST_SIZE]))
+    return hasher.root(geometry.size, unit, page) if page is not None else None

@@ -1,0 +1,205 @@
+"""The digest map: it survives a restart, follows commits and nothing else, and is not believed when anything is wrong."""
+
+import os
+import subprocess
+import sys
+
+import blake3
+import pytest
+
+from qrep import digesttree
+from qrep._native import disk, hasher
+from qrep._native.wire import Geometry
+from qrep.digestmap import DigestMap
+
+LEAF, GRANULE = 4096, 64 << 10
+VOLUME, FIRST, SECOND = bytes([7]) * 16, bytes([1]) * 16, bytes([2]) * 16
+HASHED, ZERO = disk.STATE_HASHED | disk.STATE_VALUE, disk.STATE_ZERO
+
+
+def describe(data, geometry):
+    """States and values of an image, as lanes would fill them; zero granules without a value."""
+    states, values = bytearray(), bytearray()
+    for start in range(0, len(data), GRANULE):
+        granule = data[start : start + GRANULE]
+        zero = not any(granule)
+        states.append(ZERO if zero else HASHED)
+        values += bytes(32) if zero else hasher.subtree(granule, start, LEAF)
+    return states, values
+
+
+@pytest.fixture
+def image(random_source):
+    """5.5 granules and a short leaf; the third granule is zero."""
+    data = bytearray(random_source.randbytes(5 * GRANULE + 3 * LEAF + 512))
+    data[2 * GRANULE : 3 * GRANULE] = bytes(GRANULE)
+    return bytes(data)
+
+
+@pytest.fixture
+def geometry(image):
+    return Geometry(len(image), LEAF, GRANULE)
+
+
+@pytest.fixture
+def opened(tmp_path, geometry, undo_after):
+    def make(**changes):
+        found = DigestMap(tmp_path / "map", changes.get("geometry", geometry), changes.get("volume_id", VOLUME))
+        undo_after.callback(found.close)
+        return found
+
+    return make
+
+
+def committed(opened, image, geometry, tag=FIRST):
+    found = opened()
+    found.write_pending(tag, disk.ZERO_ID, 1, *describe(image, geometry))
+    found.fold(tag)
+    return found
+
+
+def test_a_new_map_knows_nothing(opened):
+    found = opened()
+    assert found.tag == disk.ZERO_ID and found.reason == "" and found.root() is None
+    assert list(digesttree.unknown_granules(found.states)) == list(range(6))
+
+
+def test_a_folded_map_is_there_after_a_restart_and_a_pending_one_is_not_the_map(opened, image, geometry):
+    committed(opened, image, geometry)
+    again = opened()
+    assert (again.tag, again.counter) == (FIRST, 1)
+    assert (again.states, again.values) == describe(image, geometry)
+    again.write_pending(SECOND, FIRST, 2, bytearray(6), bytearray(6 * 32))
+    third = opened()
+    assert third.tag == FIRST and (third.pending.tag, third.pending.base) == (SECOND, FIRST)
+    third.drop_pending()
+    assert opened().pending is None
+
+
+def test_only_the_pending_generation_can_be_folded(opened, image, geometry):
+    found = committed(opened, image, geometry)
+    with pytest.raises(ValueError, match="no pending map"):
+        found.fold(SECOND)
+
+
+def test_the_root_is_the_plain_blake3_of_the_device(opened, image, geometry):
+    found = committed(opened, image, geometry)
+    assert found.root() == blake3.blake3(image).digest()
+    assert found.states[2] == ZERO | disk.STATE_VALUE  # computed on the way, and kept
+
+
+def test_the_root_of_a_device_of_one_granule_comes_from_its_leaves(opened, image):
+    small = image[: 5 * LEAF + 512]
+    geometry = Geometry(len(small), LEAF, GRANULE)
+    found = opened(geometry=geometry)
+    page = bytearray(6 * 32)
+    value = hasher.subtree(small, 0, LEAF, page)
+    found.adopt(FIRST, 1, bytearray([HASHED]), bytearray(value))
+    assert found.root() is None  # the page is not there yet
+    assert found.store_leaf_page(0, page)
+    assert found.root() == blake3.blake3(small).digest()
+
+
+def test_a_zero_device_has_a_root_without_being_read(opened):
+    geometry = Geometry(9 * GRANULE, LEAF, GRANULE)
+    found = opened(geometry=geometry)
+    found.adopt(FIRST, 1, bytearray([ZERO]) * 9, bytearray(9 * 32))
+    assert found.root() == blake3.blake3(bytes(9 * GRANULE)).digest()
+
+
+def test_too_many_zeroes_are_left_for_later(geometry):
+    states, values = bytearray([ZERO]) * 6, bytearray(6 * 32)
+    assert not digesttree.fill_zero_values(geometry, states, values, limit=6 * GRANULE - 1)
+    assert states == bytearray([ZERO]) * 6
+
+
+def test_a_root_is_not_made_up_for_a_map_that_does_not_know_everything(opened, image, geometry):
+    states, values = describe(image, geometry)
+    states[4] = disk.STATE_UNKNOWN
+    found = opened()
+    found.adopt(FIRST, 1, states, values)
+    assert found.root() is None
+
+
+def test_a_leaf_page_is_believed_only_if_it_merges_to_the_value(opened, image, geometry):
+    found = committed(opened, image, geometry)
+    page = bytearray(16 * 32)
+    hasher.subtree(image[GRANULE : 2 * GRANULE], GRANULE, LEAF, page)
+    assert found.leaf_page(1) is None
+    assert found.store_leaf_page(1, page) and found.leaf_page(1) == page
+    offset = digesttree.page_offset(geometry, 1, found.states[1])
+    os.pwrite(found.leaves_fd, bytes([page[0] ^ 1]), offset)
+    assert found.leaf_page(1) is None
+    assert not found.store_leaf_page(1, page[:-32]) and not found.store_leaf_page(3, page)
+
+
+def test_every_flipped_byte_of_the_map_file_makes_it_unknown(opened, image, geometry, tmp_path, random_source):
+    committed(opened, image, geometry).close()
+    path = tmp_path / "map" / "root"
+    good = path.read_bytes()
+    for place in sorted({*random_source.sample(range(len(good)), 60), 0, len(good) - 1}):
+        bad = bytearray(good)
+        bad[place] ^= 1 << random_source.randrange(8)
+        path.write_bytes(bad)
+        found = opened()
+        assert found.tag == disk.ZERO_ID and not any(found.states), f"byte {place}"
+        assert str(path) in found.reason
+        found.close()
+
+
+@pytest.mark.parametrize("size", [0, 1, 255, 256, 300])
+def test_a_cut_map_file_makes_it_unknown(opened, image, geometry, tmp_path, size):
+    committed(opened, image, geometry).close()
+    os.truncate(tmp_path / "map" / "root", size)
+    assert opened().tag == disk.ZERO_ID
+
+
+def test_a_damaged_pending_map_is_dropped_and_the_map_stays(opened, image, geometry, tmp_path):
+    found = committed(opened, image, geometry)
+    found.write_pending(SECOND, FIRST, 2, *describe(image, geometry))
+    with open(tmp_path / "map" / "pending", "r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        last = file.read(1)
+        file.seek(-1, os.SEEK_END)
+        file.write(bytes([last[0] ^ 0x80]))
+    again = opened()
+    assert again.tag == FIRST and again.pending is None and "pending" in again.pending_reason
+
+
+def test_the_map_of_another_volume_is_not_ours(opened, image, geometry):
+    committed(opened, image, geometry)
+    found = opened(volume_id=bytes(16))
+    assert found.tag == disk.ZERO_ID and "another volume" in found.reason
+
+
+def test_a_checkpoint_counts_only_for_its_own_generation(opened, image, geometry):
+    found = opened()
+    found.write_checkpoint(FIRST, 1, *describe(image, geometry))
+    again = opened()
+    assert again.read_checkpoint(SECOND) is None
+    assert again.read_checkpoint(FIRST).states == describe(image, geometry)[0]
+    assert again.tag == disk.ZERO_ID  # it is not the map
+    again.forget()
+    assert opened().read_checkpoint(FIRST) is None
+
+
+CRASHES = {
+    "map-pending-before": FIRST, "map-pending-durable": FIRST, "map-fold-before": FIRST, "store-rename-before": FIRST,
+    "map-fold-durable": SECOND,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("point, expected", CRASHES.items())
+def test_a_crash_leaves_the_map_of_one_generation(opened, image, geometry, tmp_path, point, expected):
+    committed(opened, image, geometry)
+    program = f"""
+from qrep.digestmap import DigestMap
+from qrep._native.wire import Geometry
+found = DigestMap({str(tmp_path / "map")!r}, Geometry({len(image)}, {LEAF}, {GRANULE}), {VOLUME!r})
+found.write_pending({SECOND!r}, {FIRST!r}, 2, found.states, found.values)
+found.fold({SECOND!r})
+"""
+    died = subprocess.run([sys.executable, "-c", program], env={**os.environ, "QREP_CRASH": f"{point}:1"})
+    assert died.returncode == -9
+    found = opened()
+    assert found.tag == expected and (found.states, found.values) == describe(image, geometry)
