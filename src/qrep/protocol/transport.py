@@ -1,0 +1,313 @@
+"""How messages (messages.py) cross a stream, and how data connections find their run.
+
+A Channel never reads past the message it returns, so a connection may turn into a data connection after its first message.
+"""
+
+import contextlib
+import os
+import secrets
+import select
+import socket
+import ssl
+import threading
+import time
+
+from qrep._native.connection import Connection
+from qrep.errors import ProtocolError, TimedOut, Unreachable
+from qrep.protocol import messages
+
+FIRST_MAX = 4096  # bytes of the first message of a connection, whose peer has not proved anything yet
+FIRST = ("join", "source")  # who may say it
+TOKEN_SIZE = 32
+
+
+class Disconnected(Unreachable):
+    """The stream ended, or was closed here."""
+
+    code = "disconnected"
+
+
+class PipeStream:
+    """Two pipe ends as one stream, for instance the standard input and output of an ssh command."""
+
+    def __init__(self, receive_fd, send_fd):
+        self.receive_fd, self.send_fd = receive_fd, send_fd
+        for descriptor in (receive_fd, send_fd):
+            os.set_blocking(descriptor, False)
+
+    def fileno(self):
+        return self.receive_fd
+
+    def recv_into(self, buffer):
+        return os.readv(self.receive_fd, [buffer])
+
+    def send(self, data):
+        return os.write(self.send_fd, data)
+
+    def close(self):
+        for descriptor in {self.receive_fd, self.send_fd}:
+            os.close(descriptor)
+
+
+class Channel:
+    """Messages over a stream: a socket, a TLS socket or a PipeStream; it owns the stream from here on.
+
+    One thread receives; any thread may send. The stream is never blocked on, only waited for, because a TLS socket cannot be
+    read and written at once: one lock guards it, and nobody holds that lock while waiting.
+    """
+
+    def __init__(self, stream, peer, send_timeout=30.0):
+        """peer: who is at the other end, `source` or `target`, as messages.decode names them.
+
+        send_timeout: seconds a message may take to leave; longer is a dead peer.
+        """
+        self.stream, self.peer, self.send_timeout = stream, peer, send_timeout
+        self.closed = False
+        self._lock = threading.Lock()
+        self._send_lock = threading.Lock()
+        self._partial = bytearray()
+        if hasattr(stream, "setblocking"):
+            stream.setblocking(False)
+
+    def send(self, message):
+        """Send one message. Raises Disconnected when the peer is gone or does not take it in time."""
+        data = memoryview(messages.encode(message))
+        with self._send_lock:
+            deadline = time.monotonic() + self.send_timeout
+            while data:
+                sent, events = self._attempt(lambda: self.stream.send(data), select.POLLOUT)
+                if sent is not None:
+                    data = data[sent:]
+                elif not self._wait(events, deadline):
+                    self.close()
+                    raise Disconnected(f"the peer took no message for {self.send_timeout:g} s")
+
+    def receive(self, timeout=None, limit=messages.MESSAGE_MAX, senders=()):
+        """The next message. timeout: seconds, None waits for ever. limit: bytes of body accepted. senders: instead of `peer`.
+
+        Raises TimedOut (call again; nothing is lost), Disconnected, ProtocolError on bytes that are no message: close it then.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        prefix = messages.LENGTH.size
+        self._fill(prefix, deadline)
+        size = messages.body_size(self._partial[:prefix])
+        if size > limit:
+            raise ProtocolError(f"a first message of {size} bytes was announced; the limit is {limit}")
+        self._fill(prefix + size, deadline)
+        body, self._partial = bytes(self._partial[prefix:]), bytearray()
+        return self._decode(body, senders or (self.peer,))
+
+    @staticmethod
+    def _decode(body, senders):
+        for sender in senders[:-1]:
+            with contextlib.suppress(ProtocolError):
+                return messages.decode(body, sender)
+        return messages.decode(body, senders[-1])
+
+    def _fill(self, size, deadline):
+        """Have `size` bytes of the present message, and not one more."""
+        while len(self._partial) < size:
+            part = bytearray(min(size - len(self._partial), 1 << 16))
+            got, events = self._attempt(lambda part=part: self.stream.recv_into(part), select.POLLIN)
+            if got is None:
+                if not self._wait(events, deadline):
+                    raise TimedOut("no message from the peer in time")
+            elif got == 0:
+                self.close()
+                raise Disconnected("the peer closed the connection")
+            else:
+                self._partial += part[:got]
+
+    def _attempt(self, operation, events):
+        """(result, 0), or (None, what to wait for)."""
+        with self._lock:
+            if self.closed:
+                raise Disconnected("the connection was closed")
+            try:
+                return operation(), 0
+            except ssl.SSLWantWriteError:
+                return None, select.POLLOUT
+            except ssl.SSLWantReadError:
+                return None, select.POLLIN
+            except BlockingIOError:
+                return None, events
+            except ssl.SSLZeroReturnError:
+                return 0, 0
+            except OSError as err:
+                error = Disconnected(f"the connection failed: {err.strerror or err}")
+                cause = err
+        self.close()
+        raise error from cause
+
+    def _wait(self, events, deadline):
+        """Wait until the stream may be ready; False at the deadline. Looks at `closed` every half second."""
+        while True:
+            left = 0.5 if deadline is None else min(0.5, deadline - time.monotonic())
+            if left <= 0:
+                return False
+            with self._lock:
+                if self.closed:
+                    raise Disconnected("the connection was closed")
+                descriptor = self.stream.fileno()
+                if events == select.POLLOUT and isinstance(self.stream, PipeStream):
+                    descriptor = self.stream.send_fd
+            poll = select.poll()
+            poll.register(descriptor, events)
+            if poll.poll(left * 1000):
+                return True
+
+    def detach(self):
+        """Give the stream up, blocking as data connections want it; the channel is then closed, the stream is not."""
+        with self._lock:
+            if self.closed:
+                raise Disconnected("the connection was closed")
+            self.closed = True
+            stream = self.stream
+        if hasattr(stream, "setblocking"):
+            stream.setblocking(True)
+        else:
+            os.set_blocking(stream.receive_fd, True)
+            os.set_blocking(stream.send_fd, True)
+        return stream
+
+    def close(self):
+        """Close the stream; whoever waits in receive() or send() gets Disconnected. Safe to call twice, from any thread."""
+        with self._lock:
+            if self.closed:
+                return
+            self.closed = True
+            if hasattr(self.stream, "shutdown"):
+                with contextlib.suppress(OSError, ValueError):
+                    self.stream.shutdown(socket.SHUT_RDWR)
+            with contextlib.suppress(OSError):
+                self.stream.close()
+
+
+def local_pair():
+    """Two connected channels inside one process: (source end, target end)."""
+    one, other = socket.socketpair()
+    return Channel(one, "target"), Channel(other, "source")
+
+
+def join(stream, token, timeout=10.0):
+    """Offer `token` on a fresh connection to a target; returns (connection index, the stream, ready for frames).
+
+    Raises ProtocolError or Disconnected if the target does not want it, TimedOut; the stream is closed then.
+    """
+    channel = Channel(stream, "joined")
+    try:
+        channel.send(messages.Join(token=bytes(token)))
+        return channel.receive(timeout, limit=FIRST_MAX).index, channel.detach()
+    except BaseException:
+        channel.close()
+        raise
+
+
+def admit(channel, timeout=10.0):
+    """The first message of an accepted connection, authenticated or not: a Hello of a control connection, or a Join.
+
+    Raises as Channel.receive; the channel is closed then.
+    """
+    try:
+        return channel.receive(timeout, limit=FIRST_MAX, senders=FIRST)
+    except BaseException:
+        channel.close()
+        raise
+
+
+def welcome(channel, index):
+    """Answer a Join whose token was good: the stream, ready for frames, of connection `index`."""
+    channel.send(messages.Joined(index=index))
+    return channel.detach()
+
+
+class DataConnection:
+    """A stream that carries frames, and what the lanes make of it; used by one lane, once.
+
+    native: `_native.connection.Connection`, to be given to a lane. Close it when the lane has returned, not before (R12).
+    """
+
+    def __init__(self, stream, index, *, zero_copy=False, bucket=None):
+        """stream: a connected socket, TLS socket or PipeStream, blocking; ours from here on. index: inside the session."""
+        self.stream = stream
+        if isinstance(stream, PipeStream):
+            self.native = Connection.pipes(stream.receive_fd, stream.send_fd, index, bucket=bucket)
+        elif isinstance(stream, ssl.SSLSocket):
+            self.native = Connection.stream(stream, index, bucket=bucket)
+        else:
+            self.native = Connection.socket(stream.fileno(), index, zero_copy=zero_copy, bucket=bucket)
+
+    def interrupt(self):
+        """Wake a lane that is blocked in this stream, after its run was told to stop. The stream is of no use afterwards."""
+        if hasattr(self.stream, "shutdown"):
+            with contextlib.suppress(OSError, ValueError):
+                # The socket below TLS: SSLSocket.shutdown would drop the TLS state the lane is using.
+                socket.socket.shutdown(self.stream, socket.SHUT_RDWR)
+
+    def close(self):
+        with contextlib.suppress(OSError):
+            self.stream.close()
+
+
+class Rendezvous:
+    """Where a run waits for its data connections. The run offers one-use tokens; whoever accepts connections delivers them.
+
+    Thread-safe. A token that was withdrawn, used or never offered delivers nothing.
+    """
+
+    def __init__(self):
+        self._condition = threading.Condition()
+        self._offered = {}  # token -> index; until the connection is taken or the token withdrawn
+        self._used = set()
+        self._arrived = {}  # token -> connection
+
+    def offer(self, count):
+        """`count` fresh tokens; the connection that brings the i-th is number i of its session."""
+        tokens = [secrets.token_bytes(TOKEN_SIZE) for _ in range(count)]
+        with self._condition:
+            self._offered.update((token, index) for index, token in enumerate(tokens))
+        return tokens
+
+    def deliver(self, token, make_connection):
+        """A connection brought `token`: make_connection(index) answers Joined(index) and makes a DataConnection of it.
+
+        Returns the index, or None if nobody waits for this token (then nothing was made of it, or it was closed again).
+        """
+        token = bytes(token)
+        with self._condition:
+            if token not in self._offered or token in self._used:
+                return None
+            self._used.add(token)
+            index = self._offered[token]
+        connection = make_connection(index)
+        with self._condition:
+            if token in self._offered:
+                self._arrived[token] = connection
+                self._condition.notify_all()
+                return index
+        connection.close()  # withdrawn meanwhile
+        return None
+
+    def wait(self, token, timeout=30.0):
+        """The connection that brought `token`. Raises TimedOut, or Disconnected once it was withdrawn; it is forgotten then."""
+        with self._condition:
+            self._condition.wait_for(lambda: token in self._arrived or token not in self._offered, timeout)
+            offered, connection = self._forget(token)
+        if connection is not None:
+            return connection
+        if offered:
+            raise TimedOut(f"a data connection did not arrive within {timeout:g} s")
+        raise Disconnected("nobody waits for this data connection any more")
+
+    def withdraw(self, tokens):
+        """Forget tokens and close what came for them but was not taken; wakes whoever waits for one."""
+        with self._condition:
+            forgotten = [self._forget(token)[1] for token in tokens]
+            self._condition.notify_all()
+        for connection in forgotten:
+            if connection is not None:
+                connection.close()
+
+    def _forget(self, token):
+        self._used.discard(token)
+        return self._offered.pop(token, None) is not None, self._arrived.pop(token, None)
