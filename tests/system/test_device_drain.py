@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from machine import MIB, need_tool
+from machine import need_tool
 
 import qrep
 from qrep import device, devicesafety
@@ -47,7 +47,7 @@ def slow_file(memory_dir, undo_after):
     fuse = subprocess.Popen(["nbdfuse", "--pidfile", pidfile, path, "--command", *server], stderr=subprocess.PIPE)
     undo_after.callback(fuse.stderr.close)
     undo_after.callback(fuse.wait, 10)
-    undo_after.callback(subprocess.run, ["fusermount3", "-u", path], check=True)
+    undo_after.callback(subprocess.run, ["fusermount3", "-u", "-z", path], check=True)
     deadline = time.monotonic() + 10
     while not (pidfile.exists() and pidfile.read_text()):
         assert fuse.poll() is None, fuse.stderr.read().decode()
