@@ -14,6 +14,7 @@ from typing import NamedTuple
 from qrep import blocktree, filesystems
 from qrep.errors import NotFound, QrepError, Refused, UsageError
 
+HELD = (errno.EBUSY, errno.ETXTBSY)  # someone else has claimed it; a running program is "text busy"
 UDEV_RECORDS = "/run/udev/data"
 SECTOR = 512  # sysfs counts in these whatever the device's own sector is
 IDENTIFYING = (
@@ -104,11 +105,11 @@ def open_source(info):
 
 
 def open_direct(info, flags):
-    """os.open with O_DIRECT and O_CLOEXEC; EBUSY is passed on as OSError, all else becomes a QrepError."""
+    """os.open with O_DIRECT and O_CLOEXEC; HELD errors are passed on as OSError, all others become a QrepError."""
     try:
         return os.open(info.real_path, flags | os.O_DIRECT | os.O_CLOEXEC)
     except OSError as err:
-        if err.errno == errno.EBUSY:
+        if err.errno in HELD:
             raise
         if err.errno == errno.ENOENT:
             raise NotFound(f"{info.path}: it has gone since it was looked at", code="no-such-device") from err

@@ -6,7 +6,6 @@
 What others do with the device is found in deviceusers.py, what lies on it in signature.py.
 """
 
-import errno
 import fcntl
 import os
 import time
@@ -78,18 +77,19 @@ def _try_claim(info):
         try:
             return device.open_direct(info, os.O_RDWR | os.O_EXCL)
         except OSError as err:
-            if err.errno != errno.EBUSY:
+            if err.errno not in device.HELD:
                 raise
             return None
     try:
         fd = device.open_direct(info, os.O_RDWR)
     except OSError as err:
-        if err.errno in (errno.EBUSY, errno.ETXTBSY):  # a swap file, or a program that is running
-            return None
-        raise
+        if err.errno not in device.HELD:
+            raise
+        return None
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if deviceusers.record_lock_owner(fd) is None:  # qemu and others lock ranges, which flock does not see
+        # flock keeps out those who ask for it. qemu locks ranges; loop devices and swap lock nothing.
+        if deviceusers.record_lock_owner(fd) is None and not deviceusers.users(info):
             return fd
     except BlockingIOError:
         pass

@@ -78,6 +78,27 @@ def test_a_file_that_another_program_locked_by_ranges_cannot_be_claimed(memory_d
         holder.kill()
 
 
+def test_an_image_below_a_loop_device_cannot_be_claimed(loop_device, memory_dir):
+    path = image(memory_dir)
+    disk = loop_device(backing=path)
+    with pytest.raises(Refused, match=disk.path):
+        devicesafety.claim(device.inspect(path), wait_seconds=0)
+    threading.Timer(0.2, disk.detach).start()
+    os.close(devicesafety.claim(device.inspect(path), wait_seconds=10))
+
+
+def test_a_swap_file_in_use_cannot_be_claimed(ext4, undo_after):
+    path = ext4 / "swap"
+    path.write_bytes(bytes(MIB))
+    path.chmod(0o600)
+    run("mkswap", path)
+    run("swapon", path)
+    undo_after.callback(run, "swapoff", path)
+    with pytest.raises(Refused, match="swap") as caught:
+        devicesafety.claim(device.inspect(path), wait_seconds=0)
+    assert caught.value.code == "target-in-use" and f"swapoff {path}" in caught.value.hint
+
+
 def test_a_device_that_was_exchanged_after_it_was_inspected_is_not_opened(loop_device, memory_dir, xfs):
     disk = loop_device(MIB)
     info = device.inspect(disk)
