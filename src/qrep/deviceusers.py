@@ -38,9 +38,8 @@ def users(info):
 
 
 def mounts_of(info):
-    """The filesystems.Mounts whose filesystem lies on the storage of `info`, each filesystem once."""
-    mine = blocktree.storage(info)
-    return list({mount.number: mount for mount, _ in _mounted_on(mine)}.values())
+    """The filesystems.Mounts whose filesystem lies on the storage of `info`; the same filesystem may be there twice."""
+    return [mount for mount, _ in _mounted_on(blocktree.storage(info))]
 
 
 def same_storage(first, second):
@@ -50,16 +49,17 @@ def same_storage(first, second):
         return ""
     if first.real_path == second.real_path:
         return f"both are {first.real_path}"
-    for one, other, place in ((first, second, b.place), (second, first, a.place)):
+    overlap = a.place.overlaps(b.place)
+    for one, other in ((first, second), (second, first)):
         if one.kind == "file" and other.is_loop:
             return f"{other.path} is a loop device over {one.path}"
-        if one.partition_start and not other.partition_start and place.overlaps(a.place):
+        if one.partition_start and not other.partition_start and overlap:
             return f"{one.path} is a part of {other.path}"
     if first.is_loop and second.is_loop:
         return f"both are loop devices over {first.backing_file}"
     if a.place.key[0] == "disk" and a.place.key == b.place.key and a.chain.isdisjoint(b.chain):
         return f"both lead to the disk {a.place.key[1]}"
-    return "one lies on the other" if not a.place.overlaps(b.place) else "they share the same bytes of one disk"
+    return "they share the same bytes of one disk" if overlap else "one lies on the other"
 
 
 def lies_inside(info, other):

@@ -188,6 +188,25 @@ def test_a_filesystem_that_someone_else_has_frozen_is_left_to_them(xfs, loop_dev
     run("e2fsck", "-f", "-n", frozen.path)
 
 
+def test_a_mount_point_that_another_mount_covers_is_reached_through_a_second_one_or_it_is_said(
+    xfs, loop_device, filesystem, memory_dir, undo_after
+):
+    disk = loop_device(backing=image(xfs, size=64 * MIB))
+    point = filesystem("ext4", device=disk)
+    (point / "file").write_bytes(b"f" * MIB)
+    run("mount", "-t", "tmpfs", "tmpfs", point)
+    undo_after.callback(run, "umount", point)
+    info = device.inspect(disk)
+    with pytest.raises(SnapshotError, match="cannot be reached"):
+        registry.BACKENDS["reflink"].freeze(info, "x")
+    assert registry.BACKENDS["reflink"].stale(info) == []
+    second = memory_dir / "second"
+    second.mkdir()
+    run("mount", disk, second)
+    undo_after.callback(run, "umount", second)
+    run("e2fsck", "-f", "-n", registry.BACKENDS["reflink"].freeze(info, "x").path)
+
+
 def test_an_image_that_is_not_copied_on_write_can_be_cloned_on_btrfs(btrfs):
     path = btrfs / "vm.img"
     path.touch()
