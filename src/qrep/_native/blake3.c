@@ -8,8 +8,8 @@ const uint32_t qrep_blake3_iv[8] = {
     0x6A09E667, 0xBB67AE85, 0x3C6EF372, 0xA54FF53A, 0x510E527F, 0x9B05688C, 0x1F83D9AB, 0x5BE0CD19,
 };
 
-/* Every chunk of a zero subtree is read from here, so the lanes of the widest kernel fit. */
-static const uint8_t zero_chunks[LANES_MAX * QREP_CHUNK_SIZE] __attribute__((aligned(64)));
+/* The scalar loops read the chunks of a zero subtree from here. */
+static const uint8_t zero_chunk[QREP_CHUNK_SIZE];
 
 static inline uint32_t rotate_right(uint32_t x, int n) { return x >> n | x << (32 - n); }
 
@@ -75,7 +75,7 @@ static void hash_node(const struct qrep_blake3_job *job, const uint8_t *data, ui
         size_t chunks = size / QREP_CHUNK_SIZE;
         for (const struct qrep_blake3_width *width = job->kernel->widths; width->lanes; width++)
             if (chunks >= width->lanes) {
-                width->subtree(job, data, chunks, counter, leaves, value);
+                (job->zeros ? width->zeros : width->subtree)(job, data, chunks, counter, leaves, value);
                 return;
             }
     }
@@ -86,7 +86,7 @@ static void hash_node(const struct qrep_blake3_job *job, const uint8_t *data, ui
     uint64_t left = left_size(size);
     uint8_t children[BLOCK_SIZE];
     hash_node(job, data, left, counter, leaves, children);
-    hash_node(job, data + left * job->data_step, size - left, counter + left / QREP_CHUNK_SIZE,
+    hash_node(job, job->zeros ? data : data + left, size - left, counter + left / QREP_CHUNK_SIZE,
               leaves ? leaves + left / leaf_size * 32 : NULL, children + 32);
     hash_parent(job, children, 0, value);
 }
@@ -96,7 +96,6 @@ static struct qrep_blake3_job plain_job(size_t leaf_size)
     struct qrep_blake3_job job = {
         .kernel = qrep_blake3_kernel,
         .leaf_level = (unsigned)__builtin_ctzll(leaf_size / QREP_CHUNK_SIZE),
-        .data_step = 1,
     };
     memcpy(job.key, qrep_blake3_iv, 32);
     return job;
@@ -140,8 +139,8 @@ void qrep_blake3_subtree(const void *data, size_t size, uint64_t offset, size_t 
 void qrep_blake3_zero_subtree(uint64_t size, uint64_t offset, size_t leaf_size, uint8_t *leaves, uint8_t value[32])
 {
     struct qrep_blake3_job job = plain_job(leaf_size);
-    job.data_step = 0;
-    hash_node(&job, zero_chunks, size, offset / QREP_CHUNK_SIZE, leaves, value);
+    job.zeros = 1;
+    hash_node(&job, zero_chunk, size, offset / QREP_CHUNK_SIZE, leaves, value);
 }
 
 void qrep_blake3_gather(const void *data, size_t count, size_t leaf_size, const uint64_t *offsets, uint8_t *values)

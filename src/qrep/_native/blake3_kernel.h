@@ -11,7 +11,6 @@ enum { CHUNK_START = 1, CHUNK_END = 2, PARENT = 4, ROOT = 8, KEYED_HASH = 16 };
 
 #define BLOCK_SIZE 64
 #define BLOCKS_PER_CHUNK (QREP_CHUNK_SIZE / BLOCK_SIZE)
-#define LANES_MAX 16
 #define TREE_LEVELS 54 /* 2^64 bytes are 2^54 chunks */
 
 extern const uint32_t qrep_blake3_iv[8];
@@ -24,7 +23,7 @@ struct qrep_blake3_job {
     uint32_t key[8];      /* the IV, or the key of a keyed hash */
     uint32_t flags;       /* 0 or KEYED_HASH: part of every compression */
     unsigned leaf_level;  /* a leaf is 2^leaf_level chunks */
-    size_t data_step;     /* 1; 0 when every byte is read from the same LANES_MAX chunks of zeros */
+    int zeros;            /* every byte is zero and none is read */
 };
 
 struct qrep_blake3_width {
@@ -35,6 +34,10 @@ struct qrep_blake3_width {
     void (*subtree)(const struct qrep_blake3_job *job, const uint8_t *data, size_t chunks, uint64_t counter,
                     uint8_t *leaves, uint8_t value[32]);
 
+    /* The same where every byte is zero; `data` is ignored. */
+    void (*zeros)(const struct qrep_blake3_job *job, const uint8_t *data, size_t chunks, uint64_t counter,
+                  uint8_t *leaves, uint8_t value[32]);
+
     /* Leaves of at most `lanes` chunks, back to back, each at its own device offset. Takes as many as fill the lanes;
      * returns how many that were. */
     size_t (*gather)(const struct qrep_blake3_job *job, const uint8_t *data, size_t count, const uint64_t *offsets,
@@ -43,6 +46,8 @@ struct qrep_blake3_width {
     /* `count` parents of 2 * count values. Takes as many as fill the lanes; returns how many. `values` may be `children`. */
     size_t (*parents)(const struct qrep_blake3_job *job, const uint8_t *children, size_t count, uint8_t *values);
 };
+
+#define WIDTH(lanes, instance) {lanes, subtree_##instance, zeros_##instance, gather_##instance, parents_##instance}
 
 struct qrep_blake3_kernel {
     const char *name;

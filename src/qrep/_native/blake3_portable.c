@@ -36,13 +36,13 @@ static inline __attribute__((always_inline)) void load4(v4 m[16], const uint8_t 
 static int always(void) { return 1; }
 
 const struct qrep_blake3_kernel qrep_blake3_portable = {
-    "portable", always, {{4, subtree_portable, gather_portable, parents_portable}},
+    "portable", always, {WIDTH(4, portable)},
 };
 
 #if defined(__aarch64__)
 const struct qrep_blake3_kernel qrep_blake3_neon = {
-    "neon", always, {{4, subtree_portable, gather_portable, parents_portable}},
+    "neon", always, {WIDTH(4, portable)},
 };
 #endif
 
-const struct qrep_blake3_kernel qrep_blake3_scalar = {"scalar", always, {{0, NULL, NULL, NULL}}};
+const struct qrep_blake3_kernel qrep_blake3_scalar = {.name = "scalar", .supported = always};

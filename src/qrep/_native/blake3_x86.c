@@ -176,15 +176,15 @@ static int has_avx512(void)
 }
 
 const struct qrep_blake3_kernel qrep_blake3_sse41 = {
-    "sse41", has_sse41, {{4, subtree_sse41, gather_sse41, parents_sse41}},
+    "sse41", has_sse41, {WIDTH(4, sse41)},
 };
 const struct qrep_blake3_kernel qrep_blake3_avx2 = {
-    "avx2", has_avx2, {{8, subtree_avx2, gather_avx2, parents_avx2}, {4, subtree_sse41, gather_sse41, parents_sse41}},
+    "avx2", has_avx2, {WIDTH(8, avx2), WIDTH(4, sse41)},
 };
 const struct qrep_blake3_kernel qrep_blake3_avx512 = {
-    "avx512", has_avx512, {{16, subtree_avx512, gather_avx512, parents_avx512},
-                           {8, subtree_avx512x8, gather_avx512x8, parents_avx512x8},
-                           {4, subtree_avx512x4, gather_avx512x4, parents_avx512x4}},
+    "avx512", has_avx512, {WIDTH(16, avx512),
+                           WIDTH(8, avx512x8),
+                           WIDTH(4, avx512x4)},
 };
 
 #else

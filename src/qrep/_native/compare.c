@@ -98,6 +98,8 @@ static int cpu_has(const char *name)
         return __builtin_cpu_supports("avx512f");
     if (!strcmp(name, "avx2"))
         return __builtin_cpu_supports("avx2");
+#else
+    (void)name;
 #endif
     return 1; /* the others are part of their architecture; absent ones are not in the table */
 }

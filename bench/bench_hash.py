@@ -1,0 +1,94 @@
+"""H1, H3: our hash with the values of 4 KiB leaves against the packaged `blake3` on one thread.
+
+Both run over the same memory in turn. The packaged one always takes the widest instructions of the CPU: on a machine with
+AVX-512 the AVX2 row compares our AVX2 with its AVX-512, so only a CPU without AVX-512 gives H3 as it is meant.
+"""
+
+import blake3
+import pytest
+from ratios import FULL, huge_memory, measure_ratio, report
+
+from qrep._native import hasher
+
+LEAF = 4096
+SIZES = {"4K": 4096, "16K": 16384, "64K": 65536, "1M": 1 << 20, "8M": 8 << 20}
+WORKING_SET = (64 << 20) if FULL else (8 << 20)
+H1_FIRST = 0.9  # the "first" column of H1
+PACKAGED_HAS_AVX512 = "avx512f" in open("/proc/cpuinfo").read()
+
+
+@pytest.fixture(scope="module")
+def memory():
+    return huge_memory(WORKING_SET)
+
+
+@pytest.fixture
+def kernel(request):
+    try:
+        hasher.select(request.param)
+    except RuntimeError as err:
+        pytest.skip(str(err))
+    yield request.param
+    hasher.select()
+
+
+@pytest.mark.parametrize("kernel", ["avx512", "avx2", "sse41", "neon", "portable"], indirect=True)
+@pytest.mark.parametrize("label", SIZES)
+def test_hash_with_leaf_values_against_the_packaged_blake3(benchmark, memory, kernel, label):
+    size = SIZES[label]
+    pieces = [(at, memory[at:at + size]) for at in range(0, min(WORKING_SET, 4096 * size), size)]
+    leaves = bytearray(size // LEAF * 32)
+
+    def ours():
+        for at, piece in pieces:
+            hasher.subtree(piece, at, LEAF, leaves)
+
+    def packaged():
+        for _, piece in pieces:
+            blake3.blake3(piece, max_threads=1).digest()
+
+    ratio = measure_ratio(ours, packaged, len(pieces) * size)
+    report(benchmark, f"{'H1' if kernel == 'avx512' else 'H3'} {kernel} {label}", ratio, "packaged blake3, one thread")
+    benchmark.pedantic(ours, rounds=1)
+    assert hasher.hash(pieces[-1][1]) == blake3.blake3(pieces[-1][1]).digest()
+    if FULL and kernel == "avx512" and size >= 1 << 20:
+        assert ratio.value >= H1_FIRST
+
+
+@pytest.mark.parametrize("label", ["64K", "8M"])
+def test_values_of_zeros_against_hashing_them(benchmark, label):
+    size = SIZES[label]
+    zeros = huge_memory(size, fill=0)
+    leaves = bytearray(size // LEAF * 32)
+    repeats = max(1, (WORKING_SET // size) // 4)
+
+    def unread():
+        for number in range(repeats):
+            hasher.zero_subtree(size, number * size, LEAF, leaves)
+
+    def read():
+        for number in range(repeats):
+            hasher.subtree(zeros, number * size, LEAF, leaves)
+
+    report(benchmark, f"zero values {label}", measure_ratio(unread, read, repeats * size), "subtree of zeros")
+    benchmark.pedantic(unread, rounds=1)
+    assert hasher.zero_subtree(size, 0, LEAF) == hasher.subtree(zeros, 0, LEAF)
+
+
+def test_gathered_leaves_against_leaves_one_by_one(benchmark, memory):
+    count = 2048 if FULL else 64
+    data = memory[:count * LEAF]
+    offsets = [(number * 977 % 100_003) * LEAF for number in range(count)]
+    packed = memoryview(b"".join(at.to_bytes(8, "little") for at in offsets))
+    out = bytearray(32 * count)
+
+    def gathered():
+        hasher.gather(data, LEAF, packed, out)
+
+    def one_by_one():
+        for number, at in enumerate(offsets):
+            hasher.subtree(data[number * LEAF:(number + 1) * LEAF], at, LEAF)
+
+    report(benchmark, "gather 4K leaves", measure_ratio(gathered, one_by_one, len(data)), "subtree of each leaf")
+    benchmark.pedantic(gathered, rounds=1)
+    assert out[-32:] == hasher.subtree(data[-LEAF:], offsets[-1], LEAF)
