@@ -1,10 +1,16 @@
 """The other end of source lanes, written in Python over the frame codec: it believes nothing and rebuilds the volume."""
 
+import os
+import socket
 import threading
 
 from qrep._native import hasher, wire
+from qrep._native.connection import Connection
 
 ATTEMPT, SESSION, KEY = 0x1122334455667788, 3, bytes(range(32))
+# The volume of the tests of connections; its last granule is short.
+LEAF, GRANULE = 4096, 256 << 10
+GEOMETRY = wire.Geometry(40 * GRANULE + 3 * LEAF, LEAF, GRANULE)
 STATE_HASHED, STATE_ZERO, STATE_SLOT, STATE_VALUE, STATE_PAGE = 1, 2, 0x10, 0x20, 0x40
 
 
@@ -129,3 +135,44 @@ def map_of(data, geometry):
     return states, values, pages
 
 
+CONNECTION_KINDS = ["socketpair", "tcp", "zero copy", "pipes", "stream"]
+
+
+class Transport:
+    """Both ends of one connection: `connection` for the lane, receive and send for the peer, hang_up() to cut it."""
+
+    def __init__(self, kind, index, undo_after, **options):
+        if kind == "pipes":
+            from_source, to_peer = os.pipe()
+            from_peer, to_source = os.pipe()
+            peer_ends = {from_source, to_source}
+            for descriptor in (to_peer, from_peer):
+                undo_after.callback(os.close, descriptor)
+            self.connection = Connection.pipes(from_peer, to_peer, index, **options)
+            self.receive, self.send = lambda size: read_exactly(from_source, size), lambda data: os.write(to_source, data)
+            self.hang_up = lambda: [os.close(peer_ends.pop()) for _ in range(len(peer_ends))]
+            self.cut = lambda: None
+        else:
+            ours, theirs = socket.socketpair() if kind in ("socketpair", "stream") else tcp()
+            undo_after.callback(ours.close)
+            self.connection = (Connection.stream(ours, index, **options) if kind == "stream" else
+                               Connection.socket(ours.fileno(), index, zero_copy=kind == "zero copy", **options))  # fmt: skip
+            self.receive, self.send, self.hang_up = receive_all(theirs), theirs.sendall, theirs.close
+            self.cut = lambda: ours.shutdown(socket.SHUT_RDWR)
+        undo_after.callback(self.hang_up)
+
+
+def tcp():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        ours = socket.create_connection(server.getsockname())
+        return ours, server.accept()[0]
+
+
+def read_exactly(descriptor, size):
+    data = bytearray()
+    while len(data) < size:
+        part = os.read(descriptor, size - len(data))
+        if not part:
+            break
+        data += part
+    return bytes(data)

@@ -4,9 +4,11 @@ import os
 import socket
 
 import pytest
+from source_peer import ATTEMPT, GEOMETRY, KEY, SESSION
 
 from qrep._native.buffers import BufferPool
 from qrep._native.ring import Ring, explain
+from qrep._native.source_lane import SourceRun
 
 
 @pytest.fixture(params=["uring", "threads"])
@@ -57,3 +59,27 @@ def tcp_pair(undo_after):
     undo_after.callback(ours.close)
     undo_after.callback(theirs.close)
     return ours, theirs
+
+
+@pytest.fixture
+def source_device(memory_dir, random_source, undo_after):
+    """Descriptor of a file of random bytes in the shape of source_peer.GEOMETRY."""
+    path = memory_dir / "device"
+    path.write_bytes(random_source.randbytes(GEOMETRY.size))
+    descriptor = os.open(path, os.O_RDONLY)
+    undo_after.callback(os.close, descriptor)
+    return descriptor
+
+
+@pytest.fixture
+def make_run(backend):
+    """make_run(states=None, values=None, **options) -> SourceRun over such a device; everything is UNKNOWN unless told."""
+
+    def make(states=None, values=None, **options):
+        granules = GEOMETRY.granules
+        return SourceRun(
+            GEOMETRY, attempt=ATTEMPT, session=SESSION, key=KEY, sector_size=512, base_states=states or bytes(granules),
+            base_values=values or bytes(32 * granules), ring_backend=backend, **options,
+        )  # fmt: skip
+
+    return make

@@ -3,7 +3,10 @@
 import array
 import errno
 import os
+import signal
 import socket
+import subprocess
+import sys
 
 import blake3
 import pytest
@@ -247,3 +250,24 @@ def test_bad_sectors_are_named_exactly_and_never_sent(volume, loop_device, open_
     assert run.bad_extents() == [(cut, SIZE - cut, errno.EIO)]
     assert sorted(peer.last) == [0, 1, 2, 3] and volume.image[: 4 * GRANULE] == volume.data[: 4 * GRANULE]
     assert bytes(run.fresh_states[4:]) == bytes(GRANULES - 4) and not any(run.marked[4:])
+
+
+CRASHING = """
+import os, socket, sys, threading
+from qrep._native import wire
+from qrep._native.connection import Connection
+from qrep._native.source_lane import SourceRun
+geometry = wire.Geometry(4 << 20, 4096, 1 << 20)
+device, leaves = os.memfd_create("device"), os.memfd_create("leaves")
+os.write(device, os.urandom(4 << 20))
+ours, theirs = socket.socketpair()
+threading.Thread(target=lambda: any(not theirs.recv(1 << 20) for _ in iter(int, 1)), daemon=True).start()
+SourceRun(geometry, attempt=1, session=1, key=bytes(32), sector_size=512, base_states=bytes(4), base_values=bytes(128),
+          leaves_fd=leaves).lane(device, Connection.socket(ours.fileno(), 0))
+"""
+
+
+@pytest.mark.parametrize("point", ["source-frame-sent", "source-leaf-page", "source-end"])
+def test_the_named_crash_points_are_passed(point):
+    result = subprocess.run([sys.executable, "-c", CRASHING], env=os.environ | {"QREP_CRASH": f"{point}:1"}, timeout=30, check=False)
+    assert result.returncode == -signal.SIGKILL
