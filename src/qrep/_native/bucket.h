@@ -22,7 +22,7 @@ struct qrep_bucket {
 };
 
 void qrep_bucket_init(struct qrep_bucket *bucket, uint64_t rate_bytes_per_s, uint64_t capacity, struct qrep_bucket *parent, uint64_t now_ns);
-/* Change the rate while in use; takes effect with the next take. capacity 0: choose from the rate (4 ms, at least 64 KiB). */
+/* Change the rate while in use; takes effect with the next take. capacity 0: choose from the rate (20 ms, at least 64 KiB). */
 void qrep_bucket_set_rate(struct qrep_bucket *bucket, uint64_t rate_bytes_per_s, uint64_t capacity, uint64_t now_ns);
 /* Take `size` bytes from this bucket and all its parents. Returns 0 when taken, else the nanoseconds to wait before asking again
  * (then nothing was taken). Never more than rate * time + capacity in all. A size above half

@@ -6,7 +6,7 @@ from time import monotonic_ns
 cdef class Bucket:
     """Grants at most `rate` bytes per second after a burst of `capacity` bytes, here and in every parent.
 
-    rate: bytes per second, 0 for unlimited. capacity: bytes, 0 for 4 ms of the rate and at least 64 KiB.
+    rate: bytes per second, 0 for unlimited. capacity: bytes, 0 for 20 ms of the rate and at least 64 KiB.
     now_ns: CLOCK_MONOTONIC of the caller, for tests; None reads the clock. Safe from several threads.
     """
 
