@@ -1,0 +1,104 @@
+"""The agent's local API, over its unix socket."""
+
+import http.client
+import json
+import socket
+from urllib.parse import quote, urlencode
+
+from qrep.errors import QrepError, Unreachable, from_dict
+
+LONGEST_WAIT = 20  # seconds a long poll may last; the agent answers sooner when something changed
+
+
+class UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path, timeout):
+        super().__init__("localhost", timeout=timeout)
+        self.path = path
+
+    def connect(self):
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self.path)
+
+
+class Client:
+    """One agent. Every method raises the QrepError that the agent answered, or Unreachable when there is none."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def _request(self, method, target, body, timeout):
+        connection = UnixConnection(self.path, timeout)
+        try:
+            payload = None if body is None else json.dumps(body)
+            connection.request(method, target, payload, {"Content-Type": "application/json"} if payload else {})
+            return connection, connection.getresponse()
+        except FileNotFoundError:
+            raise Unreachable(
+                f"no agent at {self.path}", hint="start it with: sudo qrep daemon; --socket names another"
+            ) from None
+        except PermissionError:
+            raise Unreachable(f"the agent at {self.path} does not serve this user", hint="run qrep as root") from None
+        except ConnectionRefusedError:
+            raise Unreachable(f"the agent at {self.path} is gone", hint="start it with: sudo qrep daemon") from None
+        except TimeoutError:
+            raise Unreachable(
+                f"the agent at {self.path} did not answer in {timeout:g} s",
+                hint="see what the agent last wrote to its stderr",
+            ) from None
+        except (OSError, http.client.HTTPException) as error:
+            raise Unreachable(
+                f"the agent at {self.path} broke off: {error}", hint="see what the agent last wrote to its stderr"
+            ) from error
+
+    def call(self, method, path, body=None, *, timeout=30, **query):
+        """One request, its JSON answer. path: below /v1, its parts already quoted with `part`."""
+        query = {name: value for name, value in query.items() if value is not None}
+        target = f"/v1{path}" + (f"?{urlencode(query, doseq=True)}" if query else "")
+        connection, response = self._request(method, target, body, timeout)
+        try:
+            answer = response.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise Unreachable(
+                f"the agent at {self.path} broke off: {error}", hint="see what the agent last wrote to its stderr"
+            ) from error
+        finally:
+            connection.close()
+        try:
+            value = json.loads(answer) if answer else None
+        except ValueError:
+            raise QrepError(
+                f"the agent at {self.path} answered something that is not JSON (status {response.status})"
+            ) from None
+        if response.status >= 400:
+            raise from_dict((value or {}).get("error", {}))
+        return value
+
+    def get(self, path, **query):
+        return self.call("GET", path, **query)
+
+    def post(self, path, body=None, **query):
+        return self.call("POST", path, body or {}, **query)
+
+    def lines(self, path, **query):
+        """The objects of a JSON-lines answer as they arrive."""
+        query = {name: value for name, value in query.items() if value is not None}
+        connection, response = self._request("GET", f"/v1{path}?{urlencode(query, doseq=True)}", None, None)
+        with connection.sock or response:
+            if response.status >= 400:
+                raise from_dict(json.loads(response.read()).get("error", {}))
+            for line in response:
+                yield json.loads(line)
+
+    def task(self, task):
+        """The states of a long action, the last one being done or failed."""
+        while True:
+            yield task
+            if task["state"] != "running":
+                return
+            task = self.call("GET", f"/tasks/{part(task['id'])}", wait=1, timeout=LONGEST_WAIT + 10)
+
+
+def part(name):
+    """One path segment, whatever a person typed."""
+    return quote(str(name), safe="")

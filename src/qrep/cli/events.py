@@ -1,0 +1,46 @@
+"""qrep events: what happened, newest last."""
+
+from datetime import UTC, datetime, timedelta
+
+import click
+
+from qrep import units
+from qrep.cli.app import Command
+from qrep.cli.render import when
+from qrep.errors import UsageError
+
+
+def since_stamp(text):
+    """An ISO time, or an age such as 3h."""
+    if text is None:
+        return None
+    try:
+        return datetime.fromisoformat(text).astimezone(UTC).isoformat()
+    except ValueError:
+        pass
+    try:
+        return (datetime.now(UTC) - timedelta(seconds=units.parse_duration(text))).isoformat()
+    except UsageError:
+        raise UsageError(
+            f"--since {text!r} is neither a time nor an age", hint="write 2026-11-21T03:00, or 3h"
+        ) from None
+
+
+def line(event):
+    subject = event.get("job") or event.get("volume") or "-"
+    return f"{when(event['time'], precise=True)}  {event['level']:<7}  {event['code']:<20}  {subject}  {event['text']}"
+
+
+@click.command(cls=Command)
+@click.argument("job", required=False)
+@click.option("-f", "--follow", is_flag=True, help="Go on with new ones until Ctrl-C.")
+@click.option("--since", metavar="TIME|AGE", help="From 2026-11-21T03:00, or the last 3h.")
+@click.pass_obj
+def events(app, job, follow, since):
+    """What happened, to all jobs or to JOB. With --json one object a line."""
+    try:
+        for event in app.client().lines("/events", job=job, since=since_stamp(since), follow=1 if follow else None):
+            app.data(event, line(event))
+    except KeyboardInterrupt:
+        return 130 if not follow else 0
+    return 0

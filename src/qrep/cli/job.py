@@ -1,0 +1,152 @@
+"""qrep job: which volume is replicated where."""
+
+import click
+
+from qrep import units
+from qrep.cli.app import Group
+from qrep.cli.client import part
+from qrep.cli.render import table, when
+from qrep.cli.volume import given
+from qrep.errors import Refused
+
+
+def listing(jobs):
+    if not jobs:
+        return "no jobs\n  action: qrep job create NAME --source VOL --target [PEER:]VOL"
+    return table(
+        ("JOB", "MODE", "SOURCE -> TARGET", "CONNECTIONS", "SYNC POINTS", "STATE"),
+        [
+            (
+                job["name"],
+                job["mode"],
+                f"{job['source']} -> {job['target']}",
+                job["connections"],
+                job["sync_points"],
+                job["state"],
+            )
+            for job in jobs
+        ],
+    )
+
+
+def details(job):
+    rows = [
+        ("id", job["id"]),
+        ("mode", job["mode"]),
+        ("source", job["source"]),
+        ("target", job["target"]),
+        ("initial", job.get("initial", "auto")),
+        ("connections", job["connections"]),
+        ("sync points", job["sync_points"]),
+        ("timeout", job.get("timeout", "30s")),
+        ("state", job["state"]),
+        ("last sync point", when(job.get("last_sync_point"), precise=True)),
+    ]
+    if job.get("generation"):
+        rows.append(("generation", f"{job['counter']}  {job['generation']}"))
+    if job.get("root"):
+        rows.append(("root", job["root"]))
+    width = max(len(name) for name, _ in rows)
+    return f"{job['name']}\n" + "\n".join(f"  {name.ljust(width)}  {value}" for name, value in rows)
+
+
+@click.group(cls=Group)
+@click.pass_context
+def job(ctx):
+    """Which volume is replicated where. Alone: list them."""
+    if ctx.invoked_subcommand is None:
+        jobs = ctx.obj.client().get("/jobs")
+        ctx.obj.data(jobs, lambda: listing(jobs))
+
+
+SETTINGS = (
+    click.option(
+        "--initial",
+        type=click.Choice(["auto", "full", "compare"]),
+        help="First run: send all, or compare digests first.",
+    ),
+    click.option(
+        "--sync-points",
+        type=click.IntRange(0, 1000),
+        metavar="N",
+        help="How many earlier sync points the target keeps (7).",
+    ),
+    click.option("--timeout", metavar="TIME", help="How long a silent peer is waited for (30s)."),
+    click.option("--connections", type=click.IntRange(1, 16), metavar="N", help="Connections of one run, 1 to 16 (2)."),
+)
+
+
+def settings(command):
+    for option in reversed(SETTINGS):
+        command = option(command)
+    return command
+
+
+def create_text(answer):
+    name = answer["name"]
+    first = "full copy" if answer.get("full", True) else "compare digests"
+    path = f" via {answer['via']}" if answer.get("via") else ""
+    return (
+        f"Created job {name} ({answer['mode']}): {answer['source']} -> {answer['target']}{path}\n"
+        f"  first run: {first}, {units.format_size(answer['size'])}\nNext: qrep start {name}"
+    )
+
+
+@job.command()
+@click.argument("name")
+@click.option("--source", required=True, metavar="VOL", help="A volume of this host.")
+@click.option("--target", required=True, metavar="[PEER:]VOL", help="A volume of this host or of a peer.")
+@click.option("--mode", type=click.Choice(["async"]), default="async", show_default=True, help="Differential runs.")
+@settings
+@click.option("-n", "--dry-run", is_flag=True, help="Check everything, change nothing.")
+@click.option("-y", "--yes", is_flag=True, help="Overwrite what the target carries without asking.")
+@click.pass_obj
+def create(app, name, dry_run, yes, **options):
+    """Create job NAME. The target's content is replaced by the first run."""
+    client = app.client()
+    body = given(name=name, overwrite=yes, **options)
+    try:
+        answer = client.post("/jobs", body | {"dry_run": dry_run}, timeout=60)
+    except Refused as refusal:
+        if refusal.code != "signature" or dry_run:
+            raise
+        app.confirm(f"{refusal.message} The first run overwrites it.", yes)
+        answer = client.post("/jobs", body | {"overwrite": True}, timeout=60)
+    app.data(answer, create_text(answer) if not dry_run else create_text(answer).replace("Created", "Would create", 1))
+
+
+@job.command("set")
+@click.argument("name")
+@settings
+@click.pass_obj
+def set_(app, name, **options):
+    """Change settings of job NAME; the next run uses them."""
+    answer = app.client().call("PATCH", f"/jobs/{part(name)}", given(**options))
+    app.data(answer, lambda: details(answer))
+
+
+@job.command()
+@click.argument("name")
+@click.pass_obj
+def show(app, name):
+    """Everything about job NAME."""
+    answer = app.client().get(f"/jobs/{part(name)}")
+    app.data(answer, lambda: details(answer))
+
+
+@job.command()
+@click.argument("name")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.option("-n", "--dry-run", is_flag=True, help="Say what would be forgotten; change nothing.")
+@click.pass_obj
+def delete(app, name, yes, dry_run):
+    """Delete job NAME: its map and settings; both volumes keep their bytes, the target its sync points."""
+    client = app.client()
+    known = client.get(f"/jobs/{part(name)}")
+    what = f"{name}: the job and its digest map would be forgotten; both volumes keep their bytes."
+    if dry_run:
+        app.data({"would_delete": known}, what)
+        return
+    app.confirm(what.replace("would be", "are"), yes)
+    client.call("DELETE", f"/jobs/{part(name)}", timeout=60)
+    app.data({"deleted": name}, f"{name}: deleted")

@@ -1,0 +1,138 @@
+"""qrep snapshot: the sync points of a target volume."""
+
+import os
+
+import click
+
+from qrep import units
+from qrep.cli.app import Command, Group
+from qrep.cli.client import part
+from qrep.cli.follow import follow_task
+from qrep.cli.render import table, when
+from qrep.errors import Refused, UsageError
+
+
+class SnapshotGroup(Group):
+    """`qrep snapshot VOL` lists the sync points of VOL, `qrep snapshot VERB ...` does something."""
+
+    def resolve_command(self, ctx, args):
+        if args and args[0] not in self.commands:
+            return "list", self.commands["list"], args
+        return super().resolve_command(ctx, args)
+
+
+def split_point(address):
+    volume, at, point = address.rpartition("@")
+    if not at or not volume or not point:
+        raise UsageError(
+            f"{address!r} does not name a sync point", hint="write VOLUME@POINT; qrep snapshot VOLUME lists them"
+        )
+    return volume, point
+
+
+def listing(volume, points):
+    if not points:
+        return f"{volume}: no sync point yet"
+    return table(
+        ("POINT", "TIME", "KIND", "UNDO", ""),
+        [
+            (
+                f"{volume}@{point['point']}",
+                when(point["time"], precise=True),
+                "fuzzy" if point.get("fuzzy") else "frozen",
+                units.format_size(point.get("undo_bytes") or 0),
+                "current" if point.get("current") else "",
+            )
+            for point in points
+        ],
+    )
+
+
+@click.group(cls=SnapshotGroup)
+@click.pass_context
+def snapshot(ctx):
+    """Sync points of a target volume. `qrep snapshot VOL` lists them."""
+    if ctx.invoked_subcommand is None:
+        client = ctx.obj.client()
+        points = {
+            volume["name"]: client.get(f"/volumes/{part(volume['name'])}/snapshots")
+            for volume in client.get("/volumes")
+            if volume.get("role") == "replica"
+        }
+        ctx.obj.data(
+            points,
+            lambda: (
+                "\n\n".join(listing(name, found) for name, found in points.items()) or "no target volumes on this host"
+            ),
+        )
+
+
+@snapshot.command("list", hidden=True)
+@click.argument("volume")
+@click.pass_obj
+def list_(app, volume):
+    """The sync points of VOLUME."""
+    points = app.client().get(f"/volumes/{part(volume)}/snapshots")
+    app.data(points, lambda: listing(volume, points))
+
+
+@snapshot.command()
+@click.argument("point", metavar="VOL@POINT")
+@click.option("-n", "--dry-run", is_flag=True, help="Say what would be put back; change nothing.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.pass_obj
+def rollback(app, point, dry_run, yes):
+    """Bring the target volume back to VOL@POINT. What it holds now stays as a sync point."""
+    volume, name = split_point(point)
+    client = app.client()
+    path = f"/volumes/{part(volume)}/rollback"
+    plan = follow_task(app, client, client.post(path, {"point": name, "dry_run": True}), f"{point}: looking")
+    what = f"{volume} goes back to {when(plan['time'], precise=True)}: {units.format_size(plan['bytes'])} are put back."
+    if dry_run:
+        app.data(plan, what)
+        return
+    app.confirm(what, yes)
+    result = follow_task(app, client, client.post(path, {"point": name}), f"{point}: rolling back")
+    app.data(
+        result,
+        f"{volume} is at {when(plan['time'], precise=True)} again (generation {result['counter']})"
+        + (f"\n  root {result['root']}" if result.get("root") else ""),
+    )
+
+
+@snapshot.command()
+@click.argument("point", metavar="VOL@POINT")
+@click.argument("target", type=click.Path())
+@click.option("-y", "--yes", is_flag=True, help="Overwrite what TARGET carries without asking.")
+@click.pass_obj
+def copy(app, point, target, yes):
+    """Write the content of VOL@POINT to TARGET, a device or a file (made if missing)."""
+    volume, name = split_point(point)
+    client = app.client()
+    body = {"point": name, "target": os.path.abspath(target), "overwrite": yes}
+    path = f"/volumes/{part(volume)}/copy"
+    try:
+        result = follow_task(app, client, client.post(path, body), f"{point}: copying")
+    except Refused as refusal:
+        if refusal.code != "signature":
+            raise
+        app.confirm(f"{refusal.message} It is overwritten.", yes)
+        result = follow_task(app, client, client.post(path, body | {"overwrite": True}), f"{point}: copying")
+    app.data(result, f"{target}: {units.format_size(result['size'])} of {point}\n  root {result['root']}")
+
+
+@snapshot.command(cls=Command)
+@click.argument("point", metavar="VOL@POINT")
+@click.option("-n", "--dry-run", is_flag=True, help="Say what would go; change nothing.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.pass_obj
+def delete(app, point, dry_run, yes):
+    """Drop the oldest sync point of a volume and its undo."""
+    volume, name = split_point(point)
+    what = f"{point}: this sync point goes."
+    if dry_run:
+        app.data({"would_delete": point}, what.replace("goes", "would go"))
+        return
+    app.confirm(what, yes)
+    answer = app.client().call("DELETE", f"/volumes/{part(volume)}/snapshots/{part(name)}", timeout=60)
+    app.data(answer, f"{point}: deleted")

@@ -1,0 +1,172 @@
+"""qrep status: every job in one line, then what is not fine and what to do about it."""
+
+import click
+
+from qrep import units
+from qrep.cli.app import Command
+from qrep.cli.render import lag, table, when
+from qrep.errors import Degraded
+
+HEADER = ("JOB", "MODE", "STATE", "SOURCE -> TARGET", "LAST SYNC POINT", "LAG", "PATH", "RATE")
+
+
+def state_text(job):
+    progress = job.get("progress") or {}
+    text = job["state"]
+    if text == "syncing" and progress.get("percent") is not None:
+        text += f" {progress['percent']:.0f}%"
+    return text
+
+
+def path_text(path):
+    if not path:
+        return "-"
+    text = f"{path['active']}/{path['total']}"
+    if path.get("connections", 1) > 1:
+        text += f" x{path['connections']}"
+    return text if path.get("ok", True) else f"{text} !"
+
+
+def rate_text(job):
+    return units.format_rate(job["rate_bytes_per_s"]) if job.get("rate_bytes_per_s") else "-"
+
+
+def sync_point_text(job):
+    text = when(job.get("last_sync_point"))
+    return f"{text} fuzzy" if job.get("fuzzy") and job.get("last_sync_point") else text
+
+
+def problem_lines(job):
+    problem = job.get("problem")
+    if not problem:
+        return []
+    lines = [f"{job['name']}: {problem['text']}"]
+    if problem.get("action"):
+        lines.append(f"{' ' * len(job['name'])}  action: {problem['action']}")
+    return lines
+
+
+def overview(jobs):
+    if not jobs:
+        return "no jobs\n  action: qrep volume add NAME DEVICE, then: qrep job create NAME --source VOL --target [PEER:]VOL"
+    rows = [
+        (
+            job["name"],
+            job["mode"],
+            state_text(job),
+            f"{job['source']} -> {job['target']}",
+            sync_point_text(job),
+            lag(job.get("lag_seconds")),
+            path_text(job.get("path")),
+            rate_text(job),
+        )
+        for job in jobs
+    ]
+    text = table(HEADER, rows)
+    problems = [line for job in jobs for line in problem_lines(job)]
+    return text + ("\n\n" + "\n".join(problems) if problems else "")
+
+
+def flow_line(progress):
+    parts = [f"read {units.format_size(progress.get('read', 0))}"]
+    hashed = f"hashed {units.format_size(progress.get('hashed', 0))}"
+    if progress.get("hash_bytes_per_s"):
+        hashed += f" at {units.format_rate(progress['hash_bytes_per_s'])}"
+    sent = f"sent {units.format_size(progress.get('sent', 0))}"
+    if progress.get("rate_bytes_per_s"):
+        sent += f" at {units.format_rate(progress['rate_bytes_per_s'])}"
+    return "  ".join([*parts, hashed, f"changed {units.format_size(progress.get('changed', 0))}", sent])
+
+
+def detail(job, node):
+    progress = job.get("progress")
+    here = "target: this host" if job.get("role") == "target" else "source: this host"
+    head = [job["name"], job["mode"], here, job["state"]]
+    if progress:
+        if progress.get("percent") is not None:
+            head.append(f"{progress['percent']:.1f}% done,")
+        if progress.get("seconds_left") is not None:
+            head.append(f"{units.format_clock(progress['seconds_left'])} to go,")
+        if progress.get("bottleneck"):
+            head.append(f"bottleneck: {progress['bottleneck']}")
+        head[-1] = head[-1].rstrip(",")
+    lines = ["  ".join(head[:4]) + ("  " + " ".join(head[4:]) if head[4:] else "")]
+    lines.append(f"  source  {job['source']}  {units.format_size(job['size']) if job.get('size') else ''}".rstrip())
+    if job.get("last_sync_point"):
+        point = f"sync point {when(job['last_sync_point'], precise=True)} (generation {job['counter']}{', fuzzy' if job.get('fuzzy') else ''})"
+        if progress and progress.get("phase") in ("syncing", "committing"):
+            point = f"open generation on top of {when(job['last_sync_point'], precise=True)} (would roll back there)"
+    else:
+        point = "no sync point yet"
+    lines.append(f"  target  {job['target']}  {point}")
+    if job.get("root"):
+        lines.append(f"  root    {job['root']}  (b3sum of the target at that sync point)")
+    if progress:
+        lines.append("  " + flow_line(progress))
+    last = job.get("last_run")
+    if last and not progress:
+        lines.append(
+            f"  last run  read {units.format_size(last.get('read', 0))}  changed {units.format_size(last.get('changed', 0))}  "
+            f"sent {units.format_size(last.get('sent', 0))}  in {units.format_time_to_go(last.get('seconds', 0))}"
+            + ("  (resumed)" if last.get("resumed") else "")
+        )
+    lines += problem_lines(job)
+    return "\n".join(lines)
+
+
+def render(answer, named):
+    jobs = answer["jobs"]
+    if named:
+        return "\n\n".join(detail(job, answer["node"]) for job in jobs)
+    return overview(jobs)
+
+
+def not_fine(jobs):
+    return [job for job in jobs if job.get("problem") or job["state"] in ("failed", "degraded")]
+
+
+@click.command(cls=Command)
+@click.argument("jobs", nargs=-1, metavar="[JOB]...")
+@click.option("--watch", is_flag=True, help="Keep showing it until Ctrl-C.")
+@click.option("--check", is_flag=True, help="Print only what is not fine; exit 3 if anything is.")
+@click.pass_obj
+def status(app, jobs, watch, check):
+    """Jobs, paths, lag; what to do next."""
+    client = app.client()
+    if watch:
+        return watch_status(app, client, jobs)
+    answer = client.get("/status", job=list(jobs) or None)
+    if check:
+        bad = not_fine(answer["jobs"])
+        if bad:
+            if app.json:
+                app.data(answer | {"jobs": bad})
+                return Degraded.exit_code
+            raise Degraded(
+                "; ".join(f"{job['name']}: {(job.get('problem') or {}).get('text', job['state'])}" for job in bad)
+            )
+        app.data(answer, "all jobs are fine")
+        return 0
+    app.data(answer, lambda: render(answer, jobs))
+    return 0
+
+
+def watch_status(app, client, jobs):
+    """Redraw on a terminal, one JSON object a line with --json, until Ctrl-C."""
+    import time
+
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    try:
+        if app.json:
+            while True:
+                app.data(client.get("/status", job=list(jobs) or None))
+                time.sleep(1)
+        with Live(console=Console(highlight=False), screen=False, refresh_per_second=4) as live:
+            while True:
+                live.update(Text(render(client.get("/status", job=list(jobs) or None), jobs)))
+                time.sleep(1)
+    except KeyboardInterrupt:
+        return 0

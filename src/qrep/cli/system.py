@@ -1,0 +1,75 @@
+"""qrep daemon, probe, check, completion."""
+
+import os
+
+import click
+
+from qrep.cli.app import Command
+from qrep.cli.render import colour, table
+from qrep.errors import ConfigError, Refused
+
+
+@click.command(cls=Command)
+@click.pass_obj
+def daemon(app):
+    """Run the agent in the foreground until SIGTERM. Source and target are the same program."""
+    if os.geteuid() != 0:
+        raise Refused("the agent opens block devices and runs as root", hint="sudo qrep daemon", code="not-root")
+    from qrep.daemon.service import run
+
+    return run(config_dir=app.config_dir, state_dir=app.state_dir, socket_path=app.socket, verbose=app.verbose)
+
+
+def feature_table(features):
+    mark = {True: colour("yes", 32), False: colour("no", 33)}
+    return table(("FEATURE", "HERE"), [(name, mark[bool(present)]) for name, present in features.items()])
+
+
+@click.command(cls=Command)
+@click.pass_obj
+def probe(app):
+    """What this machine can do: io_uring and its features, the hash kernel, zero-copy sending; what is used and why."""
+    from qrep.probe import probe as look
+
+    found = look()
+    app.data(found, lambda: probe_text(found))
+
+
+def probe_text(found):
+    lines = [f"{name.replace('_', ' '):<18}  {value}" for name, value in found.items() if not isinstance(value, dict)]
+    for name, value in found.items():
+        if isinstance(value, dict):
+            lines += ["", name.replace("_", " "), feature_table(value)]
+    return "\n".join(lines)
+
+
+@click.command(cls=Command)
+@click.argument("file", required=False, type=click.Path(exists=True, dir_okay=False))
+@click.pass_obj
+def check(app, file):
+    """Check all configuration files, or FILE: where an error is and what was probably meant. Needs no agent."""
+    from qrep.config import check as check_files
+
+    problems = check_files(app.config_dir, file)
+    if not problems:
+        app.data({"problems": []}, f"{file or app.config_dir}: no errors")
+        return 0
+    if app.json:
+        app.data({"problems": [problem.as_dict() for problem in problems]})
+        return ConfigError.exit_code
+    for problem in problems:
+        click.echo(str(problem))
+    return ConfigError.exit_code
+
+
+@click.command(cls=Command)
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.pass_obj
+def completion(app, shell):
+    """Print the completion script of SHELL, for instance: qrep completion bash > /etc/bash_completion.d/qrep"""
+    from click.shell_completion import get_completion_class
+
+    from qrep.cli.main import root
+
+    script = get_completion_class(shell)(root, {}, "qrep", "_QREP_COMPLETE").source()
+    app.data({"shell": shell, "script": script}, script)

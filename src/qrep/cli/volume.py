@@ -1,0 +1,160 @@
+"""qrep volume: the devices that qrep knows by name."""
+
+import click
+
+from qrep import units
+from qrep.cli.app import Group
+from qrep.cli.client import part
+from qrep.cli.render import table
+from qrep.errors import Refused
+
+
+def snapshots_text(volume):
+    snapshots = volume["snapshots"]
+    return snapshots["backend"] + (" (live: sync points are fuzzy)" if snapshots.get("fuzzy") else "")
+
+
+def line(volume):
+    return f"{volume['name']}  {volume['device']}  {units.format_size(volume['size'])}  snapshots: {snapshots_text(volume)}"
+
+
+def listing(volumes):
+    if not volumes:
+        return "no volumes\n  action: qrep volume add NAME DEVICE"
+    return table(
+        ("VOLUME", "DEVICE", "SIZE", "SNAPSHOTS", "ROLE", "JOBS"),
+        [
+            (
+                volume["name"],
+                volume["device"],
+                units.format_size(volume["size"]) if volume.get("size") else "missing",
+                snapshots_text(volume),
+                volume.get("role") or "-",
+                ", ".join(volume.get("jobs", [])) or "-",
+            )
+            for volume in volumes
+        ],
+    )
+
+
+def details(volume):
+    rows = [
+        ("id", volume["id"]),
+        ("device", volume["device"]),
+        ("size", f"{units.format_size(volume['size'])} ({volume['size']} bytes), sectors of {volume['sector_size']}"),
+        (
+            "snapshots",
+            snapshots_text(volume)
+            + (f": {volume['snapshots']['reason']}" if volume["snapshots"].get("reason") else ""),
+        ),
+        ("role", volume.get("role") or "none yet"),
+        ("accepts", ", ".join(volume.get("accept", [])) or "no peer"),
+        ("jobs", ", ".join(volume.get("jobs", [])) or "none"),
+    ]
+    undo = volume.get("undo")
+    if undo:
+        rows.append(("undo space", f"{units.format_size(undo['used'])} used of {units.format_size(undo['limit'])}"))
+        rows.append(("sync points", f"{volume.get('sync_points', 0)} kept"))
+    rows += [
+        (name.replace("_", " "), value)
+        for name, value in (volume.get("identity") or {}).items()
+        if value and name != "size"
+    ]
+    width = max(len(name) for name, _ in rows)
+    return f"{volume['name']}\n" + "\n".join(f"  {name.ljust(width)}  {value}" for name, value in rows)
+
+
+@click.group(cls=Group)
+@click.pass_context
+def volume(ctx):
+    """Devices that qrep knows by name. Alone: list them."""
+    if ctx.invoked_subcommand is None:
+        volumes = ctx.obj.client().get("/volumes")
+        ctx.obj.data(volumes, lambda: listing(volumes))
+
+
+SETTINGS = (
+    click.option(
+        "--snapshots", type=click.Choice(["auto", "reflink", "none"]), help="How the volume is frozen for a run."
+    ),
+    click.option(
+        "--undo", metavar="DIR", type=click.Path(), help="Where before-images are kept (default: the state directory)."
+    ),
+    click.option("--undo-space", metavar="SIZE|2x", help="How much they may take, absolute or in volumes."),
+    click.option(
+        "--accept", metavar="PEER", multiple=True, help="A peer that may replicate onto this volume; none by default."
+    ),
+)
+
+
+def settings(command):
+    for option in reversed(SETTINGS):
+        command = option(command)
+    return command
+
+
+def given(**values):
+    """Only what was said."""
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in values.items()
+        if value not in (None, ())
+    }
+
+
+@volume.command()
+@click.argument("name")
+@click.argument("device", type=click.Path())
+@settings
+@click.option("--leaf", metavar="SIZE", help="Comparing and sending unit, a power of two, 4K (default) to 1M.")
+@click.option("--granule", metavar="SIZE", help="Scheduling unit, a power of two, 8M by default.")
+@click.pass_obj
+def add(app, name, device, **options):
+    """Give DEVICE (a block device or an image file) a NAME. Writes nothing to it."""
+    import os
+
+    answer = app.client().post("/volumes", given(name=name, device=os.path.abspath(device), **options))
+    app.data(answer, lambda: line(answer))
+
+
+@volume.command("set")
+@click.argument("name")
+@settings
+@click.pass_obj
+def set_(app, name, **options):
+    """Change settings of volume NAME."""
+    answer = app.client().call("PATCH", f"/volumes/{part(name)}", given(**options))
+    app.data(answer, lambda: line(answer))
+
+
+@volume.command()
+@click.argument("name")
+@click.pass_obj
+def show(app, name):
+    """Everything about volume NAME."""
+    answer = app.client().get(f"/volumes/{part(name)}")
+    app.data(answer, lambda: details(answer))
+
+
+@volume.command()
+@click.argument("name")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.option("-n", "--dry-run", is_flag=True, help="Say what would be forgotten; change nothing.")
+@click.pass_obj
+def remove(app, name, yes, dry_run):
+    """Forget volume NAME: its map, undo and sync points; the device keeps its bytes."""
+    client = app.client()
+    known = client.get(f"/volumes/{part(name)}")
+    if known.get("jobs"):
+        raise Refused(
+            f"volume {name} is used by {', '.join(known['jobs'])}",
+            hint=f"qrep job delete {known['jobs'][0]}",
+            code="volume-in-use",
+        )
+    what = f"{name}: {known.get('sync_points', 0)} sync points and the map of {known['device']} would be forgotten; its bytes stay."
+    if dry_run:
+        app.data({"would_remove": known}, what)
+        return
+    app.confirm(what.replace("would be", "are"), yes)
+    client.call("DELETE", f"/volumes/{part(name)}", timeout=60)
+    app.data({"removed": name}, f"{name}: removed")
