@@ -1,0 +1,103 @@
+"""What agents ask each other outside of a run: one question, one answer, on a connection of its own."""
+
+import socket
+
+import msgspec
+
+from qrep.errors import ProtocolError, QrepError, Unreachable, from_dict
+
+MESSAGE_MAX = 64 << 10  # bytes
+
+
+class _Message(msgspec.Struct, forbid_unknown_fields=True, tag_field="ask", kw_only=True):
+    pass
+
+
+class Hail(_Message, tag="hail"):
+    """Who are you, and do you know me?"""
+
+
+class CreatePair(_Message, tag="create-pair"):
+    """May job `job_id` of mine, over `size` bytes, write to your volume `volume`? check_only: do not write it down."""
+
+    job_id: str
+    job: str
+    source: str
+    volume: str
+    size: int
+    leaf: int
+    granule: int
+    sector_size: int
+    sync_points: int
+    overwrite: bool
+    check_only: bool
+
+
+class DeletePair(_Message, tag="delete-pair"):
+    job_id: str
+
+
+class Answer(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """value: what was asked for; error: QrepError.as_dict() instead."""
+
+    value: dict = {}
+    error: dict | None = None
+
+
+Question = Hail | CreatePair | DeletePair
+
+
+def _send(stream, message):
+    body = msgspec.msgpack.encode(message)
+    stream.sendall(len(body).to_bytes(4, "little") + body)
+
+
+def _receive(stream, cls):
+    size = int.from_bytes(_exactly(stream, 4), "little")
+    if not 0 < size <= MESSAGE_MAX:
+        raise ProtocolError(f"a message of {size} bytes was announced; the limit is {MESSAGE_MAX}")
+    try:
+        return msgspec.msgpack.decode(_exactly(stream, size), type=cls)
+    except msgspec.DecodeError as err:
+        raise ProtocolError(f"not a message of this protocol: {err}") from err
+
+
+def _exactly(stream, size):
+    data = bytearray()
+    while len(data) < size:
+        part = stream.recv(size - len(data))
+        if not part:
+            raise Unreachable("the peer closed the connection; perhaps it does not know this host", code="disconnected")
+        data += part
+    return bytes(data)
+
+
+def ask(stream, question, timeout=30.0):
+    """Ask on a fresh TLS connection, close it. Returns the answer's value; raises what the other side refused with."""
+    try:
+        stream.settimeout(timeout)
+        _send(stream, question)
+        answer = _receive(stream, Answer)
+    except TimeoutError:
+        raise Unreachable(f"the peer did not answer in {timeout:g} s") from None
+    except OSError as err:
+        raise Unreachable(f"the peer broke off: {err.strerror or err}; perhaps it does not know this host") from err
+    finally:
+        stream.close()
+    if answer.error is not None:
+        raise from_dict(answer.error)
+    return answer.value
+
+
+def answer(stream, handle, timeout=30.0):
+    """Read one question, answer with what handle(question) returns or raises, close."""
+    try:
+        stream.settimeout(timeout)
+        try:
+            reply = Answer(value=handle(_receive(stream, Question)))
+        except QrepError as error:
+            reply = Answer(error=error.as_dict())
+        _send(stream, reply)
+        stream.shutdown(socket.SHUT_RDWR)
+    finally:
+        stream.close()

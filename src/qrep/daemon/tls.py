@@ -1,0 +1,118 @@
+"""TLS 1.3 in both directions, mutual, trust by pinned key and nothing else: no CA, no names, no resumption.
+
+What a connection is for is chosen by ALPN, so that nothing of qrep's is parsed before the peer has proved its key.
+"""
+
+import socket
+import ssl
+
+from qrep.daemon.identity import fingerprint_of
+from qrep.errors import Refused, Unreachable
+
+CONTROL, DATA, ASK = "qrep-control/1", "qrep-data/1", "qrep-ask/1"
+HANDSHAKE_S = 10.0
+CIPHERS = "TLS_AES_128_GCM_SHA256:TLS_CHACHA20_POLY1305_SHA256"
+
+
+def _context(side, identity, pinned):
+    """pinned: PEM certificates that are trusted; each is its own anchor."""
+    context = ssl.SSLContext(side)
+    context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_3
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_COMPRESSION
+    context.load_cert_chain(identity.certificate_path, identity.key_path)
+    if pinned:
+        context.load_verify_locations(cadata="\n".join(pinned))
+    return context
+
+
+def server_context(identity, pinned):
+    context = _context(ssl.PROTOCOL_TLS_SERVER, identity, pinned)
+    context.num_tickets = 0
+    context.set_alpn_protocols([CONTROL, DATA, ASK])
+    return context
+
+
+def connect(identity, address, purpose, peer, timeout):
+    """A TLS socket to `address` = (host, port), whose other end is `peer` (config.Peer) and nobody else.
+
+    Raises Unreachable when nothing answers there, Refused when someone else does or when this node is not known there.
+    """
+    where = f"{address[0]}:{address[1]}"
+    context = _context(ssl.PROTOCOL_TLS_CLIENT, identity, [peer.certificate])
+    context.set_alpn_protocols([purpose])
+    try:
+        plain = socket.create_connection(address, timeout)
+    except OSError as err:
+        raise Unreachable(
+            f"{where}: {err.strerror or err}", hint="check the address, the link and that qrep daemon runs there"
+        ) from err
+    try:
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        plain.settimeout(HANDSHAKE_S)
+        stream = context.wrap_socket(plain)
+    except ssl.SSLCertVerificationError as err:
+        plain.close()
+        raise Refused(
+            f"{where} presents another key than the pinned {peer.fingerprint}",
+            hint="if the host was set up anew: qrep peer remove, then qrep peer add",
+            code="wrong-fingerprint",
+        ) from err
+    except OSError as err:
+        plain.close()
+        raise Unreachable(f"{where}: no TLS handshake: {err.strerror or err}") from err
+    if (
+        fingerprint_of(stream.getpeercert(binary_form=True)) != peer.fingerprint
+        or stream.selected_alpn_protocol() != purpose
+    ):
+        stream.close()
+        raise Refused(
+            f"{where} is not the pinned {peer.fingerprint}",
+            hint="qrep peer remove, then qrep peer add",
+            code="wrong-fingerprint",
+        )
+    stream.settimeout(None)
+    return stream
+
+
+def accept(context, plain, peers):
+    """Handshake on an accepted connection. Returns (TLS socket, peer name, purpose). Raises OSError; `plain` is closed then.
+
+    peers: name -> config.Peer. The key must be one of theirs exactly, whatever else the certificate says.
+    """
+    plain.settimeout(HANDSHAKE_S)
+    try:
+        stream = context.wrap_socket(plain, server_side=True)
+    except OSError:
+        plain.close()
+        raise
+    der = stream.getpeercert(binary_form=True)
+    fingerprint = fingerprint_of(der) if der else None
+    for name, peer in peers.items():
+        if peer.fingerprint == fingerprint and stream.selected_alpn_protocol() in (CONTROL, DATA, ASK):
+            stream.settimeout(None)
+            return stream, name, stream.selected_alpn_protocol()
+    stream.close()
+    raise ssl.SSLError("the key is not pinned here, or the connection says not what it is for")
+
+
+def look(identity, address, timeout=HANDSHAKE_S):
+    """The certificate (DER) that `address` presents, before it is trusted. Nothing is sent but the handshake."""
+    where = f"{address[0]}:{address[1]}"
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.check_hostname = False
+    context.verify_mode = (
+        ssl.CERT_NONE
+    )  # this connection only asks who is there; a person decides, and connect() checks
+    context.load_cert_chain(identity.certificate_path, identity.key_path)
+    context.set_alpn_protocols([ASK])
+    try:
+        with socket.create_connection(address, timeout) as plain, context.wrap_socket(plain) as stream:
+            return stream.getpeercert(binary_form=True)
+    except OSError as err:
+        raise Unreachable(
+            f"{where}: {err.strerror or err}", hint="check the address, the link and that qrep daemon runs there"
+        ) from err
