@@ -1,0 +1,90 @@
+"""The event log: what happened, with a code for scripts, kept in the state database, followed by those who ask."""
+
+import json
+import sys
+import threading
+from datetime import UTC, datetime
+
+# code: (level, what it says). docs/EVENTS.md is generated from this table.
+CODES = {
+    "agent-started": ("info", "the agent serves its socket and its port"),
+    "agent-stopped": ("info", "the agent ended in order"),
+    "volume-added": ("info", "a volume was given a name"),
+    "volume-removed": ("info", "a volume was forgotten"),
+    "volume-missing": ("error", "the device of a volume is not there, or is not the volume"),
+    "volume-recovered": ("warning", "a target volume was brought back to its last sync point at start"),
+    "volume-damaged": ("error", "qrep's own records of a target volume are damaged; it is out of service"),
+    "peer-added": ("info", "a host was pinned"),
+    "peer-removed": ("info", "a host is not trusted any more"),
+    "peer-refused": ("warning", "a connection was closed before its first message"),
+    "pair-created": ("info", "a peer's job may write to a volume here"),
+    "pair-deleted": ("info", "a peer's job may not write here any more"),
+    "job-created": ("info", "a job was created"),
+    "job-changed": ("info", "settings of a job were changed"),
+    "job-deleted": ("info", "a job was deleted"),
+    "run-started": ("info", "a run began, or was resumed"),
+    "run-committed": ("info", "a generation was committed: a new sync point"),
+    "run-fuzzy": ("warning", "the sync point was taken of a live source and is fuzzy"),
+    "run-interrupted": ("warning", "a run lost its connection and is tried again"),
+    "run-stopped": ("info", "a run was stopped; what was applied is kept"),
+    "run-failed": ("error", "a run failed; the target is at its last sync point or can be brought there"),
+    "source-unreadable": ("error", "sectors of the source cannot be read; nothing was committed"),
+    "verify-equal": ("info", "both sides are equal at the last sync point"),
+    "verify-differs": ("error", "the sides differ"),
+    "verify-failed": ("error", "a verify could not be finished"),
+    "rolled-back": ("warning", "a target volume was put back to an earlier sync point"),
+    "snapshot-copied": ("info", "a sync point was copied out"),
+    "snapshot-deleted": ("info", "a sync point was deleted"),
+    "session-ended": ("warning", "a source's session on a volume here ended with an error"),
+}
+
+LIMIT = 1000  # events in one reading
+
+
+class EventLog:
+    """Thread-safe. `db`: StateDb. With `echo` every event is also one line on stderr, for the service log."""
+
+    def __init__(self, db, echo=True):
+        self.db, self.echo = db, echo
+        self._news = threading.Condition()
+        self._last = 0
+
+    def add(self, code, text, *, job=None, volume=None, **data):
+        level = CODES[code][0]
+        text = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+        row = self.db.add_event(level, code, text, job, volume, data)
+        if self.echo:
+            print(f"qrep {level}: {code}: {job or volume or '-'}: {text}", file=sys.stderr, flush=True)
+        with self._news:
+            self._last = row
+            self._news.notify_all()
+
+    def read(self, after=0, since=0.0, job=None):
+        """Up to LIMIT events after an id and a time (seconds), oldest first, as the local API gives them."""
+        return [
+            row
+            | {
+                "time": datetime.fromtimestamp(row["time"], UTC).isoformat(timespec="milliseconds"),
+                "data": json.loads(row["data"]),
+            }
+            for row in self.db.events(after, since, job, LIMIT)
+        ]
+
+    def wait(self, after, timeout):
+        """Wait until there is an event later than `after`, at most `timeout` seconds."""
+        with self._news:
+            return self._news.wait_for(lambda: self._last > after, timeout)
+
+
+def document():
+    """docs/EVENTS.md."""
+    rows = [f"| {code} | {level} | {text} |" for code, (level, text) in CODES.items()]
+    return (
+        "# Events\n\nGenerated from `src/qrep/daemon/events.py` by `python -m qrep.daemon.events`.\n\n| code | level | meaning |\n|---|---|---|\n"
+        + "\n".join(rows)
+        + "\n"
+    )
+
+
+if __name__ == "__main__":
+    print(document(), end="")

@@ -1,0 +1,96 @@
+"""qrep daemon: the process. Starts the node, serves the local API until SIGTERM or SIGINT, ends in order."""
+
+import contextlib
+import os
+import socket
+import stat
+import struct
+import sys
+
+from qrep.errors import Refused
+
+STOP_S = 5  # seconds that open API requests get at the end
+
+
+def unix_socket(path):
+    """Listen on `path`, 0600. A socket left by a dead agent is replaced; a living one is refused."""
+    directory = os.path.dirname(os.path.abspath(path))
+    os.makedirs(directory, mode=0o755, exist_ok=True)
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    if os.path.exists(path):
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            raise Refused(f"{path} is no socket", hint="remove it, or give another --socket", code="not-a-socket")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            try:
+                probe.connect(path)
+            except OSError:
+                os.unlink(path)
+            else:
+                raise Refused(
+                    f"an agent answers on {path} already",
+                    hint="stop it first, or give another --socket",
+                    code="agent-running",
+                )
+    mask = os.umask(0o177)
+    try:
+        listening.bind(path)
+    finally:
+        os.umask(mask)
+    listening.listen(64)
+    return listening
+
+
+def peer_allowed(connection):
+    """SO_PEERCRED: only root and the agent's own user may talk to the agent."""
+    _pid, uid, _gid = struct.unpack(
+        "3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    )
+    return uid in (0, os.geteuid())
+
+
+def run(*, config_dir, state_dir, socket_path, verbose=False):
+    """Serve until a signal ends it. Returns the exit code; raises QrepError when it cannot start."""
+    import uvicorn
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+
+    from qrep._native import hasher
+    from qrep.daemon.control import application
+    from qrep.daemon.node import Node
+
+    class CheckedProtocol(H11Protocol):
+        """Closes connections of users that may not talk to the agent, before a byte of theirs is read."""
+
+        def connection_made(self, transport):
+            if not peer_allowed(transport.get_extra_info("socket")):
+                transport.abort()
+                return
+            super().connection_made(transport)
+
+    hasher.self_test()
+    listening = unix_socket(socket_path)
+    try:
+        node = Node(config_dir, state_dir)
+        node.start()
+        try:
+            settings = uvicorn.Config(
+                application(node),
+                http=CheckedProtocol,
+                log_config=None,
+                access_log=False,
+                lifespan="off",
+                timeout_graceful_shutdown=STOP_S,
+            )
+            server = uvicorn.Server(settings)
+            print(
+                f"qrep: serving {socket_path}, port {node.settings.node.port}, {node.identity.fingerprint}",
+                file=sys.stderr,
+                flush=True,
+            )
+            server.run(sockets=[listening])
+        finally:
+            node.stop()
+    finally:
+        listening.close()
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(socket_path)
+    return 0

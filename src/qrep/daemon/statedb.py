@@ -1,0 +1,147 @@
+"""What the agent remembers besides maps, undo and superblocks: pairs, epochs, the history of runs, events. SQLite, durable.
+
+Losing this file costs history and pair records, never data: what was committed is in the superblocks.
+"""
+
+import json
+import os
+import sqlite3
+import threading
+import time
+
+SCHEMA_VERSION = 1
+EVENTS_KEPT = 100_000
+RUNS_KEPT = 100  # per job
+SCHEMA = """
+CREATE TABLE pair (job_id TEXT PRIMARY KEY, peer TEXT NOT NULL, fingerprint TEXT NOT NULL, job TEXT NOT NULL, source TEXT NOT NULL,
+    volume TEXT NOT NULL, size INTEGER NOT NULL, sync_points INTEGER NOT NULL, created REAL NOT NULL);
+CREATE TABLE job (job_id TEXT PRIMARY KEY, stopped INTEGER NOT NULL DEFAULT 0, problem TEXT);
+CREATE TABLE run (id INTEGER PRIMARY KEY, job_id TEXT NOT NULL, started REAL NOT NULL, ended REAL NOT NULL, outcome TEXT NOT NULL, report TEXT NOT NULL);
+CREATE INDEX run_of_job ON run (job_id, id);
+CREATE TABLE event (id INTEGER PRIMARY KEY AUTOINCREMENT, time REAL NOT NULL, level TEXT NOT NULL, code TEXT NOT NULL,
+    job TEXT, volume TEXT, text TEXT NOT NULL, data TEXT NOT NULL);
+CREATE INDEX event_time ON event (time);
+"""
+
+
+class StateDb:
+    """One connection, one lock; every method is short and safe from any thread. Raises sqlite3.Error if the disk fails."""
+
+    def __init__(self, path):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        os.close(descriptor)
+        self._lock = threading.Lock()
+        self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+        self._db.row_factory = sqlite3.Row
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=FULL")
+        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        if version == 0:
+            self._db.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
+        elif version != SCHEMA_VERSION:
+            raise sqlite3.DatabaseError(f"{path} has format {version}; this qrep reads {SCHEMA_VERSION}")
+
+    def close(self):
+        with self._lock:
+            self._db.close()
+
+    def _all(self, sql, *values):
+        with self._lock:
+            return [dict(row) for row in self._db.execute(sql, values)]
+
+    def _do(self, sql, *values):
+        with self._lock:
+            return self._db.execute(sql, values).lastrowid
+
+    # pairs: who may write to which volume here
+
+    def add_pair(self, job_id, *, peer, fingerprint, job, source, volume, size, sync_points):
+        self._do(
+            "INSERT OR REPLACE INTO pair VALUES (?,?,?,?,?,?,?,?,?)",
+            job_id,
+            peer,
+            fingerprint,
+            job,
+            source,
+            volume,
+            size,
+            sync_points,
+            time.time(),
+        )
+
+    def pair(self, job_id):
+        rows = self._all("SELECT * FROM pair WHERE job_id=?", job_id)
+        return rows[0] if rows else None
+
+    def pairs(self, volume=None):
+        return self._all("SELECT * FROM pair WHERE ? IS NULL OR volume=? ORDER BY job", volume, volume)
+
+    def drop_pair(self, job_id):
+        self._do("DELETE FROM pair WHERE job_id=?", job_id)
+
+    # jobs: what must survive a restart and is no setting
+
+    def job(self, job_id):
+        rows = self._all("SELECT stopped, problem FROM job WHERE job_id=?", job_id)
+        if not rows:
+            return {"stopped": False, "problem": None}
+        return {
+            "stopped": bool(rows[0]["stopped"]),
+            "problem": json.loads(rows[0]["problem"]) if rows[0]["problem"] else None,
+        }
+
+    def set_job(self, job_id, *, stopped, problem):
+        self._do(
+            "INSERT OR REPLACE INTO job VALUES (?,?,?)", job_id, int(stopped), json.dumps(problem) if problem else None
+        )
+
+    def drop_job(self, job_id):
+        self._do("DELETE FROM job WHERE job_id=?", job_id)
+        self._do("DELETE FROM run WHERE job_id=?", job_id)
+
+    def add_run(self, job_id, started, outcome, report):
+        self._do(
+            "INSERT INTO run (job_id, started, ended, outcome, report) VALUES (?,?,?,?,?)",
+            job_id,
+            started,
+            time.time(),
+            outcome,
+            json.dumps(report),
+        )
+        self._do(
+            "DELETE FROM run WHERE job_id=? AND id NOT IN (SELECT id FROM run WHERE job_id=? ORDER BY id DESC LIMIT ?)",
+            job_id,
+            job_id,
+            RUNS_KEPT,
+        )
+
+    def last_run(self, job_id, outcome="committed"):
+        rows = self._all("SELECT * FROM run WHERE job_id=? AND outcome=? ORDER BY id DESC LIMIT 1", job_id, outcome)
+        return rows[0] | {"report": json.loads(rows[0]["report"])} if rows else None
+
+    # events
+
+    def add_event(self, level, code, text, job, volume, data):
+        row = self._do(
+            "INSERT INTO event (time, level, code, job, volume, text, data) VALUES (?,?,?,?,?,?,?)",
+            time.time(),
+            level,
+            code,
+            job,
+            volume,
+            text,
+            json.dumps(data),
+        )
+        if row % 1000 == 0:
+            self._do("DELETE FROM event WHERE id <= ?", row - EVENTS_KEPT)
+        return row
+
+    def events(self, after, since, job, limit):
+        return self._all(
+            "SELECT * FROM event WHERE id > ? AND time >= ? AND (? IS NULL OR job=?) ORDER BY id LIMIT ?",
+            after,
+            since,
+            job,
+            job,
+            limit,
+        )
