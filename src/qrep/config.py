@@ -32,7 +32,7 @@ class _Object(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw
 
 class NodeSection(_Object):
     name: str = ""  # "": the host name
-    listen: list[str] = ["0.0.0.0"]
+    listen: list[str] = msgspec.field(default_factory=lambda: ["0.0.0.0"])
     port: Port = DEFAULT_PORT
 
 
