@@ -116,7 +116,7 @@ def test_several_lanes_cover_every_granule_exactly_once(make_run, source_device,
 def test_the_rate_is_kept(kind, make_run, source_device, undo_after):
     # 10.01 MiB and headers at 20 MiB/s with 64 KiB of burst: 0.5 s.
     run, image, rate = make_run(), bytearray(SIZE), 20 << 20
-    line = Transport(kind, 0, undo_after, bucket=Bucket(rate))
+    line = Transport(kind, 0, undo_after, bucket=Bucket(rate, 64 << 10))
     peer = Peer(GEOMETRY, image, line.receive, line.send)
     started = time.monotonic()
     assert run.lane(source_device, line.connection) == 0
