@@ -60,9 +60,9 @@ SOURCE = {
     # What the target has applied arrives in chunks.
     "overlaying": {"applied": ("overlaying", "sending")},
     "sending": {"lanes_finished": ("preparing", "giving-up"), "lanes_failed": ("closed", "giving-up"), "nak": ("closed", "giving-up"), "aborted": ("failed",)},
-    "preparing": {"prepared": ("committing", "giving-up"), "nak": ("closed", "giving-up"), "aborted": ("failed",)},
-    # COMMIT may have been sent: only the target knows.
-    "committing": {"committed": ("done",), "nak": ("closed",), "aborted": ("failed",)},
+    "preparing": {"prepared": ("committing",), "nak": ("closed", "giving-up"), "aborted": ("failed",)},
+    # COMMIT may have been sent: only the target knows. It has not if the pending digests could not be written.
+    "committing": {"committed": ("done",), "nak": ("closed",), "aborted": ("failed",), "failed": ("giving-up",)},
     # Abort was sent because of a failure here.
     "giving-up": {"aborted": ("failed",), "nak": ("failed",)},
     # Without a connection; the attempt may still be open at the target.

@@ -58,3 +58,4 @@ class RunRecord(msgspec.Struct, frozen=True):
     snapshot: str  # token by which the snapshot backend finds it again; "": the live volume
     fuzzy: bool
     frozen_at_ns: int
+    mixed: bool  # sessions of this attempt have read different images: what was applied is not all of `snapshot`

@@ -41,11 +41,13 @@ class SourceMachine(SourceReplies):
         self._connections, self._frame_limit = connections, frame_limit
         self._accepted = False  # the target has accepted an epoch of this run
         self._stale_answers = 0
+        self._unsettled = (map_tag, pending_new)  # before the settle that is being carried out
         self._base_ready = False  # the driver's base is what this machine made of it, for a target at _committed
         self._committed = NO_ID  # valid from State on
         self._counter = 0
         self._resuming = False  # Freeze is followed by Resume instead of Begin
         self._was_resumed = False
+        self._committing = None  # the generation whose COMMIT this process has sent, or may have
         self._same_image = False
         self._lanes = False
         self._answer = None  # the Resumed whose Applied chunks are arriving
@@ -79,15 +81,17 @@ class SourceMachine(SourceReplies):
         self._go("starting")
         if self._resuming:
             # Only the very snapshot of the first session reads the same again.
-            self._same_image = bool(token) and not fuzzy and token == self.record.snapshot
+            # Once another image was used what was applied is of both, until a pass over all granules ends with the commit.
+            record = self.record
+            self._same_image = bool(token) and not fuzzy and token == record.snapshot and not record.mixed
             self.record = msgspec.structs.replace(
-                self.record, epoch=self._epoch, snapshot=token, fuzzy=fuzzy, frozen_at_ns=frozen_at_ns
+                record, epoch=self._epoch, snapshot=token, fuzzy=fuzzy, frozen_at_ns=frozen_at_ns, mixed=not self._same_image
             )
             message = say.Resume(self.record.attempt, self._connections, self._frame_limit, self._same_image)
         else:
             # R5: fresh and random, never used again. An attempt of 0 means none.
             new, attempt = self._draw(16), int.from_bytes(self._draw(8), "little") or 1
-            self.record = RunRecord(self._epoch, self._committed, new, attempt, token, fuzzy, frozen_at_ns)
+            self.record = RunRecord(self._epoch, self._committed, new, attempt, token, fuzzy, frozen_at_ns, False)
             message = say.Begin(self._committed, new, attempt, self._connections, self._frame_limit)
         return [do.SaveRun(self.record), do.Send(message)]
 
@@ -112,12 +116,16 @@ class SourceMachine(SourceReplies):
         """`action` raised `error`, the rest of its list was dropped. What is returned takes its place."""
         if not isinstance(error, QrepError):
             error = QrepError(f"{type(action).__name__}: {error}")
-        match action:
-            case do.ClearRun() | do.ReleaseSnapshot() if self.phase in ("done", "failed"):
-                raise error  # after the end: the driver reports it, the generation stands as it is
-            case do.FoldPending() if self.phase == "done":
-                # Committed all the same: pending stays, and the next State folds it.
-                return [do.ClearRun(), do.ReleaseSnapshot(self.record.snapshot), self._finish()]
+        if self.phase == "done":
+            # Committed all the same. Pending digests stay for the next State to fold, a run record for the next start to clear.
+            snapshot = do.ReleaseSnapshot(self.record.snapshot)
+            return [self._finish()] if isinstance(action, (do.ClearRun, do.ReleaseSnapshot)) else [snapshot, self._finish()]
+        if self.phase == "failed":
+            return [do.Fail(self._error, False)]
+        if isinstance(action, (do.FoldPending, do.DropPending, do.ForgetSourceMap)):
+            # What is durable is the old map or the new one: settle again with the next State.
+            self._map_tag, self._pending_new = self._unsettled
+            self._base_ready = False
         if self.phase in ("sending", "preparing", "committing"):  # COMMIT follows WritePending, so it has not been sent
             return self._give_up(error)
         return self._close(error)
@@ -179,7 +187,7 @@ class SourceMachine(SourceReplies):
     def _end(self, error, *, forget=False):
         """The run is over and nothing of it is kept. forget: the map was found wrong."""
         done = self._stop_lanes()
-        self.phase = "failed"
+        self.phase, self._error = "failed", error
         record, self.record = self.record, None
         if forget:
             done.append(do.ForgetSourceMap())

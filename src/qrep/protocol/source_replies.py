@@ -34,16 +34,18 @@ class SourceReplies:
         if state.committed != self._committed:
             self._base_ready = False
         self._committed, self._counter = state.committed, state.counter
+        self._unsettled = (self._map_tag, self._pending_new)
         done = []
         if self._pending_new is not None and self._pending_new == state.committed:
             # Settle, first branch: the acknowledgement was lost, the commit was not.
             done.append(do.FoldPending())
             self._map_tag, self._pending_new = self._pending_new, None
         if self.record is not None and self.record.new == state.committed:
-            if self._map_tag != state.committed:  # the pending digests were lost; the commit stands
-                done.append(do.ForgetSourceMap())
-            self._go("done")
-            return [*done, do.ClearRun(), do.ReleaseSnapshot(self.record.snapshot), self._finish()]
+            done += [do.ClearRun(), do.ReleaseSnapshot(self.record.snapshot)]
+            if self._committing == state.committed:  # of this very run: it is over
+                self._go("done")
+                return [*done, self._finish()]
+            self.record = None  # of a run whose process is gone: this one makes a generation of its own
         if self._may_resume(state):
             self._resuming = self._was_resumed = True
             if not self._base_ready:
@@ -166,7 +168,7 @@ class SourceReplies:
     def _on_prepared(self, message):
         self._check_attempt(message)
         self._go("committing")
-        self._pending_new = self.record.new
+        self._pending_new = self._committing = self.record.new
         # Once the target has COMMIT, only these digests can say what it holds.
         return [do.WritePending(self.record.new, self.record.base, self._counter + 1), do.Send(say.Commit(self.record.attempt))]
 

@@ -1,0 +1,132 @@
+"""What must hold, whatever happens (the invariants of FAULTS: E, R, I, M, F, K). Knows the images, and believes nothing it is told.
+
+Roots are checked with the packaged blake3; granule values come from qrep's kernel, but are believed only if they merge to that root.
+"""
+
+import blake3
+
+from qrep._native import disk as records
+from qrep._native import hasher
+from sim.world import Violation
+
+NO_ID = bytes(16)
+
+
+class Oracle:
+    def __init__(self, world, size, leaf_size, granule_size):
+        self.world, self.size, self.leaf_size, self.granule_size = world, size, leaf_size, granule_size
+        self.images = {}  # generation id -> content of the device, of everything that was ever committed
+        self.announced = {}  # generation id -> content that a source has sent in full
+        self.points = {}  # generation id of a rollback -> the point it puts back
+        self.chain = []  # committed ids, oldest first
+        self.epoch = 0  # highest that was accepted
+        self.values_of = {}
+
+    def granules(self):
+        return range(0, self.size, self.granule_size)
+
+    def values(self, image):
+        """[(is zero, chaining value)] of every granule of an image."""
+        known = self.values_of.get(image)
+        if known is None:
+            step = self.granule_size
+            parts = [image[start : start + step] for start in self.granules()]
+            known = [
+                (not any(part), hasher.subtree(part, index * step, self.leaf_size)) for index, part in enumerate(parts)
+            ]
+            root = hasher.root(self.size, step, b"".join(value for _, value in known))
+            if root != blake3.blake3(image).digest():
+                raise Violation("the values of an image do not merge to its plain BLAKE3")
+            self.values_of[image] = known
+        return known
+
+    def announce(self, new, image):
+        self.announced[new] = image
+
+    def accepted(self, epoch):
+        """The target told a session that its epoch counts."""
+        self.epoch = max(self.epoch, epoch)
+
+    def landed(self, offset, data, session):
+        """INV-F: a write of a run lands on the device."""
+        if session is not None and session < self.epoch:
+            raise Violation(f"INV-F: a write of session {session} at {offset} landed after epoch {self.epoch} was accepted")
+
+    def superblock(self, record, device):
+        """A superblock is durable, or was found at a start. Knows the chain (INV-M) and compares the device (INV-E, INV-R)."""
+        committed = record.committed_id
+        last = self.chain[-1] if self.chain else NO_ID
+        if committed != last:
+            if committed in self.images:
+                raise Violation(f"INV-M: generation {committed.hex()[:8]} was committed twice")
+            if (record.history[0] if record.history else NO_ID) != last:
+                raise Violation("INV-M: a commit does not follow the committed generation")
+            self.images[committed] = self._image_of(committed)
+            self.chain.append(committed)
+            self.world.log(f"oracle: generation {len(self.chain)} is {committed.hex()[:8]}")
+        if record.open_kind == records.OPEN_NONE and committed != NO_ID:
+            self.device(device, "INV-E/R")
+
+    def _image_of(self, new):
+        if new in self.points:
+            return self.images[self.points[new]]
+        if new not in self.announced:
+            raise Violation("INV-E: a generation was committed that nobody sent in full")
+        return self.announced[new]
+
+    def device(self, device, what):
+        image = self.images[self.chain[-1]]
+        if device.in_flight:
+            raise Violation(f"{what}: writes are in flight while nothing is open")
+        for name, content in (("durable", device.durable), ("cached", device.cache)):
+            if content != image:
+                leaves = [i for i in range(0, self.size, self.leaf_size) if content[i : i + self.leaf_size] != image[i : i + self.leaf_size]]
+                raise Violation(f"{what}: the {name} device differs from the committed generation at {leaves}")
+
+    def map(self, tag, states, values, who):
+        """INV-I: what a map says of a committed generation is true, or UNKNOWN."""
+        if tag not in self.images:
+            return
+        for index, (zero, value) in enumerate(self.values(self.images[tag])):
+            state = states[index] & records.STATE_MASK
+            if state == records.STATE_UNKNOWN:
+                continue
+            right = zero if state == records.STATE_ZERO else values[index * 32 : index * 32 + 32] == value
+            if not right:
+                raise Violation(f"INV-I: the map of {who} lies about granule {index} of {tag.hex()[:8]}")
+
+    def retained(self, target):
+        """INV-K: every retained sync point can still be shown."""
+        content = bytearray(self.images[self.chain[-1]])
+        record = target.machine.record
+        for new in record.chain(target.sync_points):
+            file = target.undo.get(new)
+            if file is None:
+                if new == self.chain[0]:
+                    return  # the first generation has nothing before it
+                raise Violation("INV-K: the undo file of a retained generation is missing")
+            header = records.UndoHeader.unpack(bytes(file.cache[: records.UNDO_HEADER_SIZE]))
+            for offset, data in before_images(file, header, self.size):
+                content[offset : offset + len(data)] = data
+            base = header.base_id
+            if base not in self.images or bytes(content) != self.images[base]:
+                raise Violation("INV-K: a retained sync point does not show its image")
+
+
+def before_images(file, header, size):
+    """(offset, bytes) in the order they are put back: the latest logged first. Raises RecordDamaged."""
+    batches = []
+    for position, segment in file.segments():
+        scan = records.scan_undo_segment(segment, position, size, header.base_id, header.attempt)
+        if scan.damaged is not None:
+            raise records.RecordDamaged(f"undo batch at {scan.damaged} was flushed and is lost")
+        batches += [(batch, segment, position) for batch in scan.batches]
+    batches.sort(key=lambda entry: entry[0].sequence, reverse=True)
+    for batch, segment, position in batches:
+        end = batch.payload_position - position + batch.payload_size
+        for extent in reversed(batch.extents):
+            if extent.kind == records.UNDO_DATA:
+                yield extent.offset, bytes(segment[end - extent.size : end])
+                end -= extent.size
+            else:
+                yield extent.offset, bytes(extent.size)
