@@ -131,7 +131,11 @@ struct qrep_target_run {
     uint32_t slots;                 /* frame buffers per lane, >= 2 */
     uint32_t ring_backend;
     uint32_t is_file;               /* 1: an image file, holes can be seen with SEEK_DATA */
-    uint32_t reserved;
+    uint32_t frame_limit;           /* bytes of data a frame may carry, leaf_size..QREP_FRAME_DATA_MAX; what every buffer is sized by */
+    /* One flush of the undo store at a time, whichever lane issues it: a flush that fails is reported once, and a second one in flight beside it
+     * could succeed without the data being there. `started` is counted before the flush is issued, `done` after it succeeded (undo_writer.h). */
+    atomic_uint flush_busy;
+    _Atomic uint64_t flushes_started, flushes_done;
 };
 
 /* Serve one connection to its END, `stop`, or a failure. device_fd: O_DIRECT, read and write, claimed (R1).
