@@ -1,4 +1,4 @@
-/* The commit protocol with resume, as guarded commands (Spin 6.5): docs/ARCHITECTURE says it in words.
+/* The commit protocol with resume, as guarded commands (Spin 6.5); docs/DISK_FORMAT.md and docs/PROTOCOL.md say it in words.
  *
  * One volume of NB blocks with contents 0..VALS-1, NC source controllers, one target, at most MAXG generation ids and MAXS resumes of an
  * attempt. A power cut loses any subset of unflushed writes; frames are lost or come late, into a later session or attempt; kill -9
