@@ -122,6 +122,25 @@ def test_a_field_out_of_range_is_refused_although_its_tag_is_right(sound, change
         reader().header(forge(**{**sound, **change}))
 
 
+@pytest.mark.parametrize("granule", [0, 19, 20])
+def test_the_data_of_a_full_frame_is_a_node_of_the_tree_and_nothing_else(granule):
+    size = GEOMETRY.granule_bytes(granule)
+    nodes = set()
+    for leaves in (1, 2, 4, 8, 16):
+        for first in range(0, 16, leaves):
+            if first * 4 * KIB < size:
+                nodes.add((first, min(leaves * 4 * KIB, size - first * 4 * KIB)))
+    taken = set()
+    for first in range(18):
+        for data_size in range(0, 68 * KIB, 512):
+            try:
+                reader().header(forge(kind=wire.FULL, granule=granule, first_leaf=first, data_size=data_size))
+            except wire.FrameInvalid:
+                continue
+            taken.add((first, data_size))
+    assert taken == nodes
+
+
 @pytest.mark.parametrize("change", [{"magic": 0}, {"version": 0}, {"version": 2}])
 def test_another_magic_or_version_is_damage(change):
     with pytest.raises(wire.FrameDamaged):
