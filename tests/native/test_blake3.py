@@ -120,7 +120,8 @@ def test_leaf_values_merge_to_the_root_of_every_length(kernel):
 
 def test_leaf_values_of_a_pass_equal_leaves_hashed_alone(kernel):
     offset = 3 << 40  # chunk counters past 32 bits
-    for size, leaf_size in itertools.product((KIB, 4 * KIB, 12 * KIB + 512, 64 * KIB, 256 * KIB, 300 * KIB), (KIB, 4 * KIB, 32 * KIB)):
+    sizes = (KIB, 4 * KIB, 12 * KIB + 512, 64 * KIB, 256 * KIB, 300 * KIB)
+    for size, leaf_size in itertools.product(sizes, (KIB, 4 * KIB, 32 * KIB)):
         leaves = bytearray(-(-size // leaf_size) * 32)
         hasher.subtree(DATA[:size], offset, leaf_size, leaves)
         assert leaves == row_of(DATA[:size], leaf_size, offset), (size, leaf_size)
@@ -128,7 +129,8 @@ def test_leaf_values_of_a_pass_equal_leaves_hashed_alone(kernel):
 
 def test_all_kernels_agree_on_counters_around_32_bits():
     # The low half of the chunk counter is about to wrap inside, at the start of, or right before the subtree.
-    for offset, size in itertools.product(((1 << 42) - 128 * KIB, 1 << 42, (1 << 42) + 128 * KIB), (4 * KIB, 16 * KIB, 128 * KIB)):
+    offsets = ((1 << 42) - 128 * KIB, 1 << 42, (1 << 42) + 128 * KIB)
+    for offset, size in itertools.product(offsets, (4 * KIB, 16 * KIB, 128 * KIB)):
         assert len({hasher.subtree(DATA[:size], offset, LEAF) for _ in each_kernel()}) == 1, (offset, size)
     halves = [hasher.subtree(DATA[:GRANULE], at, LEAF) for at in ((1 << 42) - GRANULE, 1 << 42)]
     assert halves[0] != halves[1]  # same bytes, other place
