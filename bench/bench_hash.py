@@ -15,7 +15,6 @@ from qrep._native import hasher
 LEAF = 4096
 SIZES = {"4K": 4096, "16K": 16384, "64K": 65536, "1M": 1 << 20, "8M": 8 << 20}
 WORKING_SET = (64 << 20) if FULL else (8 << 20)
-H1_FIRST = 0.9  # the "first" column of H1
 
 
 @pytest.fixture(scope="module")
@@ -49,11 +48,13 @@ def test_hash_with_leaf_values_against_the_packaged_blake3(benchmark, memory, ke
             blake3.blake3(piece, max_threads=1).digest()
 
     ratio = measure_ratio(ours, packaged, len(pieces) * size, clock=time.thread_time)
-    report(benchmark, f"{'H1' if kernel == 'avx512' else 'H3'} {kernel} {label}", ratio, "packaged blake3, one thread")
+    judged = kernel == "avx512" and size >= 1 << 20
+    report(
+        benchmark, {"avx512": "H1", "avx2": "H3"}.get(kernel, ""), f"hash {label}, {kernel} / packaged blake3, 1 thread", ratio,
+        first=0.9 if judged else None, goal=1.1 if judged else None,
+    )
     benchmark.pedantic(ours, rounds=1)
     assert hasher.hash(pieces[-1][1]) == blake3.blake3(pieces[-1][1]).digest()
-    if FULL and kernel == "avx512" and size >= 1 << 20:
-        assert ratio.value >= H1_FIRST
 
 
 @pytest.mark.parametrize("label", ["64K", "8M"])
@@ -72,7 +73,7 @@ def test_values_of_zeros_against_hashing_them(benchmark, label):
             hasher.subtree(zeros, number * size, LEAF, leaves)
 
     ratio = measure_ratio(unread, read, repeats * size, clock=time.thread_time)
-    report(benchmark, f"zero values {label}", ratio, "subtree of zeros")
+    report(benchmark, "", f"values of {label} zeros / hashing them", ratio)
     benchmark.pedantic(unread, rounds=1)
     assert hasher.zero_subtree(size, 0, LEAF) == hasher.subtree(zeros, 0, LEAF)
 
@@ -92,6 +93,6 @@ def test_gathered_leaves_against_leaves_one_by_one(benchmark, memory):
             hasher.subtree(data[number * LEAF:(number + 1) * LEAF], at, LEAF)
 
     ratio = measure_ratio(gathered, one_by_one, len(data), clock=time.thread_time)
-    report(benchmark, "gather 4K leaves", ratio, "subtree of each leaf")
+    report(benchmark, "", "gathered 4K leaves / one by one", ratio)
     benchmark.pedantic(gathered, rounds=1)
     assert out[-32:] == hasher.subtree(data[-LEAF:], offsets[-1], LEAF)

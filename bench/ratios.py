@@ -1,29 +1,24 @@
-"""Ratios that survive a noisy machine: both sides alternate in one process, and the median of the ratios counts.
-
-`QREP_BENCH=full` measures at full size; otherwise everything runs once at smoke size, to prove that it runs.
-"""
+"""Two callables over the same memory, in turn, by wall clock or by the thread's own CPU time; rows go into measure.py's table."""
 
 import mmap
-import os
 import random
 import statistics
 import time
 from dataclasses import dataclass
 
-FULL = os.environ.get("QREP_BENCH") == "full"
+from measure import FULL, Row, add_row
+
 ROUNDS = 9 if FULL else 1
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """value: rate of ours / rate of the reference, median of the rounds. Rates in GB/s (1e9 bytes)."""
+    """value: rate of ours / rate of the reference, median of the rounds; spread: least and most. Rates in bytes per second."""
 
     value: float
     ours: float
     reference: float
-
-    def __str__(self):
-        return f"{self.value:.2f} ({self.ours:.2f} / {self.reference:.2f} GB/s)"
+    spread: tuple
 
 
 def measure_ratio(ours, reference, size, rounds=ROUNDS, clock=time.perf_counter):
@@ -41,14 +36,13 @@ def measure_ratio(ours, reference, size, rounds=ROUNDS, clock=time.perf_counter)
         ratios.append(elapsed[reference] / elapsed[ours])
         our_seconds.append(elapsed[ours])
         reference_seconds.append(elapsed[reference])
-    our_rate, reference_rate = (size / statistics.median(seconds) / 1e9 for seconds in (our_seconds, reference_seconds))
-    return Ratio(statistics.median(ratios), our_rate, reference_rate)
+    our_rate, reference_rate = (size / statistics.median(seconds) for seconds in (our_seconds, reference_seconds))
+    return Ratio(statistics.median(ratios), our_rate, reference_rate, (min(ratios), max(ratios)))
 
 
-def report(benchmark, ident, ratio, against):
-    """Put one row into the benchmark's record and on the terminal (pytest -s)."""
-    benchmark.extra_info.update(id=ident, ratio=round(ratio.value, 3), ours_gb_per_s=round(ratio.ours, 3), against=against)
-    print(f"\n{ident}: {ratio} of {against}")
+def report(benchmark, ident, case, ratio, first=None, goal=None):
+    """One row of the table; at full size a ratio below `first` fails the bench."""
+    add_row(Row(ident, case, ratio.ours, ratio.reference, ratio.value, ratio.spread, first, goal), benchmark)
 
 
 def huge_memory(size, fill=None):
