@@ -39,15 +39,18 @@ class App:
         if not self.quiet:
             click.echo(line, err=True)
 
-    def confirm(self, question, yes):
-        """Ask before something that cannot be undone. Refused without a terminal unless `yes`."""
+    def confirm(self, question, yes, ask="Continue?"):
+        """Ask before something that cannot be undone. Refused without a terminal unless `yes`.
+
+        question: a sentence that names the object. Raises Refused, Interrupted when the answer is no.
+        """
         if yes:
             return
         if not sys.stdin.isatty() or self.json:
             raise Refused(
-                f"{question} There is no terminal to ask on.", hint="add -y to say yes", code="needs-confirmation"
+                f"{question.rstrip()} There is no terminal to ask on.", hint="add -y to say yes", code="needs-confirmation"
             )
-        if not click.confirm(f"{question} Continue?", default=False, err=True):
+        if not click.confirm(f"{question} {ask}", default=False, err=True):
             raise Interrupted("nothing was changed", code="declined")
 
 
@@ -86,16 +89,28 @@ class Group(click.Group):
         )
 
 
+def printable(text):
+    """`text` without what would move the cursor: some of it comes from a peer or a disk."""
+    return "".join(char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in text)
+
+
 def show_error(app, error):
     """Print one error: JSON on stdout, or one line and its way out on stderr. Returns the exit code."""
     if app.json:
         click.echo(json.dumps({"error": error.as_dict()}, ensure_ascii=False))
     else:
         prefix = "refused" if isinstance(error, Refused) else "qrep"
-        click.echo(f"{prefix}: {error.message}", err=True)
+        click.echo(f"{prefix}: {printable(error.message)}", err=True)
         if error.hint:
-            click.echo(f"  action: {error.hint}", err=True)
+            click.echo(f"  action: {printable(error.hint)}", err=True)
     return error.exit_code
+
+
+def silence_stdout():
+    """Nobody reads it any more; the interpreter's flush at the end must not complain."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.close(null)
 
 
 def run(command, arguments=None):
@@ -116,8 +131,11 @@ def run(command, arguments=None):
         return show_error(app, QrepError(error.format_message()))
     except (click.Abort, KeyboardInterrupt):
         return show_error(app, Interrupted("interrupted"))
+    except SystemExit as request:  # click's answer to a reader that went away
+        silence_stdout()
+        return request.code if isinstance(request.code, int) else 1
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        silence_stdout()
         return 1
     except OSError as error:
         return show_error(app, QrepError(str(error)))

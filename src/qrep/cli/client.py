@@ -47,9 +47,12 @@ class Client:
                 hint="see what the agent last wrote to its stderr",
             ) from None
         except (OSError, http.client.HTTPException) as error:
-            raise Unreachable(
-                f"the agent at {self.path} broke off: {error}", hint="see what the agent last wrote to its stderr"
-            ) from error
+            raise self._broke_off(error) from error
+
+    def _broke_off(self, error):
+        return Unreachable(
+            f"the agent at {self.path} broke off: {error}", hint="see what the agent last wrote to its stderr"
+        )
 
     def call(self, method, path, body=None, *, timeout=30, **query):
         """One request, its JSON answer. path: below /v1, its parts already quoted with `part`."""
@@ -59,9 +62,7 @@ class Client:
         try:
             answer = response.read()
         except (OSError, http.client.HTTPException) as error:
-            raise Unreachable(
-                f"the agent at {self.path} broke off: {error}", hint="see what the agent last wrote to its stderr"
-            ) from error
+            raise self._broke_off(error) from error
         finally:
             connection.close()
         try:
@@ -71,7 +72,7 @@ class Client:
                 f"the agent at {self.path} answered something that is not JSON (status {response.status})"
             ) from None
         if response.status >= 400:
-            raise from_dict((value or {}).get("error", {}))
+            raise from_dict(value.get("error", {}) if isinstance(value, dict) else {})
         return value
 
     def get(self, path, **query):
@@ -84,11 +85,17 @@ class Client:
         """The objects of a JSON-lines answer as they arrive."""
         query = {name: value for name, value in query.items() if value is not None}
         connection, response = self._request("GET", f"/v1{path}?{urlencode(query, doseq=True)}", None, None)
-        with connection.sock or response:
+        try:
             if response.status >= 400:
                 raise from_dict(json.loads(response.read()).get("error", {}))
             for line in response:
-                yield json.loads(line)
+                if line.strip():
+                    yield json.loads(line)
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise self._broke_off(error) from error
+        finally:
+            response.close()
+            connection.close()
 
     def task(self, task):
         """The states of a long action, the last one being done or failed."""

@@ -7,7 +7,7 @@ import click
 from qrep import units
 from qrep.cli.app import Command
 from qrep.cli.render import when
-from qrep.errors import UsageError
+from qrep.errors import Unreachable, UsageError
 
 
 def since_stamp(text):
@@ -43,4 +43,6 @@ def events(app, job, follow, since):
             app.data(event, line(event))
     except KeyboardInterrupt:
         return 130 if not follow else 0
+    if follow:
+        raise Unreachable(f"the agent at {app.socket} broke off", hint="see what the agent last wrote to its stderr")
     return 0

@@ -7,20 +7,23 @@ from qrep.cli.app import Command
 from qrep.cli.client import part
 from qrep.cli.follow import follow_task
 from qrep.cli.render import when
-from qrep.errors import Differences
+from qrep.errors import Differences, Interrupted, QrepError
 
 MOST_LISTED = 20  # differing extents listed as text; --json has all that the agent kept
 
 
 def estimate_text(name, answer):
     size = units.format_size(answer["size"])
+    moved = units.format_size(answer["would_send"])
     if answer.get("full"):
-        text = f"{name}: full copy, would send up to {units.format_size(answer['would_send'])} of {size}"
+        text = f"Would send up to {moved} of {size} (full copy)"
+    elif answer.get("changed_since"):
+        text = f"Would send {moved} of {size} (changed since {when(answer['changed_since'])})"
     else:
-        text = f"{name}: would send {units.format_size(answer['would_send'])} of {size} (changed since {when(answer.get('changed_since'))})"
+        text = f"Would send {moved} of {size}"
     if answer.get("seconds") is not None:
         text += f", about {units.format_time_to_go(answer['seconds'])} at the present limit"
-    return text + "."
+    return (f"{name}: " if name else "") + text + "."
 
 
 def run_text(name, result):
@@ -34,6 +37,26 @@ def run_text(name, result):
     return text + (f"\n  root {result['root']}" if result.get("root") else "")
 
 
+def follow_all(app, client, tasks, doing):
+    """The results of several tasks, by job. One that fails does not hide the others: its error is raised after all have ended."""
+    results, errors = {}, {}
+    for name, task in tasks.items():
+        try:
+            results[name] = follow_task(app, client, task, f"{name}{doing}")
+        except Interrupted:
+            raise
+        except QrepError as error:
+            errors[name] = error
+    if errors and results:
+        for name, result in results.items():
+            app.say(f"{name}: {'generation ' + str(result['counter']) + ' committed' if 'counter' in result else 'done'}")
+    for error in list(errors.values())[1:]:
+        app.say(f"qrep: {error.message}")
+    for error in errors.values():
+        raise error
+    return results
+
+
 @click.command(cls=Command)
 @click.argument("jobs", nargs=-1, required=True, metavar="JOB...")
 @click.option("--wait", is_flag=True, help="Follow the runs to their end.")
@@ -44,16 +67,18 @@ def run_text(name, result):
 def start(app, jobs, wait, dry_run):
     """Run JOBs now."""
     client = app.client()
+    jobs = list(dict.fromkeys(jobs))
     if dry_run:
-        tasks = [(name, client.get(f"/jobs/{part(name)}/estimate", timeout=120)) for name in jobs]
-        answers = {name: follow_task(app, client, task, f"{name}: scanning") for name, task in tasks}
-        app.data(answers, "\n".join(estimate_text(name, answer) for name, answer in answers.items()))
+        tasks = {name: client.get(f"/jobs/{part(name)}/estimate", timeout=120) for name in jobs}
+        answers = follow_all(app, client, tasks, ": scanning")
+        several = len(jobs) > 1
+        app.data(answers, "\n".join(estimate_text(name if several else "", answer) for name, answer in answers.items()))
         return
-    tasks = [(name, client.post(f"/jobs/{part(name)}/start")) for name in jobs]
+    tasks = {name: client.post(f"/jobs/{part(name)}/start") for name in jobs}
     if not wait:
-        app.data({name: task for name, task in tasks}, "\n".join(f"{name}: started" for name in jobs))
+        app.data(tasks, "\n".join(f"{name}: started" for name in jobs))
         return
-    results = {name: follow_task(app, client, task, name) for name, task in tasks}
+    results = follow_all(app, client, tasks, "")
     app.data(results, "\n".join(run_text(name, result) for name, result in results.items()))
 
 

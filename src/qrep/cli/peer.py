@@ -54,7 +54,7 @@ def add(app, name, addresses, fingerprint, yes):
             code="wrong-fingerprint",
         )
     if not fingerprint:
-        app.confirm(f"{name} presents {seen['fingerprint']} ({seen['address']}). It will be trusted from now on.", yes)
+        app.confirm(f"{name} presents {seen['fingerprint']} ({seen['address']}).", yes, ask="Pin it?")
     answer = client.post("/peers", body | {"fingerprint": seen["fingerprint"]}, timeout=60)
     app.data(answer, added_text(answer))
 

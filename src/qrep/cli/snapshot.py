@@ -9,7 +9,7 @@ from qrep.cli.app import Command, Group
 from qrep.cli.client import part
 from qrep.cli.follow import follow_task
 from qrep.cli.render import table, when
-from qrep.errors import Refused, UsageError
+from qrep.errors import NotFound, Refused, UsageError
 
 
 class SnapshotGroup(Group):
@@ -100,15 +100,26 @@ def rollback(app, point, dry_run, yes):
     )
 
 
+def would_copy(client, volume, name, target):
+    if name not in {point["point"] for point in client.get(f"/volumes/{part(volume)}/snapshots")}:
+        raise NotFound(f"{volume}@{name}: no such sync point", hint=f"qrep snapshot {volume} lists them", code="no-such-point")
+    return {"point": name, "target": os.path.abspath(target), "size": client.get(f"/volumes/{part(volume)}")["size"]}
+
+
 @snapshot.command()
 @click.argument("point", metavar="VOL@POINT")
 @click.argument("target", type=click.Path())
+@click.option("-n", "--dry-run", is_flag=True, help="Say what would be written; change nothing.")
 @click.option("-y", "--yes", is_flag=True, help="Overwrite what TARGET carries without asking.")
 @click.pass_obj
-def copy(app, point, target, yes):
+def copy(app, point, target, dry_run, yes):
     """Write the content of VOL@POINT to TARGET, a device or a file (made if missing)."""
     volume, name = split_point(point)
     client = app.client()
+    if dry_run:
+        would = would_copy(client, volume, name, target)
+        app.data(would, f"Would write {units.format_size(would['size'])} of {point} to {target}.")
+        return
     body = {"point": name, "target": os.path.abspath(target), "overwrite": yes}
     path = f"/volumes/{part(volume)}/copy"
     try:

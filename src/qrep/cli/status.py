@@ -3,10 +3,11 @@
 import click
 
 from qrep import units
-from qrep.cli.app import Command
+from qrep.cli.app import Command, printable
 from qrep.cli.render import lag, table, when
 from qrep.errors import Degraded
 
+NOT_FINE = ("failed", "degraded")
 HEADER = ("JOB", "MODE", "STATE", "SOURCE -> TARGET", "LAST SYNC POINT", "LAG", "PATH", "RATE")
 
 
@@ -37,13 +38,14 @@ def sync_point_text(job):
 
 
 def problem_lines(job):
+    """What is not fine and what to do; nothing if all is."""
     problem = job.get("problem")
     if not problem:
-        return []
-    lines = [f"{job['name']}: {problem['text']}"]
-    if problem.get("action"):
-        lines.append(f"{' ' * len(job['name'])}  action: {problem['action']}")
-    return lines
+        if job["state"] not in NOT_FINE:
+            return []
+        problem = {"text": job["state"]}
+    action = problem.get("action") or f"qrep events {job['name']} shows what led to it"
+    return [f"{job['name']}: {printable(problem['text'])}", f"{' ' * len(job['name'])}  action: {printable(action)}"]
 
 
 def overview(jobs):
@@ -122,7 +124,7 @@ def render(answer, named):
 
 
 def not_fine(jobs):
-    return [job for job in jobs if job.get("problem") or job["state"] in ("failed", "degraded")]
+    return [job for job in jobs if job.get("problem") or job["state"] in NOT_FINE]
 
 
 @click.command(cls=Command)
@@ -138,32 +140,26 @@ def status(app, jobs, watch, check):
     answer = client.get("/status", job=list(jobs) or None)
     if check:
         bad = not_fine(answer["jobs"])
-        if bad:
-            if app.json:
-                app.data(answer | {"jobs": bad})
-                return Degraded.exit_code
-            raise Degraded(
-                "; ".join(f"{job['name']}: {(job.get('problem') or {}).get('text', job['state'])}" for job in bad)
-            )
-        app.data(answer, "all jobs are fine")
-        return 0
+        app.data(answer | {"jobs": bad}, "\n".join(line for job in bad for line in problem_lines(job)) or "all jobs are fine")
+        return Degraded.exit_code if bad else 0
     app.data(answer, lambda: render(answer, jobs))
     return 0
 
 
 def watch_status(app, client, jobs):
-    """Redraw on a terminal, one JSON object a line with --json, until Ctrl-C."""
+    """Redraw on a terminal; one JSON object a line with --json, one table after the other into a pipe. Until Ctrl-C."""
+    import sys
     import time
 
-    from rich.console import Console
-    from rich.live import Live
-    from rich.text import Text
-
     try:
-        if app.json:
-            while True:
-                app.data(client.get("/status", job=list(jobs) or None))
-                time.sleep(1)
+        while app.json or not sys.stdout.isatty():
+            answer = client.get("/status", job=list(jobs) or None)
+            app.data(answer, f"{render(answer, jobs)}\n")
+            time.sleep(1)
+        from rich.console import Console
+        from rich.live import Live
+        from rich.text import Text
+
         with Live(console=Console(highlight=False), screen=False, refresh_per_second=4) as live:
             while True:
                 live.update(Text(render(client.get("/status", job=list(jobs) or None), jobs)))

@@ -1,0 +1,229 @@
+"""Every command against an agent that is only its API: what is asked, what is shown, how it ends."""
+
+import json
+
+import pytest
+from cli_process import call
+from fake_agent import FINGERPRINT, JOB, PROGRESS, VOLUME, Failure, serving
+
+ROOT = "c0" * 32
+RUN = {"counter": 42, "sent": 3 << 20, "size": 500 << 30, "seconds": 64, "resumed": False, "fuzzy": False, "root": ROOT}
+
+
+@pytest.fixture
+def agent(tmp_path, monkeypatch):
+    monkeypatch.setenv("TZ", "UTC")
+    monkeypatch.setenv("QREP_SOCKET", str(tmp_path / "s"))
+    monkeypatch.setenv("QREP_CONFIG_DIR", str(tmp_path / "etc"))
+    with serving(tmp_path / "s") as agent:
+        yield agent
+
+
+@pytest.fixture
+def qrep(capsys):
+    return lambda *arguments: call(capsys, *arguments)
+
+
+def running(**changes):
+    return JOB | {"state": "syncing", "progress": PROGRESS, "rate_bytes_per_s": 812 << 20} | changes
+
+
+def test_status_shows_a_line_for_every_job_and_what_to_do_about_those_that_are_not_fine(agent, qrep):
+    problem = {"code": "path-down", "text": "path 1 is down since 02:41", "action": "check the link; nothing is out of sync."}
+    jobs = [running(), JOB | {"name": "mail", "state": "degraded", "problem": problem, "path": {"active": 2, "total": 2, "connections": 1, "ok": False}}]
+    agent.on("GET", "/status", {"node": {"name": "a"}, "jobs": jobs})
+    answer = qrep("status")
+    assert answer.code == 0
+    assert answer.out.splitlines() == [
+        "JOB   MODE   STATE        SOURCE -> TARGET  LAST SYNC POINT   LAG    PATH    RATE",
+        "db    async  syncing 63%  db -> site-b:db   2026-11-22 00:00  3h12m  1/1 x2  812 MiB/s",
+        "mail  async  degraded     db -> site-b:db   2026-11-22 00:00  3h12m  2/2 !   -",
+        "",
+        "mail: path 1 is down since 02:41",
+        "      action: check the link; nothing is out of sync.",
+    ]
+
+
+def test_status_of_one_job_shows_where_it_would_roll_back_to_and_the_bottleneck(agent, qrep):
+    agent.on("GET", "/status", {"node": {"name": "a"}, "jobs": [running()]})
+    answer = qrep("status", "db")
+    assert answer.out.splitlines()[:4] == [
+        "db  async  source: this host  syncing  63.1% done, 00:03:51 to go, bottleneck: network",
+        "  source  db  500 GiB",
+        "  target  site-b:db  open generation on top of 2026-11-22T00:00:03 (would roll back there)",
+        "  read 315 GiB  hashed 315 GiB at 4 GiB/s  changed 2 GiB  sent 19 GiB at 812 MiB/s",
+    ]
+    assert agent.asked[-1][3] == {"job": ["db"]}
+
+
+def test_status_without_jobs_says_how_to_make_one(agent, qrep):
+    agent.on("GET", "/status", {"node": {"name": "a"}, "jobs": []})
+    assert "action: qrep volume add" in qrep("status").out
+
+
+def test_status_check_prints_only_what_is_not_fine_and_ends_in_3(agent, qrep):
+    agent.on("GET", "/status", {"node": {"name": "a"}, "jobs": [JOB, JOB | {"name": "web", "state": "failed"}]})
+    answer = qrep("status", "--check")
+    assert (answer.code, answer.out.splitlines()) == (3, ["web: failed", "     action: qrep events web shows what led to it"])
+    assert [job["name"] for job in json.loads(qrep("status", "--check", "--json").out)["jobs"]] == ["web"]
+    agent.on("GET", "/status", {"node": {"name": "a"}, "jobs": [JOB]})
+    assert (qrep("status", "--check").code, qrep("status", "--check").out) == (0, "all jobs are fine\n")
+
+
+@pytest.mark.parametrize("arguments", [("--json", "status"), ("status", "--json"), ("status", "db", "--json")])
+def test_json_is_taken_before_and_after_the_command(agent, qrep, arguments):
+    agent.on("GET", "/status", {"node": {"name": "a"}, "jobs": [JOB]})
+    assert json.loads(qrep(*arguments).out) == {"node": {"name": "a"}, "jobs": [JOB]}
+
+
+@pytest.mark.parametrize("noun", ["volume", "job", "peer", "snapshot"])
+def test_a_noun_alone_lists_also_as_json(agent, qrep, noun):
+    agent.on("GET", "/volumes", [VOLUME | {"role": "replica"}]).on("GET", "/jobs", [JOB])
+    agent.on("GET", "/volumes/db/snapshots", [{"point": "41", "time": JOB["last_sync_point"], "fuzzy": False, "undo_bytes": 4096, "current": True}])
+    agent.on("GET", "/peers", [{"name": "site-b", "addresses": ["10.0.1.2"], "fingerprint": FINGERPRINT}])
+    shown = {"volume": "/dev/vg0/db", "job": "site-b:db", "peer": FINGERPRINT, "snapshot": "db@41"}[noun]
+    assert shown in qrep(noun).out
+    assert json.loads(qrep(noun, "--json").out) == json.loads(qrep("--json", noun).out)
+
+
+def test_an_empty_list_says_what_to_do(agent, qrep):
+    agent.on("GET", "/volumes", []).on("GET", "/jobs", []).on("GET", "/peers", [])
+    assert all("action: qrep " in qrep(noun).out for noun in ("volume", "job", "peer"))
+    assert qrep("snapshot").out == "no target volumes on this host\n"
+
+
+def test_start_dry_run_says_how_much_would_move_and_how_long_it_takes(agent, qrep):
+    estimate = {"would_send": 31 * (1 << 30) // 10, "size": 500 << 30, "full": False, "changed_since": "2026-11-21T00:00:00+00:00", "seconds": 64}
+    agent.task("GET", "/jobs/db/estimate", result=estimate)
+    assert qrep("start", "db", "-n").out == (
+        "Would send 3.1 GiB of 500 GiB (changed since 2026-11-21 00:00), about 1 min 04 s at the present limit.\n"
+    )
+    agent.task("GET", "/jobs/db/estimate", result=estimate | {"full": True, "seconds": None})
+    assert qrep("start", "db", "-n").out == "Would send up to 3.1 GiB of 500 GiB (full copy).\n"
+    assert not agent.bodies("POST", "/jobs/db/start")
+
+
+def test_start_returns_at_once_and_start_wait_follows_to_the_commit(agent, qrep):
+    agent.task("POST", "/jobs/db/start", result=RUN, progress=[None, PROGRESS, PROGRESS])
+    assert qrep("start", "db").out == "db: started\n"
+    answer = qrep("start", "db", "--wait")
+    assert answer.out == f"db: generation 42 committed, sent 3 MiB of 500 GiB in 1 min 04 s\n  root {ROOT}\n"
+    assert json.loads(qrep("start", "db", "--wait", "--json").out)["db"]["root"] == ROOT
+
+
+def test_one_run_that_fails_does_not_hide_the_one_that_ended(agent, qrep):
+    agent.task("POST", "/jobs/web/start", error=Failure("unreachable", 4, "site-b does not answer"))
+    agent.task("POST", "/jobs/db/start", result=RUN)
+    answer = qrep("start", "web", "db", "--wait")
+    assert answer.code == 4
+    assert "site-b does not answer" in answer.err and "db: generation 42 committed" in answer.err
+
+
+def test_stop_tells_what_the_agent_says(agent, qrep):
+    agent.on("POST", "/jobs/db/stop", {"text": "stopped; what has been applied is kept"})
+    assert qrep("stop", "db").out == "db: stopped; what has been applied is kept\n"
+
+
+def test_verify_names_the_root_and_differences_end_in_6(agent, qrep):
+    equal = {"differences": [], "counter": 41, "root": ROOT, "last_sync_point": JOB["last_sync_point"], "independent": True}
+    agent.task("POST", "/jobs/db/verify", result=equal)
+    answer = qrep("verify", "db", "--independent")
+    assert answer.out == f"db: the two sides are equal at generation 41 (2026-11-22 00:00)\n  root {ROOT}  (confirmed by the packaged blake3)\n"
+    assert agent.bodies("POST", "/jobs/db/verify") == [{"independent": True}]
+    agent.task("POST", "/jobs/db/verify", result=equal | {"differences": [{"offset": 8192, "size": 4096}]})
+    answer = qrep("verify", "db")
+    assert answer.code == 6 and "offset 8192  size 4096" in answer.err and "action: " in answer.err
+    answer = qrep("verify", "db", "--json")
+    assert (answer.code, json.loads(answer.out)["differences"]) == (6, [{"offset": 8192, "size": 4096}])
+
+
+def test_events_are_lines_and_json_lines(agent, qrep):
+    event = {"id": 7, "time": "2026-11-22T00:00:03+00:00", "level": "info", "code": "run-committed", "job": "db", "volume": None, "text": "generation 41", "data": {}}
+    agent.on("GET", "/events", [event, b"\n", event | {"job": None, "volume": "logs"}])
+    answer = qrep("events", "--since", "3h", "db")
+    assert answer.out.splitlines() == [
+        "2026-11-22T00:00:03  info     run-committed         db  generation 41",
+        "2026-11-22T00:00:03  info     run-committed         logs  generation 41",
+    ]
+    assert set(agent.asked[-1][3]) == {"since", "job"}
+    assert [json.loads(line)["id"] for line in qrep("events", "--json").out.splitlines()] == [7, 7]
+    assert qrep("events", "--since", "soon").code == 2
+
+
+def test_volume_add_set_show_and_remove(agent, qrep):
+    agent.on("POST", "/volumes", VOLUME).on("PATCH", "/volumes/db", VOLUME).on("GET", "/volumes/db", VOLUME).on("DELETE", "/volumes/db", {})
+    assert qrep("volume", "add", "db", "/dev/vg0/db").out == "db  /dev/vg0/db  500 GiB  snapshots: reflink\n"
+    assert agent.bodies("POST", "/volumes") == [{"name": "db", "device": "/dev/vg0/db"}]
+    assert qrep("volume", "set", "db", "--accept", "site-a", "--undo-space", "100G").code == 0
+    assert agent.bodies("PATCH", "/volumes/db") == [{"accept": ["site-a"], "undo_space": "100G"}]
+    assert "serial" in qrep("volume", "show", "db").out
+    assert "would be forgotten" in qrep("volume", "remove", "db", "-n").out
+    assert not agent.bodies("DELETE", "/volumes/db")
+    assert qrep("volume", "remove", "db", "-y").out == "db: removed\n"
+    agent.on("GET", "/volumes/db", VOLUME | {"jobs": ["nightly"]})
+    answer = qrep("volume", "remove", "db", "-y")
+    assert (answer.code, answer.err) == (5, "refused: volume db is used by nightly\n  action: qrep job delete nightly\n")
+
+
+def test_job_create_tells_the_first_run_and_the_next_step(agent, qrep):
+    made = {"name": "db", "mode": "async", "source": "db", "target": "site-b:db", "size": 500 << 30, "full": True, "via": "10.0.1.2", "notes": []}
+    agent.on("POST", "/jobs", made)
+    assert qrep("job", "create", "db", "--source", "db", "--target", "site-b:db").out == (
+        "Created job db (async): db -> site-b:db via 10.0.1.2\n  first run: full copy, 500 GiB\nNext: qrep start db\n"
+    )
+    assert qrep("job", "create", "db", "--source", "db", "--target", "site-b:db", "-n").out.startswith("Would create job db")
+    assert agent.bodies("POST", "/jobs")[-1]["dry_run"] is True
+
+
+def test_job_create_over_a_signature_asks_and_without_a_terminal_refuses(agent, qrep):
+    def create(body, _query):
+        if not body["overwrite"]:
+            return Failure("signature", 5, "target /dev/sdb is not qrep's and carries ext4")
+        return {"name": "db", "mode": "async", "source": "db", "target": "b", "size": 1, "full": True}
+
+    agent.on("POST", "/jobs", create)
+    answer = qrep("job", "create", "db", "--source", "db", "--target", "b")
+    assert answer.code == 5 and "carries ext4" in answer.err and "add -y" in answer.err
+    assert [body["overwrite"] for body in agent.bodies("POST", "/jobs")] == [False]
+    assert qrep("job", "create", "db", "--source", "db", "--target", "b", "-y").code == 0
+
+
+def test_job_set_show_and_delete(agent, qrep):
+    agent.on("PATCH", "/jobs/db", JOB).on("GET", "/jobs/db", JOB).on("DELETE", "/jobs/db", {})
+    assert "generation" in qrep("job", "set", "db", "--connections", "4").out
+    assert agent.bodies("PATCH", "/jobs/db") == [{"connections": 4}]
+    assert qrep("job", "show", "db").out.startswith("db\n")
+    assert "would be forgotten" in qrep("job", "delete", "db", "--dry-run").out
+    assert qrep("job", "delete", "db", "--yes").out == "db: deleted\n"
+
+
+def test_snapshot_verbs_name_the_point(agent, qrep):
+    time = JOB["last_sync_point"]
+    agent.on("GET", "/volumes/db/snapshots", [{"point": "41", "time": time, "fuzzy": True, "undo_bytes": 4096, "current": False}])
+    agent.on("GET", "/volumes/db", VOLUME)
+    assert qrep("snapshot", "db").out.splitlines()[1] == "db@41  2026-11-22T00:00:03  fuzzy  4 KiB"
+    agent.task("POST", "/volumes/db/rollback", result={"time": time, "bytes": 8192, "counter": 43, "root": ROOT})
+    assert qrep("snapshot", "rollback", "db@41", "-n").out == "db goes back to 2026-11-22T00:00:03: 8 KiB are put back.\n"
+    assert f"root {ROOT}" in qrep("snapshot", "rollback", "db@41", "-y").out
+    assert qrep("snapshot", "copy", "db@41", "/tmp/x", "-n").out == "Would write 500 GiB of db@41 to /tmp/x.\n"
+    agent.task("POST", "/volumes/db/copy", result={"size": 8192, "root": ROOT})
+    assert qrep("snapshot", "copy", "db@41", "/tmp/x").out == f"/tmp/x: 8 KiB of db@41\n  root {ROOT}\n"
+    agent.on("DELETE", "/volumes/db/snapshots/41", {"deleted": ["41"]})
+    assert qrep("snapshot", "delete", "db@41", "-y").code == 0
+    assert qrep("snapshot", "rollback", "db").code == 2
+
+
+def test_peer_add_pins_what_is_presented_and_refuses_another_fingerprint(agent, qrep):
+    agent.on("POST", "/peers/look", {"fingerprint": FINGERPRINT, "address": "10.0.1.2"})
+    agent.on("POST", "/peers", {"name": "site-b", "reachable": 2, "version": "1.0.0", "mutual": True}).on("DELETE", "/peers/site-b", {})
+    answer = qrep("peer", "add", "site-b", "10.0.1.2,10.0.2.2", "-y")
+    assert answer.out == "site-b added: 2 addresses reachable, TLS 1.3, qrep 1.0.0\n"
+    assert agent.bodies("POST", "/peers") == [{"name": "site-b", "addresses": ["10.0.1.2", "10.0.2.2"], "fingerprint": FINGERPRINT}]
+    assert qrep("peer", "add", "site-b", "10.0.1.2", "--fingerprint", "SHA256:00").code == 5
+    assert qrep("peer", "remove", "site-b", "-y").out == "site-b: removed\n"
+    assert len(agent.bodies("POST", "/peers")) == 1
+
+
+def test_a_name_that_is_not_a_name_reaches_the_agent_as_one_path_segment(agent, qrep):
+    assert qrep("job", "show", "../volumes/db").code == 7
+    assert agent.asked[-1][1] == "/jobs/../volumes/db"
