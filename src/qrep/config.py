@@ -7,86 +7,23 @@ volumes/NAME.toml  jobs/NAME.toml
 
 import contextlib
 import difflib
+import errno
 import os
 import re
+import stat
 import tomllib
-from typing import Annotated, Literal
 
 import msgspec
 
 from qrep import units
-from qrep.errors import ConfigError, NotFound, UsageError
+from qrep.errors import ConfigError, NotFound
+from qrep.settings import DEFAULT_PORT, NAME, Job, Node, Peer, Volume, bad_values, check_address, check_name, check_path
 
 FILE_MAX = 1 << 20  # bytes of one configuration file
-DEFAULT_PORT = 7414
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")
 
-Connections = Annotated[int, msgspec.Meta(ge=1, le=16)]
-Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
-Hex = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}$")]
-
-
-class _Object(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
-    pass
-
-
-class NodeSection(_Object):
-    name: str = ""  # "": the host name
-    listen: list[str] = msgspec.field(default_factory=lambda: ["0.0.0.0"])
-    port: Port = DEFAULT_PORT
-
-
-class LimitsSection(_Object):
-    connections_half_open: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 32
-    connections: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 256
-    jobs_running: Annotated[int, msgspec.Meta(ge=1, le=256)] = 32
-
-
-class Node(_Object):
-    """qrep.toml"""
-
-    node: NodeSection = msgspec.field(default_factory=NodeSection)
-    limits: LimitsSection = msgspec.field(default_factory=LimitsSection)
-
-
-class Peer(_Object):
-    """peers/NAME.toml. addresses: each with a port of its own if it is not the default. certificate: PEM."""
-
-    addresses: Annotated[list[str], msgspec.Meta(min_length=1)]
-    fingerprint: Annotated[str, msgspec.Meta(pattern=r"^SHA256:[0-9a-f]{2}(:[0-9a-f]{2}){31}$")]
-    certificate: str
-
-
-class Volume(_Object):
-    """volumes/NAME.toml. id: random, for life. identity: what the device was when it was added."""
-
-    id: Hex
-    device: str
-    snapshots: Literal["auto", "reflink", "none"] = "auto"
-    undo: str = ""
-    undo_space: str = "2x"
-    leaf: str = "4K"
-    granule: str = "8M"
-    accept: list[str] = []
-    identity: dict[str, str | int] = {}
-
-
-class Job(_Object):
-    """jobs/NAME.toml. source: a volume here. target: VOLUME or PEER:VOLUME. target_volume: the target volume's id."""
-
-    id: Hex
-    source: str
-    target: str
-    target_volume: Hex
-    size: int
-    leaf: int
-    granule: int
-    mode: Literal["async"] = "async"
-    initial: Literal["auto", "full", "compare"] = "auto"
-    sync_points: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 7
-    connections: Connections = 2
-    timeout: str = "30s"
-
+__all__ = [
+    "DEFAULT_PORT", "KINDS", "NAME", "Config", "Job", "Node", "Peer", "Problem", "Volume", "check", "check_address", "check_name", "check_path", "parse",
+]  # fmt: skip
 
 KINDS = {"peers": Peer, "volumes": Volume, "jobs": Job}
 NODE_FILE = "qrep.toml"
@@ -108,15 +45,6 @@ class Problem(msgspec.Struct):
         return text + (f"\n  action: {self.hint}" if self.hint else "")
 
 
-def check_name(kind, name):
-    """Raise UsageError unless `name` can name an object: it becomes a file name and part of addresses such as peer:volume."""
-    if not isinstance(name, str) or not NAME.match(name):
-        raise UsageError(
-            f"{name!r} cannot name a {kind.rstrip('s')}",
-            hint="use letters, digits, '.', '_' and '-', at most 63, beginning with a letter or digit",
-        )
-
-
 def parse(data, cls, path):
     """(object, []) or (None, problems) of the bytes of one file."""
     try:
@@ -125,6 +53,8 @@ def parse(data, cls, path):
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as err:
         line = re.search(r"line (\d+)", str(err))
         return None, [Problem(path, f"line {line[1]}" if line else "", f"not TOML: {err}")]
+    except (RecursionError, ValueError) as err:  # tables in tables in tables; an integer of 5000 digits
+        return None, [Problem(path, "", f"not TOML that anyone means: {str(err) or 'nested too deeply'}")]
     problems = list(_unknown_keys(values, cls, path))
     if problems:
         return None, problems
@@ -133,7 +63,7 @@ def parse(data, cls, path):
     except msgspec.ValidationError as err:
         message, _, place = str(err).partition(" - at `$")
         return None, [Problem(path, place.rstrip("`").lstrip("."), message)]
-    problems = [Problem(path, key, error.message, error.hint) for key, error in _bad_values(value)]
+    problems = [Problem(path, key, error.message, error.hint) for key, error in bad_values(value)]
     return (None, problems) if problems else (value, [])
 
 
@@ -153,26 +83,18 @@ def _unknown_keys(values, cls, path, place=""):
             yield from _unknown_keys(value, fields[key], path, f"{place}{key}.")
 
 
-def _bad_values(value):
-    """(key, UsageError) of values that have the right type and still mean nothing."""
-    checks = []
-    if isinstance(value, Volume):
-        checks = [
-            ("undo_space", lambda: units.parse_space(value.undo_space, 1 << 30)),
-            ("leaf", lambda: units.parse_size(value.leaf)),
-            ("granule", lambda: units.parse_size(value.granule)),
-        ]
-    elif isinstance(value, Job):
-        checks = [("timeout", lambda: units.parse_duration(value.timeout))]
-    for key, check_value in checks:
-        try:
-            check_value()
-        except UsageError as err:
-            yield key, err
-
-
 def _read(path):
-    with open(path, "rb") as file:
+    """The bytes of one file, which must be a file: a link would be silently replaced by the next save. Raises ConfigError, OSError."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as err:
+        if err.errno != errno.ELOOP:
+            raise
+        raise ConfigError(f"{path}: a symbolic link", hint="put the file itself there") from err
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ConfigError(f"{path}: not a regular file", hint="put a file there, or remove it")
+    with open(descriptor, "rb") as file:
         data = file.read(FILE_MAX + 1)
     if len(data) > FILE_MAX:
         raise ConfigError(
@@ -257,7 +179,7 @@ def check(directory, file=None):
         path = os.path.abspath(file)
         kind = os.path.basename(os.path.dirname(path))
         cls = KINDS.get(kind, Node)
-        return parse(_read(path), cls, path)[1]
+        return _look(path, cls)[1]
     found = {kind: {} for kind in KINDS}
     files = (
         [(os.path.join(config.directory, NODE_FILE), Node, None, None)]
@@ -272,11 +194,21 @@ def check(directory, file=None):
                 continue
             files.append((path, cls, kind, name))
     for path, cls, kind, name in files:
-        value, wrong = parse(_read(path), cls, path)
+        value, wrong = _look(path, cls)
         problems += wrong
         if value is not None and kind:
             found[kind][name] = value
     return problems + list(_dangling(config, found))
+
+
+def _look(path, cls):
+    """parse(), with what keeps the file from being read as one more problem."""
+    try:
+        return parse(_read(path), cls, path)
+    except ConfigError as err:
+        return None, [Problem(path, "", err.message.removeprefix(f"{path}: "), err.hint)]
+    except OSError as err:
+        return None, [Problem(path, "", f"cannot be read: {err.strerror}")]
 
 
 def _dangling(config, found):

@@ -33,6 +33,8 @@ class KnownPeers:
         """Who presents which key at the first address that answers. Trusts nothing yet."""
         error = None
         for text in addresses:
+            config.check_address(text)
+        for text in addresses:
             try:
                 der = tls.look(self.identity, parse_address(text))
             except QrepError as err:

@@ -4,7 +4,7 @@ import os
 import threading
 
 from qrep import device, devicesafety, units
-from qrep.config import Volume
+from qrep.config import Volume, check_path
 from qrep.errors import ConfigError, DamagedError, NotFound, QrepError, Refused, UsageError
 from qrep.volumes import registry
 
@@ -199,6 +199,7 @@ class Volumes:
                 raise Refused(
                     f"there is a volume called {name} already", hint=f"qrep volume show {name}", code="name-taken"
                 )
+            check_path(settings["device"], "device")
             info = device.inspect(settings["device"])
             for other in self.all():
                 if not device.same_identity(

@@ -1,0 +1,146 @@
+"""What may stand in a configuration file: the objects, their types and ranges, and values of the right type that still mean nothing."""
+
+import os
+import re
+from typing import Annotated, Literal
+
+import msgspec
+
+from qrep import units
+from qrep.errors import UsageError
+
+DEFAULT_PORT = 7414
+PATH_MAX = 4096
+ADDRESS = re.compile(r"(?:\[[0-9A-Fa-f:.]{2,45}(?:%[\w.-]{1,15})?\]|[0-9A-Za-z][0-9A-Za-z._-]{0,252}|[0-9A-Fa-f:.]{2,45})(?::(?P<port>[0-9]{1,5}))?\Z", re.ASCII)
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")
+
+Connections = Annotated[int, msgspec.Meta(ge=1, le=16)]
+Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
+Hex = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}$")]
+
+
+class _Object(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
+    pass
+
+
+class NodeSection(_Object):
+    name: str = ""  # "": the host name
+    listen: list[str] = msgspec.field(default_factory=lambda: ["0.0.0.0"])
+    port: Port = DEFAULT_PORT
+
+
+class LimitsSection(_Object):
+    connections_half_open: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 32
+    connections: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 256
+    jobs_running: Annotated[int, msgspec.Meta(ge=1, le=256)] = 32
+
+
+class Node(_Object):
+    """qrep.toml"""
+
+    node: NodeSection = msgspec.field(default_factory=NodeSection)
+    limits: LimitsSection = msgspec.field(default_factory=LimitsSection)
+
+
+class Peer(_Object):
+    """peers/NAME.toml. addresses: each with a port of its own if it is not the default. certificate: PEM."""
+
+    addresses: Annotated[list[str], msgspec.Meta(min_length=1)]
+    fingerprint: Annotated[str, msgspec.Meta(pattern=r"^SHA256:[0-9a-f]{2}(:[0-9a-f]{2}){31}$")]
+    certificate: str
+
+
+class Volume(_Object):
+    """volumes/NAME.toml. id: random, for life. identity: what the device was when it was added."""
+
+    id: Hex
+    device: str
+    snapshots: Literal["auto", "reflink", "none"] = "auto"
+    undo: str = ""
+    undo_space: str = "2x"
+    leaf: str = "4K"
+    granule: str = "8M"
+    accept: list[str] = []
+    identity: dict[str, str | int] = {}
+
+
+class Job(_Object):
+    """jobs/NAME.toml. source: a volume here. target: VOLUME or PEER:VOLUME. target_volume: the target volume's id."""
+
+    id: Hex
+    source: str
+    target: str
+    target_volume: Hex
+    size: Annotated[int, msgspec.Meta(ge=512, le=units.MAX_BYTES)]
+    leaf: Annotated[int, msgspec.Meta(ge=4096, le=1 << 20)]
+    granule: Annotated[int, msgspec.Meta(ge=8192, le=64 << 20)]
+    mode: Literal["async"] = "async"
+    initial: Literal["auto", "full", "compare"] = "auto"
+    sync_points: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 7
+    connections: Connections = 2
+    timeout: str = "30s"
+
+
+def check_name(kind, name):
+    """Raise UsageError unless `name` can name an object: it becomes a file name and part of addresses such as peer:volume."""
+    if not isinstance(name, str) or not NAME.match(name):
+        shown = name if not isinstance(name, str) or len(name) <= 80 else f"{name[:77]}..."
+        raise UsageError(
+            f"{shown!r} cannot name a {kind.rstrip('s')}",
+            hint="use letters, digits, '.', '_' and '-', at most 63, beginning with a letter or digit",
+        )
+
+
+def check_path(text, what):
+    """Raise UsageError unless `text` can be the path of a device or a directory: absolute, one line, short enough to open."""
+    if not text.startswith("/") or not text.isprintable() or len(os.fsencode(text)) >= PATH_MAX:
+        shown = text if len(text) <= 80 else f"{text[:77]}..."
+        raise UsageError(f"{shown!r} cannot be the {what}", hint="write an absolute path, such as /dev/vg0/db")
+
+
+def check_address(text):
+    """Raise UsageError unless `text` is HOST, HOST:PORT or [IPV6]:PORT as a person writes it."""
+    match = ADDRESS.match(text) if isinstance(text, str) else None
+    if not match or (match["port"] and not 0 < int(match["port"]) < 65536):
+        raise UsageError(f"{str(text)[:80]!r} is no address", hint="write it like 10.0.1.2, site-b:7414 or [fe80::1]:7414")
+
+
+def bad_values(value):
+    """(key, UsageError) of values that have the right type and still mean nothing."""
+    checks = []
+    if isinstance(value, Node):
+        checks = [("node.listen", lambda text=text: check_address(text)) for text in value.node.listen]
+        if value.node.name:
+            checks.append(("node.name", lambda: check_name("nodes", value.node.name)))
+    elif isinstance(value, Peer):
+        checks = [("addresses", lambda text=text: check_address(text)) for text in value.addresses]
+    elif isinstance(value, Volume):
+        checks = [
+            ("device", lambda: check_path(value.device, "device")),
+            ("undo", lambda: check_path(value.undo, "undo directory") if value.undo else None),
+            ("undo_space", lambda: units.parse_space(value.undo_space, 1 << 30)),
+            ("leaf", lambda: _check_power(value.leaf, 4 << 10, 1 << 20)),
+            ("granule", lambda: _check_power(value.granule, 8 << 10, 64 << 20)),
+            *(("accept", lambda peer=peer: check_name("peers", peer)) for peer in value.accept),
+        ]
+    elif isinstance(value, Job):
+        peer, colon, volume = value.target.rpartition(":")
+        checks = [
+            ("timeout", lambda: units.parse_duration(value.timeout)),
+            ("source", lambda: check_name("volumes", value.source)),
+            ("target", lambda: check_name("peers", peer) if colon else None),
+            ("target", lambda: check_name("volumes", volume)),
+            ("leaf", lambda: _check_power(value.leaf, 4 << 10, 1 << 20)),
+            ("granule", lambda: _check_power(value.granule, 2 * value.leaf, 64 << 20)),
+        ]
+    for key, check_value in checks:
+        try:
+            check_value()
+        except UsageError as err:
+            yield key, err
+
+
+def _check_power(text, low, high):
+    size = units.parse_size(text) if isinstance(text, str) else text
+    if size & (size - 1) or not low <= size <= high:
+        raise UsageError(f"{text} is not a power of two from {units.exact_size(low)} to {units.exact_size(high)}")
