@@ -21,6 +21,7 @@ FULL = [
     "-DNB=2 -DMAXG=3",
     "-DNB=1 -DMAXG=3 -DMAXS=2 -DLIVE",
     "-DNB=1 -DMAXG=4",
+    "-DNB=1 -DMAXG=4 -DLIVE",
     "-DNB=1 -DNC=2 -DMAXG=3 -DLIVE",
     "-DNB=1 -DMAXG=3 -DPROMOTE -DLIVE",
     "-DNB=2 -DMAXG=2 -DLIVE",
