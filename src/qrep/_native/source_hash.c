@@ -20,7 +20,10 @@ static void announce_zero(struct source_lane *lane, uint64_t granule)
 {
     if (lane->zero_count) {
         struct source_zero_run *newest = &lane->zero_runs[(lane->zero_first + lane->zero_count - 1) % lane->zero_room];
-        if (newest->granule + newest->span == granule && newest->span < SOURCE_ZERO_SPAN_MAX) {
+        /* Reads complete in any order, so the run may grow at either end. */
+        int after = newest->granule + newest->span == granule, before = granule + 1 == newest->granule;
+        if ((after || before) && newest->span < SOURCE_ZERO_SPAN_MAX) {
+            newest->granule -= (uint64_t)before;
             newest->span++;
             return;
         }
