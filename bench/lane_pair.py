@@ -1,0 +1,71 @@
+"""Source lanes and target lanes in one process, joined by loopback TCP: the whole flow below the control plane."""
+
+import contextlib
+import os
+import secrets
+import socket
+import threading
+import time
+
+from qrep._native.connection import Connection
+from qrep._native.source_lane import SourceRun
+from qrep._native.target_lane import TargetRun
+
+TCP_CONGESTION = 13
+
+
+def tcp_pairs(count):
+    """Connected sockets (source end, target end), cubic: bbr halves loopback."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        pairs = []
+        for _ in range(count):
+            ours = socket.create_connection(server.getsockname())
+            theirs, _ = server.accept()
+            for end in (ours, theirs):
+                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                with contextlib.suppress(OSError):
+                    end.setsockopt(socket.IPPROTO_TCP, TCP_CONGESTION, b"cubic")
+            pairs.append((ours, theirs))
+        return pairs
+
+
+def replicate(geometry, source_fd, target_fd, *, connections=2, base=None, undo_fd=-1, source_options=None, target_options=None):
+    """Send the volume from one descriptor to the other; (SourceRun, TargetRun, seconds). base: (states, values) or None: all is sent.
+
+    The time is that of the lanes, from the first start to the last return. Raises RuntimeError with the failures if a lane fails.
+    """
+    states, values = base or (bytes(geometry.granules), bytes(32 * geometry.granules))
+    identity = {"attempt": secrets.randbits(63), "session": 1, "key": secrets.token_bytes(32), "sector_size": 512}
+    source = SourceRun(geometry, base_states=states, base_values=values, **identity, **(source_options or {}))
+    target = TargetRun(geometry, base_states=states, base_values=values, undo_fd=undo_fd, undo_limit=1 << 50, base_id=b"b" * 16,
+                       **identity, **(target_options or {}))  # fmt: skip
+    results = {}
+    with contextlib.ExitStack() as stack:
+        threads = []
+        for index, (ours, theirs) in enumerate(tcp_pairs(connections)):
+            stack.enter_context(ours), stack.enter_context(theirs)
+            for name, run, fd, end in (("target", target, target_fd, theirs), ("source", source, source_fd, ours)):
+                connection = Connection.socket(end.fileno(), index)
+
+                def work(key=(name, index), run=run, fd=fd, connection=connection):
+                    results[key] = run.lane(fd, connection, key[1])
+
+                threads.append(threading.Thread(target=work))
+        started = time.perf_counter()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        seconds = time.perf_counter() - started
+    if any(results.values()):
+        raise RuntimeError(f"{results}: source {source.failure()}, target {target.failure()}")
+    return source, target, seconds
+
+
+def open_undo(stack, directory):
+    """A fresh undo file below `directory`; its O_DIRECT descriptor."""
+    path = os.path.join(directory, f"undo-{secrets.token_hex(4)}")
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_DIRECT, 0o600)
+    stack.callback(os.unlink, path)
+    stack.callback(os.close, descriptor)
+    return descriptor
