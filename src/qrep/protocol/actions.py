@@ -158,12 +158,11 @@ class ApplyPoint(NamedTuple):
 
 
 class Scan(NamedTuple):
-    """Read and hash granules freshly and send Digests. independent: with the packaged blake3."""
+    """Read and hash granules freshly and send Digests."""
 
     handle: object
     first: int
     count: int
-    independent: bool
 
 
 class SendLeaves(NamedTuple):
@@ -174,9 +173,13 @@ class SendLeaves(NamedTuple):
 
 
 class SendRoot(NamedTuple):
-    """Send the Root of the committed generation, from the map; where the map does not know, from the device."""
+    """Send the Root of the committed generation, from the map; where the map does not know, from the device.
+
+    independent: from a fresh read of the whole device by the packaged blake3, with Progress meanwhile.
+    """
 
     handle: object
+    independent: bool
 
 
 class Reply(NamedTuple):

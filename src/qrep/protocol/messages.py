@@ -119,11 +119,10 @@ class ScanTarget(Message, tag="scan"):
 
 
 class Verify(Message, tag="verify"):
-    """As ScanTarget; independent: hashed by the packaged blake3 instead of qrep's own kernel."""
+    """As ScanTarget."""
 
     first: Count
     count: ScanCount
-    independent: bool
 
 
 class GetLeaves(Message, tag="get-leaves"):
@@ -133,7 +132,10 @@ class GetLeaves(Message, tag="get-leaves"):
 
 
 class GetRoot(Message, tag="get-root"):
-    """The BLAKE3 of the committed generation as the target's map has it."""
+    """The BLAKE3 of the committed generation as the target's map has it; independent: from a fresh read of the whole device by the
+    packaged blake3, with Progress meanwhile (it has no chaining values, so it can only speak of the whole)."""
+
+    independent: bool
 
 
 class Ping(Message, tag="ping"):

@@ -186,7 +186,7 @@ class SourceReplies:
         if self.phase == "giving-up":
             return self._end(self._error)
         kind, _, text = message.reason.partition(": ")
-        if kind == "undo_space":
+        if kind in ("undo", "undo_space"):
             error = UndoSpaceError(
                 f"the undo store of the target is full, the run was rolled back: {text}",
                 hint="raise the limit (--undo-limit), keep fewer sync points, or run more often",

@@ -182,14 +182,14 @@ class TargetRequests:
         granules = -(-self.record.size // self.record.granule_size)
         match message:
             case say.GetRoot():
-                return [do.SendRoot(handle)]
+                return [do.SendRoot(handle, message.independent)]
             case say.GetLeaves():
                 if max(message.granules) >= granules:
                     raise ProtocolError(f"granule {max(message.granules)} of {granules} was asked for")
                 return [do.SendLeaves(handle, tuple(message.granules))]
         if message.first + message.count > granules:
             raise ProtocolError(f"granules {message.first} to {message.first + message.count} of {granules} were asked for")
-        return [do.Scan(handle, message.first, message.count, isinstance(message, say.Verify) and message.independent)]
+        return [do.Scan(handle, message.first, message.count)]
 
     def _on_ping(self, handle, ping):
         return self._reply(handle, say.Pong())

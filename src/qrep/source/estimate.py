@@ -1,0 +1,62 @@
+"""How much a run would send: one scan against the map, nothing sent, nothing kept."""
+
+import os
+import threading
+from dataclasses import dataclass
+
+from qrep import device
+from qrep._native.connection import Connection
+from qrep._native.source_lane import SourceRun
+from qrep.digestmap import NO_ID, DigestMap
+from qrep.errors import DeviceReadError
+from qrep.source.work import Base, work_list
+
+
+@dataclass
+class Estimate:
+    """Bytes of the volume, and of what differs from the map (zeroes, which cost nothing to send, not counted). full: no map yet."""
+
+    size: int
+    would_send: int
+    full: bool
+    changed_since_counter: int
+
+
+def estimate(request, *, on_run=None):
+    """Scan a fresh snapshot of the source against its map. request: RunRequest. on_run(SourceRun): its counters can be watched, and
+    stop() ends it. Raises DeviceReadError."""
+    geometry, backend = request.geometry, request.backend
+    digest_map = DigestMap(request.map_directory, geometry, request.volume_id)
+    frozen, source_fd = None, -1
+    try:
+        frozen = backend.freeze(request.device, request.snapshot)
+        info = device.inspect(frozen.path)
+        source_fd = device.open_source(info)
+        base = Base(digest_map.states, digest_map.values)
+        run = SourceRun(
+            geometry, attempt=0, session=0, key=bytes(32), sector_size=info.io_alignment, base_states=base.states, base_values=base.values,
+            leaves_fd=digest_map.leaves_fd, work=work_list(base, source_fd, geometry, resumed=False, same_image=False, unknown=""),
+        )  # fmt: skip
+        if on_run:
+            on_run(run)
+        _scan(run, source_fd, request.connections)
+        if run.failure() is not None:
+            raise DeviceReadError(f"{request.device.path} could not be scanned: {run.failure()[0]}")
+        counters = run.counters()
+        full = digest_map.tag == NO_ID
+        would_send = max(0, counters["changed"] - (counters["zero"] if full else 0))
+        return Estimate(geometry.size, would_send, full, digest_map.counter)
+    finally:
+        if source_fd >= 0:
+            os.close(source_fd)
+        if frozen is not None and not frozen.fuzzy:
+            backend.release(frozen.token)
+        digest_map.close()
+
+
+def _scan(run, source_fd, count):
+    lanes = [threading.Thread(target=run.lane, args=(source_fd, Connection.none(), index), daemon=True) for index in range(count)]
+    for lane in lanes:
+        lane.start()
+    for lane in lanes:
+        lane.join()

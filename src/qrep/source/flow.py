@@ -1,0 +1,418 @@
+"""One run at its source, from the snapshot to the committed generation: drives one SourceMachine over real devices and streams.
+
+    run = Run(RunRequest(...), dial, connect)
+    report = run.run()         # blocks; reconnects and resumes by itself for a while
+"""
+
+import contextlib
+import logging
+import os
+import queue
+import re
+import secrets
+import threading
+import time
+from dataclasses import dataclass, field
+
+from qrep import device, digesttree
+from qrep._native import wire
+from qrep._native.source_lane import SourceRun
+from qrep.crashpoint import crashpoint
+from qrep.device import DeviceInfo
+from qrep.digestmap import DigestMap
+from qrep.errors import DeviceReadError, Interrupted, ProtocolError, QrepError, Refused, TimedOut
+from qrep.protocol import actions as do
+from qrep.protocol import messages as say
+from qrep.protocol.source_machine import SourceMachine
+from qrep.protocol.transport import Disconnected
+from qrep.source.lanes import SourceLanes
+from qrep.source.report import Progress, RunReport
+from qrep.source.runrecord import RunFile
+from qrep.source.work import WHOLE, Base, work_list
+
+log = logging.getLogger("qrep.source")
+PING_S = 10.0
+SILENCE_S = 600.0  # a target that puts much back or reads everything afresh says nothing for a while
+BACKOFF_FIRST_S, BACKOFF_MAX_S = 0.2, 5.0
+LAST_WORD_S = 30.0  # when data connections end, the target says why on the control connection: this long it may take
+ROOT_BEFORE_COMMIT = 8 << 30  # bytes of zeroes whose values may be computed while the target waits; one second on two cores
+_WHOLE_RUN = re.compile(rb"\x02+", re.DOTALL)
+
+
+@dataclass
+class RunRequest:
+    """What to replicate and how. job_id, volume_id (of the target volume): 16 bytes. device: DeviceInfo of the source.
+
+    backend: volumes.base.SnapshotBackend. map_directory, run_directory: of this job's state. initial: auto, compare or full.
+    timeout_s: without progress, before a run gives up for now. Rates and zero-copy belong to the connections that `connect` makes.
+    """
+
+    job_id: bytes
+    volume_id: bytes
+    device: DeviceInfo
+    backend: object
+    map_directory: str
+    run_directory: str
+    leaf_size: int = 4096
+    granule_size: int = 8 << 20
+    connections: int = 2
+    initial: str = "auto"
+    frame_limit: int = 2 << 20
+    slots: int = 2
+    timeout_s: float = 30.0
+    snapshot_name: str = field(default="")
+
+    @property
+    def geometry(self):
+        return wire.Geometry(self.device.size, self.leaf_size, self.granule_size)
+
+    @property
+    def snapshot(self):
+        """Name of this job's snapshots: by it a crash's left-overs are known as ours."""
+        return self.snapshot_name or f"job-{self.job_id.hex()}"
+
+
+class Run:
+    """request: RunRequest. dial(): a fresh control Channel, raises Unreachable. connect(token): a DataConnection that the target
+    has taken for `token`. observer.event(code, text, **data): run-interrupted, run-resumed, run-fuzzy.
+    """
+
+    def __init__(self, request, dial, connect, *, observer=None):
+        self.request, self._dial, self._connect, self._observer = request, dial, connect, observer
+        self.geometry = request.geometry
+        self._map = DigestMap(request.map_directory, self.geometry, request.volume_id)
+        self._run_file = RunFile(request.run_directory)
+        self._progress = Progress(self.geometry.size)
+        self._events = queue.SimpleQueue()
+        self._channel = None
+        self._lanes = self._run = self._base = self._session_base = None
+        self._source_fd, self._source_info, self._frozen = -1, None, None
+        self._frozen_at_ns = 0
+        self._lost, self._lost_until = None, None  # why the data connections ended, and until when the target may explain
+        self._unreadable = []
+        self._stopping = threading.Event()
+        self._ending = None  # (error, keep_open) of a Fail, or a Finish
+        self._interruptions = 0
+        self._machine = None
+
+    # ---- for the caller ----
+
+    def run(self):
+        """Run to the commit; a RunReport. Raises Interrupted after stop(), DeviceReadError with the extents that cannot be read,
+        Unreachable when the target stayed away, and whatever else ended it. What was applied is kept for the next run where the
+        error says so in its hint."""
+        try:
+            self._machine = self._make_machine()
+            self._sweep_snapshots()
+            return self._run_to_the_end()
+        finally:
+            self._stop_lanes()
+            self._hang_up()
+            self._close_source()
+            self._map.close()
+            self._run_file.close()
+
+    def stop(self):
+        """End the run soon, from any thread; run() raises Interrupted, and the next run resumes."""
+        self._stopping.set()
+        self._events.put(("stop", None, None))
+
+    def progress(self):
+        return self._progress.as_dict(self.geometry.granule_size, len(self._unreadable))
+
+    # ---- connections ----
+
+    def _make_machine(self):
+        request, pending = self.request, self._map.pending
+        return SourceMachine(
+            job_id=request.job_id, volume_id=request.volume_id, map_tag=self._map.tag,
+            shape=(self.geometry.size, request.leaf_size, request.granule_size, min(4096, request.device.io_alignment)),
+            pending_new=pending.tag if pending is not None else None, record=self._run_file.load(), epoch=0, draw=secrets.token_bytes,
+            initial=request.initial, connections=request.connections, frame_limit=max(request.frame_limit, request.leaf_size),
+        )  # fmt: skip
+
+    def _run_to_the_end(self):
+        patience, backoff, reached = time.monotonic() + self.request.timeout_s, BACKOFF_FIRST_S, (0, -1)
+        while True:
+            error = self._one_connection()
+            if self._machine.phase == "done":
+                return self._report()
+            if self._stopping.is_set() or self._machine.phase == "failed" or not error.retry:
+                raise error
+            record = self._machine.record
+            now = record.attempt if record is not None else 0, self._progress.totals().get("granules_done", 0)
+            if now[0] == reached[0] and now[1] > reached[1]:  # the same attempt has moved on, so it may take its time again
+                patience, backoff = time.monotonic() + self.request.timeout_s, BACKOFF_FIRST_S
+            reached = now
+            if time.monotonic() + backoff > patience:
+                raise error
+            self._interruptions += 1
+            self._tell("run-interrupted", error.message, retry_in_s=backoff)
+            if self._stopping.wait(backoff):
+                raise Interrupted("the run was stopped; start resumes it")
+            backoff = min(2 * backoff, BACKOFF_MAX_S)
+
+    def _one_connection(self):
+        """One control connection to its end. Returns why it ended, None after Finish."""
+        self._ending = None
+        self._progress.phase = "connecting"
+        try:
+            self._channel = self._dial()
+        except QrepError as err:
+            return err
+        threading.Thread(target=self._listen, args=(self._channel,), name="source-control", daemon=True).start()
+        self._execute(self._machine.connected())
+        while self._ending is None:
+            self._one_event()
+        self._hang_up()
+        return None if isinstance(self._ending, do.Finish) else self._ending.error
+
+    def _listen(self, channel):
+        """A thread per connection: messages become events."""
+        heard = pinged = time.monotonic()
+        while True:
+            try:
+                message = channel.receive(1.0)
+            except TimedOut:
+                now = time.monotonic()
+                try:
+                    if now - heard > SILENCE_S:
+                        raise Disconnected("the target said nothing for too long")
+                    if now - pinged > PING_S:
+                        channel.send(say.Ping())
+                        pinged = now
+                except Disconnected:
+                    channel.close()
+                    self._events.put(("gone", channel, None))
+                    return
+                continue
+            except Disconnected:
+                self._events.put(("gone", channel, None))
+                return
+            except ProtocolError as err:
+                self._events.put(("nonsense", channel, err))
+                return
+            heard = time.monotonic()
+            if isinstance(message, say.Progress):
+                self._progress.received_by_target = message.written
+            self._events.put(("message", channel, message))
+
+    def _one_event(self):
+        machine = self._machine
+        try:
+            kind, origin, what = self._events.get(timeout=self._lost_until and max(0.0, self._lost_until - time.monotonic()))
+        except queue.Empty:
+            self._lost_until = None
+            self._execute(machine.lanes_failed(*self._lost))
+            return
+        if kind == "stop":
+            self._execute(machine.stop())
+        elif origin is self._channel and kind == "message":
+            self._execute(machine.message(what))
+        elif origin is self._channel and kind == "gone":
+            self._execute(machine.disconnected())
+        elif origin is self._channel and kind == "nonsense":
+            self._execute(machine.protocol_violation(what))
+        elif kind == "lanes" and origin is self._lanes:
+            self._lanes_ended()
+        if machine.phase != "sending":
+            self._lost_until = None
+
+    def _hang_up(self):
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            channel.close()
+
+    # ---- actions ----
+
+    def _execute(self, actions):
+        """The driver's contract of actions.py."""
+        waiting = list(actions)
+        while waiting:
+            action = waiting.pop(0)
+            try:
+                waiting = (self._handlers[type(action)](self, action) or []) + waiting
+            except Disconnected:
+                waiting = list(self._machine.disconnected())
+            except (OSError, QrepError, MemoryError) as err:
+                waiting = list(self._machine.failed(action, err))
+
+    def _send(self, action):
+        crashpoint(f"source-send-{type(action.message).__struct_config__.tag}")
+        self._channel.send(action.message)
+
+    def _fold_pending(self, action):
+        self._map.fold(self._map.pending.tag)
+        self._session_base = None
+
+    def _drop_pending(self, action):
+        self._map.drop_pending()
+
+    def _forget_map(self, action):
+        self._map.forget()
+        self._session_base = None
+
+    def _store_digests(self, action):
+        self._progress.phase = "scanning"
+        self._base_now().store(action.first, action.states, action.values)
+
+    def _base_now(self):
+        if self._session_base is None:
+            self._session_base = Base(self._map.states, self._map.values)
+        return self._session_base
+
+    def _freeze(self, action):
+        self._progress.phase = "freezing"
+        backend, frozen = self.request.backend, None
+        if action.token:
+            frozen = backend.find(action.token)
+        if frozen is None:
+            self._close_source()
+            frozen = backend.freeze(self.request.device, self.request.snapshot)
+            crashpoint("source-frozen")
+        token = "" if frozen.fuzzy else frozen.token
+        try:
+            if frozen.size != self.geometry.size:
+                raise Refused(
+                    f"{self.request.device.path} has {frozen.size} bytes now, the job was made for {self.geometry.size}",
+                    code="resized", hint="add the volume anew",
+                )  # fmt: skip
+            if self._source_fd < 0 or self._frozen is None or self._frozen.token != frozen.token:
+                self._close_source()
+                self._source_info = device.inspect(frozen.path)
+                self._source_fd = device.open_source(self._source_info)
+        except (OSError, QrepError):
+            if token and token != action.token:
+                backend.release(token)
+            raise
+        self._frozen, self._frozen_at_ns = frozen, frozen.time_ns
+        if frozen.fuzzy:
+            self._tell("run-fuzzy", f"{self.request.device.path} is read live: the sync point is fuzzy if it is written meanwhile")
+        return self._machine.frozen(token, frozen.fuzzy, frozen.time_ns)
+
+    def _release_snapshot(self, action):
+        self._close_source()
+        if action.token:
+            crashpoint("source-release-before")
+            self.request.backend.release(action.token)
+
+    def _save_run(self, action):
+        self._run_file.save(action.record)
+        crashpoint("source-run-saved")
+
+    def _clear_run(self, action):
+        self._run_file.clear()
+
+    def _start_sending(self, action):
+        self._stop_lanes()
+        base = self._base_now()
+        if action.resumed:
+            base = base.overlaid(action.applied, action.unknown)
+            self._tell("run-resumed", f"{base.marked.count(WHOLE)} of {self.geometry.granules} granules were applied already")
+        self._base = base
+        work = work_list(base, self._source_fd, self.geometry, resumed=action.resumed, same_image=action.same_image, unknown=action.unknown)
+        self._run = SourceRun(
+            self.geometry, attempt=action.attempt, session=action.session, key=action.key, sector_size=self._source_info.io_alignment,
+            base_states=base.states, base_values=base.values, leaves_fd=self._map.leaves_fd, work=work,
+            frame_size=max(self.request.frame_limit, self.request.leaf_size), slots=self.request.slots,
+        )  # fmt: skip
+        skipped = base.marked.count(WHOLE) if action.same_image else 0
+        self._progress.begin(self._run, skipped * self.geometry.granule_size)
+        crashpoint("source-lanes-before")
+        self._lanes = SourceLanes(
+            self._run, self._source_fd, action.tokens, self._connect, lambda lanes: self._events.put(("lanes", lanes, None))
+        )
+
+    def _lanes_ended(self):
+        lanes, run = self._lanes, self._run
+        self._lanes = None
+        self._progress.end()
+        failure = lanes.failure()
+        if failure is not None and failure[0] == "connection":
+            self._lost, self._lost_until = failure, time.monotonic() + LAST_WORD_S
+            return
+        if failure is not None:
+            self._execute(self._machine.lanes_failed(*failure))
+            return
+        self._unreadable = run.bad_extents()
+        size = self.geometry.granule_size
+        granules = {g for offset, length, _ in self._unreadable for g in range(offset // size, (offset + length - 1) // size + 1)}
+        marked = bytearray(self._base.marked)  # R7: what earlier sessions sent counts, too
+        for found in re.finditer(rb"[\x01\x02]+", bytes(run.marked), re.DOTALL):
+            marked[found.start() : found.end()] = run.marked[found.start() : found.end()]
+        count, manifest = wire.manifest(marked, run.fresh_states, run.fresh_values)
+        crashpoint("source-lanes-done")
+        self._progress.phase = "committing"
+        self._execute(self._machine.lanes_finished(count, manifest, len(granules)))
+
+    def _stop_sending(self, action):
+        self._stop_lanes()
+
+    def _stop_lanes(self):
+        lanes, self._lanes = self._lanes, None
+        if lanes is not None:
+            lanes.stop()
+            lanes.join()
+            self._progress.end()
+
+    def _write_pending(self, action):
+        run = self._run
+        root = digesttree.root(self.geometry, run.fresh_states, run.fresh_values, self._map.leaves_fd, ROOT_BEFORE_COMMIT)
+        self._map.write_pending(action.new, action.base, action.counter, run.fresh_states, run.fresh_values, root)
+
+    def _finish(self, action):
+        self._ending = action
+
+    def _fail(self, action):
+        error = action.error
+        if isinstance(error, DeviceReadError) and not error.extents and self._unreadable:
+            shown = ", ".join(f"{size} bytes at {offset}" for offset, size, _ in self._unreadable[:5])
+            more = ", ..." if len(self._unreadable) > 5 else ""
+            action = do.Fail(
+                DeviceReadError(
+                    f"{self.request.device.path}: {error.message} ({shown}{more}); nothing was committed",
+                    extents=self._unreadable, hint="repair or replace the source device; the target stays at its last sync point",
+                ),
+                action.keep_open,
+            )  # fmt: skip
+        self._ending = action
+
+    # ---- the rest ----
+
+    def _report(self):
+        ending, totals = self._ending, self._progress.totals()
+        root = self._map.root() if self._map.tag == ending.generation else None
+        return RunReport(
+            generation=ending.generation.hex(), counter=ending.counter, root=root.hex() if root else None, fuzzy=ending.fuzzy,
+            resumed=ending.resumed, frozen_at_ns=self._frozen_at_ns, seconds=self._progress.seconds,
+            interruptions=self._interruptions, zero_copy=totals.get("zc_notified", 0) > totals.get("zc_copied", 0),
+            **{name: totals.get(name, 0) for name in ("read", "hashed", "zero", "changed", "sent", "frames")},
+        )  # fmt: skip
+
+    def _sweep_snapshots(self):
+        """Snapshots of this job that a crash left between freezing and noting it."""
+        record = self._machine.record
+        keep = [record.snapshot] if record is not None and record.snapshot else []
+        backend = self.request.backend
+        with contextlib.suppress(QrepError):  # a backend that does not suit this device: freeze() will say so
+            for token in backend.stale(self.request.device, keep=keep):
+                if f"@{self.request.snapshot}~" in token:
+                    backend.release(token)
+
+    def _close_source(self):
+        self._frozen = None
+        if self._source_fd >= 0:
+            os.close(self._source_fd)
+            self._source_fd = -1
+
+    def _tell(self, code, text, **data):
+        log.info("%s: %s", code, text)
+        if self._observer is not None:
+            self._observer.event(code, text, **data)
+
+    _handlers = {
+        do.Send: _send, do.FoldPending: _fold_pending, do.DropPending: _drop_pending, do.ForgetSourceMap: _forget_map,
+        do.StoreDigests: _store_digests, do.Freeze: _freeze, do.SaveRun: _save_run, do.ClearRun: _clear_run,
+        do.ReleaseSnapshot: _release_snapshot, do.StartSending: _start_sending, do.StopSending: _stop_sending,
+        do.WritePending: _write_pending, do.Finish: _finish, do.Fail: _fail,
+    }  # fmt: skip

@@ -1,0 +1,94 @@
+"""What a run tells people: its report at the end, and its progress while it goes on."""
+
+import time
+from dataclasses import asdict, dataclass, field
+
+# Which wait of the lanes names the bottleneck; what is not waiting is hashing and comparing.
+_WAITS = {"source": "wait_device_ns", "network": "wait_network_ns", "limit": "wait_limit_ns", "hash": "busy_ns"}
+
+
+@dataclass
+class RunReport:
+    """A committed run. read, hashed, zero, changed: bytes of the volume; sent: bytes of changed data; wire: with headers.
+
+    root: hex of the plain BLAKE3 of the device, or None when too many zeroes would have to be hashed for it.
+    """
+
+    generation: str
+    counter: int
+    root: str | None
+    fuzzy: bool
+    resumed: bool
+    frozen_at_ns: int
+    seconds: float
+    read: int = 0
+    hashed: int = 0
+    zero: int = 0
+    changed: int = 0
+    sent: int = 0
+    frames: int = 0
+    interruptions: int = 0
+    zero_copy: bool = False
+    unreadable: list = field(default_factory=list)
+
+    def as_dict(self):
+        return asdict(self)
+
+
+class Progress:
+    """Sums of the lanes' counters over all sessions of a run, and what follows from them. Any thread may ask."""
+
+    def __init__(self, size):
+        self.size = size
+        self.phase = "connecting"
+        self.received_by_target = 0
+        self._done = {}  # of sessions that have ended
+        self._run = None
+        self._work = 0  # granules of the present session's work
+        self._applied = 0  # bytes that need no look, because they were applied before
+        self._started = time.monotonic()
+        self._session_started = self._started
+
+    def begin(self, run, applied):
+        """Lanes were started. applied: bytes of the volume that an earlier session has dealt with."""
+        self._run, self._applied, self._session_started = run, applied, time.monotonic()
+        self.phase = "syncing"
+
+    def end(self):
+        run, self._run = self._run, None
+        if run is not None:
+            self._done = _sum(self._done, run.counters())
+
+    def totals(self):
+        run = self._run
+        return _sum(self._done, run.counters()) if run is not None else dict(self._done)
+
+    @property
+    def seconds(self):
+        return time.monotonic() - self._started
+
+    def as_dict(self, granule_size, unreadable=0):
+        """The PROGRESS of the local API."""
+        run, totals = self._run, self.totals()
+        counters = run.counters() if run is not None else {}
+        elapsed = max(time.monotonic() - self._session_started, 1e-3)
+        looked_at = min(self.size, self._applied + counters.get("granules_done", 0) * granule_size)
+        fraction = 1.0 if self.phase == "committing" else looked_at / self.size if run is not None else 0.0
+        here = looked_at - self._applied
+        left = (self.size - looked_at) * elapsed / here if here > 0 and run is not None else None
+        waits = {name: counters.get(counter, 0) for name, counter in _WAITS.items()}
+        return {
+            "phase": self.phase,
+            "percent": round(100 * fraction, 1),
+            "seconds_left": left,
+            "bottleneck": max(waits, key=waits.get) if any(waits.values()) else None,
+            **{name: totals.get(name, 0) for name in ("read", "hashed", "zero", "changed", "sent")},
+            "written": self.received_by_target,
+            "rate_bytes_per_s": counters.get("sent", 0) / elapsed if run is not None else 0,
+            "hash_bytes_per_s": counters.get("hashed", 0) / elapsed if run is not None else 0,
+            "unreadable": unreadable,
+        }
+
+
+def _sum(first, second):
+    return {name: first.get(name, 0) + value for name, value in second.items()}

@@ -1,0 +1,366 @@
+"""Does what the TargetMachine wants done (protocol/actions.py), with real files, lanes and sockets: one method per action."""
+
+import logging
+import os
+import re
+import secrets
+
+from qrep import digesttree
+from qrep._native import disk, wire
+from qrep._native.target_lane import TargetRun
+from qrep.crashpoint import crashpoint
+from qrep.digestmap import DIGEST_SIZE, NO_ID, DigestMap
+from qrep.errors import DamagedError, QrepError
+from qrep.protocol import actions as do
+from qrep.protocol import messages as say
+from qrep.protocol.transport import TOKEN_SIZE, Disconnected
+from qrep.store import flush
+from qrep.target import rollback, scan
+from qrep.target.lanes import TargetLanes
+from qrep.target.undostore import SEGMENT
+
+log = logging.getLogger("qrep.target")
+KEY_SIZE = 32
+_MARKED = re.compile(rb"[\x01\x02]+", re.DOTALL)
+_NOT_WHOLE = re.compile(rb"[^\x02]+", re.DOTALL)
+_KNOWN = re.compile(rb"[^\x00]+", re.DOTALL)
+
+
+class Attempt:
+    """What the open attempt has applied, over all its sessions. base_id NO_ID: an initial one, without undo.
+
+    states, values: of the device as it is; marked: 0 nothing, 1 parts, 2 whole, per granule.
+    """
+
+    def __init__(self, base_id, states, values, undo_fd=-1):
+        self.base_id, self.undo_fd = base_id, undo_fd
+        self.states, self.values = bytearray(states), bytearray(values)
+        self.marked = bytearray(len(states))
+        self.undo_next, self.undo_sequence = SEGMENT, 0
+        self.run = self.lanes = None  # of the present session
+
+    def gather(self):
+        """Take over what the session's lanes applied; they have ended."""
+        run, self.run, self.lanes = self.run, None, None
+        if run is None:
+            return
+        self.states, self.values = run.fresh_states, run.fresh_values
+        self.marked = merged_marks(self.marked, run.marked)
+        self.undo_next, self.undo_sequence = run.undo_next, run.undo_sequence
+
+    def present(self):
+        """(marked, states, values) as of now, also while lanes run. Marks are copied first: what they claim is in the others."""
+        if self.run is None:
+            return self.marked, self.states, self.values
+        marked = merged_marks(self.marked, bytes(self.run.marked))
+        return marked, bytearray(self.run.fresh_states), bytearray(self.run.fresh_values)
+
+    def close(self):
+        if self.undo_fd >= 0:
+            os.close(self.undo_fd)
+            self.undo_fd = -1
+
+
+def merged_marks(before, now):
+    """What this session touched counts as this session left it."""
+    marked = bytearray(before)
+    for run in _MARKED.finditer(now):
+        marked[run.start() : run.end()] = now[run.start() : run.end()]
+    return marked
+
+
+class TargetDriver:
+    """Mixin of TargetVolume: `execute` and the actions. Everything here runs under the volume's lock."""
+
+    def execute(self, actions):
+        """The driver's contract of actions.py: in order; a failure drops the rest of the list and asks the machine."""
+        waiting = list(actions)
+        while waiting:
+            action = waiting.pop(0)
+            try:
+                waiting = (self._handlers[type(action)](self, action) or []) + waiting
+            except (OSError, QrepError, do.LanesFailed, MemoryError) as err:
+                log.warning("%s: %s failed: %s", self.name, type(action).__name__, err)
+                waiting = list(self.machine.failed(action, err))
+        for handle in self._gone():
+            self.execute(self.machine.disconnected(handle))
+
+    def _gone(self):
+        gone, self._lost = self._lost, []
+        return gone
+
+    # ---- superblock, shape, map ----
+
+    def _write_superblock(self, action):
+        record = action.record
+        self.superblock.write(disk.Superblock(**{name: getattr(record, name) for name in record.__struct_fields__}))
+
+    def _reshape(self, action):
+        self.digest_map.close()
+        self.geometry = wire.Geometry(action.size, action.leaf_size, action.granule_size)
+        self.undo.geometry = self.geometry
+        self.digest_map = self._open_map()
+        self.digest_map.forget()
+
+    def _open_map(self):
+        return DigestMap(os.path.join(self.directory.path, "map"), self.geometry, self.volume_id)
+
+    def _forget_map(self, action):
+        self._end_attempt()
+        self.digest_map.forget()
+
+    def _settle_map(self, action):
+        """As the source settles: by equality of random ids, and UNKNOWN otherwise."""
+        self._end_attempt()
+        current = self.digest_map
+        if current.pending is not None and current.pending.tag == action.committed and action.committed != NO_ID:
+            try:
+                current.fold(action.committed)
+            except OSError as err:
+                log.warning("%s: the digest map could not be folded and is forgotten: %s", self.name, err)
+                current.forget()
+        elif current.tag == action.committed:
+            if current.pending is not None:
+                current.drop_pending()
+        else:
+            current.forget()
+
+    def _write_pending_map(self, action):
+        attempt = self._attempt
+        self.digest_map.write_pending(action.new, action.base, action.counter, attempt.states, attempt.values)
+
+    # ---- undo ----
+
+    def _create_undo(self, action):
+        self._end_attempt()
+        descriptor = self.undo.create(action.base, action.new, action.attempt)
+        self._attempt = Attempt(action.base, self.digest_map.states, self.digest_map.values, descriptor)
+
+    def _restore_undo(self, action):
+        self._end_attempt()
+        is_file = self.device.kind == "file"
+        done = self.undo.restore(action.base, action.new, action.attempt, self.device_fd, is_file=is_file)
+        log.info("%s: %d bytes were put back", self.name, done)
+        return self.machine.undo_restored()
+
+    def _prune_undo(self, action):
+        try:
+            self.undo.prune(action.keep)
+            record = self.machine.record
+            if record.history and record.committed_id in action.keep and self.undo.size(record.committed_id):
+                self.undo.trim(record.history[0], record.committed_id)
+        except (OSError, DamagedError) as err:
+            log.warning("%s: an undo file that is not needed any more stays: %s", self.name, err)
+
+    def _record_point(self, action):
+        try:
+            self.points.record(action.new, action.counter, action.fuzzy, action.frozen_at_ns)
+        except OSError as err:
+            log.warning("%s: the sync point's time could not be noted: %s", self.name, err)
+
+    def _apply_point(self, action):
+        attempt, record = self._attempt, self.machine.record
+        chain = record.chain(len(record.history) + 1)
+        undo_log = rollback.UndoLog(
+            attempt.undo_fd, self.device_fd, attempt.base_id, action.attempt, self.geometry.size, self._undo_limit(attempt)
+        )
+        touched = rollback.apply_point(
+            self.undo, chain, action.way, undo_log, self.device_fd, is_file=self.device.kind == "file", progress=self._rollback_progress
+        )
+        if self.digest_map.tag == attempt.base_id:  # what was not touched is known as before
+            for granule in touched:
+                attempt.states[granule] = disk.STATE_UNKNOWN
+            self.digest_map.write_pending(
+                record.open_new_id, attempt.base_id, record.committed_counter + 1, attempt.states, attempt.values
+            )
+        return self.machine.point_applied()
+
+    def _rolled_back(self, action):
+        facts = self.points.facts(action.point, 0)
+        self._record_point(do.RecordPoint(action.new, self.machine.record.committed_counter, facts["fuzzy"], facts["frozen_at_ns"]))
+        self._rollback_result = action
+
+    def _rollback_failed(self, action):
+        self._rollback_result = action
+
+    def _undo_limit(self, attempt):
+        """Bytes this attempt's undo file may take: what the others leave of the limit."""
+        return max(0, self.undo.limit - (self.undo.used() - os.fstat(attempt.undo_fd).st_blocks * 512))
+
+    # ---- lanes ----
+
+    def _start_lanes(self, action):
+        if action.fresh and action.base == NO_ID:
+            self._end_attempt()
+            self.digest_map.forget()
+            self._attempt = Attempt(NO_ID, self.digest_map.states, self.digest_map.values)
+        attempt = self._attempt
+        self._key, self._tokens = secrets.token_bytes(KEY_SIZE), self.rendezvous.offer(action.connections)
+        assert all(len(token) == TOKEN_SIZE for token in self._tokens)
+        attempt.run = TargetRun(
+            self.geometry, attempt=action.attempt, session=action.session, key=self._key, sector_size=self.device.io_alignment,
+            base_states=bytes(attempt.states), base_values=bytes(attempt.values), leaves_fd=self.digest_map.leaves_fd,
+            undo_fd=attempt.undo_fd, undo_limit=self._undo_limit(attempt) if attempt.undo_fd >= 0 else 0, undo_next=attempt.undo_next,
+            undo_sequence=attempt.undo_sequence, base_id=attempt.base_id, punch=True, is_file=self.device.kind == "file",
+            frame_limit=action.frame_limit,
+        )  # fmt: skip
+        attempt.lanes = TargetLanes(attempt.run, self.device_fd, self.rendezvous, self._tokens, self._lanes_ended_badly)
+        self._restart_checkpoint_clock()
+        crashpoint("target-lanes-started")
+
+    def _lanes_ended_badly(self, lanes, kind, text):
+        """From a thread of the lanes: tell the machine, unless another session has come since."""
+        with self.lock:
+            if self._attempt is not None and self._attempt.lanes is lanes:
+                self.execute(self.machine.lanes_failed(kind, text))
+
+    def _send_began(self, action):
+        message = say.Began(attempt=action.attempt, session=action.session, key=self._key, tokens=self._tokens)
+        self._reply(do.Reply(action.handle, message))
+
+    def _send_resumed(self, action):
+        marked, states, values = self._applied_before
+        size = say.GRANULES_PER_CHUNK
+        starts = [start for start in range(0, len(marked), size) if _MARKED.search(marked, start, start + size)]
+        self._reply(
+            do.Reply(
+                action.handle,
+                say.Resumed(
+                    attempt=action.attempt, session=action.session, key=self._key, tokens=self._tokens, applied_chunks=len(starts)
+                ),
+            )
+        )
+        for start in starts:
+            part = slice(start, start + size)
+            shared = bytes(states[part]).translate(digesttree.SHARED_STATE)
+            chunk = bytes(values[start * DIGEST_SIZE : (start + size) * DIGEST_SIZE])
+            self._reply(do.Reply(action.handle, say.Applied(first=start, marked=bytes(marked[part]), states=shared, values=chunk)))
+
+    @property
+    def _applied_before(self):
+        """Of the open attempt, without the session that was just started."""
+        return self._attempt.marked, self._attempt.states, self._attempt.values
+
+    def _wait_lanes(self, action):
+        lanes = self._attempt.lanes
+        try:
+            lanes.wait()
+        finally:
+            if self._attempt.lanes is lanes:
+                self._attempt.gather()
+
+    def _drain_lanes(self, action):
+        attempt = self._attempt
+        if attempt is not None and attempt.lanes is not None:
+            attempt.lanes.drain()
+            attempt.gather()
+        crashpoint("target-drained")
+
+    def _collect_manifest(self, action):
+        marked, states, values = self._attempt.present()
+        count, manifest = wire.manifest(marked, states, values)
+        return self.machine.manifest_collected(count, manifest, marked.count(1))
+
+    def _flush_device(self, action):
+        crashpoint("target-flush-before")
+        flush(self.device_fd, self.device.path)
+        crashpoint("target-flush-done")
+
+    def _end_attempt(self):
+        """The attempt is committed, or gone: its descriptors are closed."""
+        attempt, self._attempt = self._attempt, None
+        if attempt is not None:
+            attempt.close()
+
+    # ---- checkpoint of an initial attempt ----
+
+    def _take_checkpoint(self, action):
+        marked, states, values = self._attempt.present()
+        states = bytearray(states)
+        for run in _NOT_WHOLE.finditer(marked):
+            states[run.start() : run.end()] = bytes(run.end() - run.start())
+        self._checkpoint = states, bytearray(values)
+
+    def _save_checkpoint(self, action):
+        record, (states, values) = self.machine.record, self._checkpoint
+        self._checkpoint = None
+        self._restart_checkpoint_clock()
+        try:
+            self.digest_map.write_checkpoint(record.open_new_id, record.committed_counter + 1, states, values)
+        except OSError as err:
+            log.warning("%s: what has been applied could not be noted: %s", self.name, err)
+
+    def _forget_checkpoint(self, action):
+        self.digest_map.drop_checkpoint()
+
+    def _take_up(self, content):
+        """An initial attempt as its checkpoint has it, after a restart."""
+        attempt = Attempt(NO_ID, content.states, content.values)
+        for run in _KNOWN.finditer(content.states):
+            attempt.marked[run.start() : run.end()] = b"\x02" * (run.end() - run.start())
+        self._attempt = attempt
+
+    # ---- questions about the committed generation ----
+
+    def _scan(self, action):
+        states, values = scan.scan(self.device_fd, self.digest_map, self.device.io_alignment, action.first, action.count)
+        end = action.first + action.count
+        self._reply(
+            do.Reply(
+                action.handle,
+                say.Digests(
+                    first=action.first,
+                    states=bytes(states[action.first : end]).translate(digesttree.SHARED_STATE),
+                    values=bytes(values[action.first * DIGEST_SIZE : end * DIGEST_SIZE]),
+                ),
+            )
+        )
+
+    def _send_leaves(self, action):
+        for granule, page in scan.leaf_pages(self.device_fd, self.geometry, self.device.io_alignment, action.granules):
+            self._reply(do.Reply(action.handle, say.Leaves(granule=granule, page=bytes(page))))
+
+    def _send_root(self, action):
+        def progress(done):
+            self._reply(do.Reply(action.handle, say.Progress(received=0, written=done, undo=0)))
+
+        if action.independent:
+            root = scan.independent_root(self.device_fd, self.geometry, self.device.io_alignment, progress)
+        else:
+            known = self.digest_map.tag == self.machine.record.committed_id
+            root = self.digest_map.root() if known else None
+            root = root or scan.fresh_root(self.device_fd, self.digest_map, self.device.io_alignment, progress)
+        self._reply(do.Reply(action.handle, say.Root(root=root)))
+
+    # ---- sessions ----
+
+    def _reply(self, action):
+        channel = self._channels.get(action.handle)
+        if channel is None or action.handle in self._lost:
+            return
+        try:
+            channel.send(action.message)
+        except Disconnected:
+            self._lost.append(action.handle)
+
+    def _close_session(self, action):
+        channel = self._channels.pop(action.handle, None)
+        if channel is not None:
+            log.info("%s: session %s closed: %s", self.name, action.handle, action.reason)
+            channel.close()
+
+    def _faulted(self, action):
+        log.error("%s: out of service: %s", self.name, action.reason)
+        self.damaged = action.reason
+        self._end_attempt()
+
+    _handlers = {
+        do.WriteSuperblock: _write_superblock, do.Reshape: _reshape, do.ForgetMap: _forget_map, do.SettleMap: _settle_map,
+        do.WritePendingMap: _write_pending_map, do.CreateUndo: _create_undo, do.RestoreUndo: _restore_undo, do.PruneUndo: _prune_undo,
+        do.RecordPoint: _record_point, do.ApplyPoint: _apply_point, do.RolledBack: _rolled_back, do.RollbackFailed: _rollback_failed,
+        do.StartLanes: _start_lanes, do.SendBegan: _send_began, do.SendResumed: _send_resumed, do.WaitLanes: _wait_lanes,
+        do.DrainLanes: _drain_lanes, do.CollectManifest: _collect_manifest, do.FlushDevice: _flush_device,
+        do.TakeCheckpoint: _take_checkpoint, do.SaveCheckpoint: _save_checkpoint, do.ForgetCheckpoint: _forget_checkpoint,
+        do.Scan: _scan, do.SendLeaves: _send_leaves, do.SendRoot: _send_root, do.Reply: _reply, do.CloseSession: _close_session,
+        do.Faulted: _faulted,
+    }  # fmt: skip

@@ -1,0 +1,194 @@
+"""Putting a retained sync point back as a generation of its own, and copying one out.
+
+The content of a sync point is the device with the undo files between put over it, newest file first, inside each file the
+newest batch first: so the oldest before-image of every place is what stays.
+"""
+
+import mmap
+import os
+import stat
+
+from qrep import device, devicesafety
+from qrep._native import disk, undo
+from qrep._native.compare import is_zero
+from qrep.crashpoint import crashpoint
+from qrep.errors import DeviceReadError, Refused, UndoSpaceError
+from qrep.extents import data_extents
+from qrep.store import flush, write_all
+from qrep.units import format_size
+
+PIECE = 1 << 20  # bytes of one before-image
+PAYLOAD_MAX = 8 << 20  # of one batch
+EXTENTS_MAX = 4096
+GROUP = 64 << 20  # bytes put back for one flush of the undo file
+COPY_SIZE = 4 << 20
+
+
+class UndoLog:
+    """Writes batches of before-images to the undo file of an open generation, as the lanes do, and flushes them (R3)."""
+
+    def __init__(self, undo_fd, device_fd, base, attempt, device_size, limit):
+        self._undo_fd, self._device_fd = undo_fd, device_fd
+        self._base, self._attempt, self._size, self._limit = base, attempt, device_size, limit
+        self._next = self._flushed = disk.UNDO_SEGMENT_SIZE
+        self._sequence = 0
+        self._buffer = mmap.mmap(-1, PIECE)
+        self._page = mmap.mmap(-1, disk.UNDO_SEGMENT_SIZE)
+        self._extents, self._payload = [], bytearray()
+
+    def save(self, offset, size):
+        """Log what the device holds in a range."""
+        while size:
+            piece = min(size, PIECE)
+            got = os.preadv(self._device_fd, [memoryview(self._buffer)[:piece]], offset)
+            if got != piece:
+                raise DeviceReadError(f"{piece} bytes at {offset} could not be read before they are overwritten")
+            data = self._buffer[:piece]
+            zero = is_zero(data)
+            self._extents.append((offset, piece, disk.UNDO_ZERO if zero else disk.UNDO_DATA))
+            if not zero:
+                self._payload += data
+            if len(self._payload) + PIECE > PAYLOAD_MAX or len(self._extents) == EXTENTS_MAX:
+                self._write()
+            offset, size = offset + piece, size - piece
+
+    def _write(self):
+        """One batch at the next place; it never crosses the end of a segment."""
+        if not self._extents:
+            return
+        segment = disk.UNDO_SEGMENT_SIZE
+        batch = disk.UndoBatch(
+            base_id=self._base, attempt=self._attempt, sequence=self._sequence, position=self._next,
+            flushed=max(self._flushed, self._next // segment * segment), extents=self._extents, payload=self._payload,
+        )  # fmt: skip
+        size = _batch_size(len(self._extents), len(self._payload))
+        if self._next % segment + size > segment:
+            self._next = (self._next // segment + 1) * segment
+            batch = batch.replace(position=self._next, flushed=self._next)
+        if self._next + size > self._limit:
+            raise UndoSpaceError(
+                f"the undo store has no room for another {format_size(size)}; the rollback was undone",
+                hint="raise the volume's --undo-space, or keep fewer sync points",
+            )
+        packed = batch.pack(self._size)
+        self._page[: len(packed)] = packed
+        write_all(self._undo_fd, memoryview(self._page)[: len(packed)], self._next)
+        self._next += len(packed)
+        self._sequence += 1
+        self._extents, self._payload = [], bytearray()
+
+    def flush(self):
+        """Everything saved is durable when this returns (R2, R3)."""
+        self._write()
+        flush(self._undo_fd, "undo file of the rollback")
+        self._flushed = self._next
+        crashpoint("rollback-undo-durable")
+
+
+def _batch_size(extents, payload):
+    """As qrep_undo_batch_size(): header and table, then the payload, each filled up to whole pages."""
+    return -(-(disk.UNDO_BATCH_SIZE + extents * 16) // 4096) * 4096 + -(-payload // 4096) * 4096
+
+
+def apply_point(store, chain, way, log, device_fd, *, is_file, progress=None):
+    """Put the undo files of `way` (generation ids, newest first) over the device, logging what was there before.
+
+    chain: ids, newest first; the file of way[i] leads to the generation after it in chain. Returns the granules touched.
+    """
+    touched, done = set(), 0
+    granule_size = store.geometry.granule_size
+    for new in way:
+        descriptor, header, batches = store.batches(chain[chain.index(new) + 1], new)
+        try:
+            for group in _groups(batches):
+                for place in group:
+                    data = mmap.mmap(-1, place.size)
+                    os.preadv(descriptor, [data], place.position)
+                    scanned = disk.scan_undo_segment(
+                        data, place.position, header.size, header.base_id, header.attempt, limit=1
+                    )
+                    for extent in scanned.batches[0].extents:
+                        log.save(extent.offset, extent.size)
+                        last = (extent.offset + extent.size - 1) // granule_size
+                        touched.update(range(extent.offset // granule_size, last + 1))
+                log.flush()
+                done += undo.restore(device_fd, descriptor, group, header.size, punch=True, is_file=is_file)
+                crashpoint("rollback-applied")
+                if progress:
+                    progress(done)
+        finally:
+            os.close(descriptor)
+    return touched
+
+
+def _groups(batches):
+    """Consecutive batches of about GROUP bytes together."""
+    group, size = [], 0
+    for batch in batches:
+        group.append(batch)
+        size += batch.size
+        if size >= GROUP:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+def copy_out(store, chain, way, device_fd, path, *, is_file, overwrite=False, progress=None):
+    """Write the content of a sync point to a new image file, or to a device that may be overwritten. Returns bytes read.
+
+    The file is 0600 and sparse where the device is zero. Raises Refused if the file exists and overwrite is not given.
+    """
+    size = store.geometry.size
+    descriptor, new_is_file = _open_copy(path, size, overwrite)
+    try:
+        done = _copy_device(device_fd, descriptor, size, new_is_file, progress)
+        for new in way:
+            undo_fd, header, batches = store.batches(chain[chain.index(new) + 1], new)
+            try:
+                undo.restore(descriptor, undo_fd, batches, header.size, punch=True, is_file=new_is_file)
+            finally:
+                os.close(undo_fd)
+        flush(descriptor, path)
+    finally:
+        os.close(descriptor)
+    return done
+
+
+def _open_copy(path, size, overwrite):
+    """(descriptor, whether it is a file) of what a sync point is copied to; O_DIRECT, as undo.restore asks."""
+    try:
+        exists = os.stat(path)
+    except FileNotFoundError:
+        exists = None
+    if exists is not None and not overwrite and stat.S_ISREG(exists.st_mode):
+        raise Refused(f"{path} exists", hint="name a new file, or give -y to overwrite it", code="exists")
+    if exists is None:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        os.ftruncate(descriptor, size)
+        os.close(descriptor)
+    elif stat.S_ISREG(exists.st_mode):
+        os.truncate(path, 0)
+        os.truncate(path, size)
+    info = device.inspect(path)
+    devicesafety.check_target(info, source=None, size_needed=size, overwrite=overwrite or info.kind == "file")
+    return devicesafety.claim(info, wait_seconds=0), info.kind == "file"
+
+
+def _copy_device(device_fd, descriptor, size, to_file, progress):
+    """All data of the device; zeroes are skipped on a fresh file."""
+    buffer = mmap.mmap(-1, COPY_SIZE)
+    done = 0
+    for extent in data_extents(device_fd, size):
+        offset, end = extent.offset // 4096 * 4096, min(-(-extent.end // 4096) * 4096, size)
+        while offset < end:
+            view = memoryview(buffer)[: min(COPY_SIZE, end - offset)]
+            got = os.preadv(device_fd, [view], offset)
+            if not got:
+                raise DeviceReadError(f"the device ended at {offset}, before its size")
+            if not to_file or not is_zero(view[:got]):
+                write_all(descriptor, view[:got], offset)
+            offset, done = offset + got, done + got
+            if progress:
+                progress(done)
+    return done

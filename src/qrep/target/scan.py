@@ -1,0 +1,109 @@
+"""Reading the target's own device afresh: digests for the handshake and for verify, leaf pages, and the root.
+
+What is offered to a source as the content of the target comes from reads of this moment, never from a list kept earlier.
+"""
+
+import array
+import mmap
+import os
+import threading
+import time
+
+import blake3
+
+from qrep import digesttree
+from qrep._native import hasher
+from qrep._native.connection import Connection
+from qrep._native.source_lane import SourceRun
+from qrep.errors import DeviceReadError
+
+LANES = 2
+PROGRESS_EVERY_S = 1.0
+
+
+def scan(device_fd, digest_map, sector_size, first, count, progress=None):
+    """Read and hash granules [first, first + count) with lanes that send nothing. Returns (states, values) of the whole volume,
+    of which only those granules are fresh. progress(bytes_read): called now and then from this thread.
+
+    Raises DeviceReadError with the extents that could not be read.
+    """
+    work = array.array("Q", range(first, first + count))
+    run = SourceRun(
+        digest_map.geometry, attempt=0, session=0, key=bytes(32), sector_size=sector_size, base_states=digest_map.states,
+        base_values=digest_map.values, leaves_fd=digest_map.leaves_fd, work=work,
+    )  # fmt: skip
+    lanes = [
+        threading.Thread(target=run.lane, args=(device_fd, Connection.none(), index), name=f"scan-{index}", daemon=True)
+        for index in range(min(LANES, count))
+    ]
+    for lane in lanes:
+        lane.start()
+    for lane in lanes:
+        while lane.is_alive():
+            lane.join(PROGRESS_EVERY_S)
+            if progress:
+                progress(run.counters()["read"])
+    check_readable(run)
+    return run.fresh_states, run.fresh_values
+
+
+def check_readable(run):
+    """Raise DeviceReadError unless a scan could read everything."""
+    extents, failure = run.bad_extents(), run.failure()
+    if extents:
+        offset, size, error = extents[0]
+        more = f" and {len(extents) - 1} more places" if len(extents) > 1 else ""
+        raise DeviceReadError(f"{size} bytes at {offset} cannot be read: {os.strerror(error)}{more}", extents=extents)
+    if failure is not None:
+        kind, error, _, granule = failure
+        raise DeviceReadError(f"the device cannot be scanned: {kind}, granule {granule}: {os.strerror(error)}")
+
+
+def read_granule(device_fd, geometry, granule, buffer, sector_size=512):
+    """Fill the page-aligned `buffer` with a granule past the page cache; returns a memoryview of its bytes."""
+    start, size = granule * geometry.granule_size, geometry.granule_bytes(granule)
+    view = memoryview(buffer)[: -(-size // sector_size) * sector_size]
+    done = 0
+    while done < size:
+        try:
+            got = os.preadv(device_fd, [view[done:]], start + done)
+        except OSError as err:
+            extents = [(start + done, size - done, err.errno)]
+            raise DeviceReadError(f"bytes from {start + done} on cannot be read: {err.strerror}", extents=extents) from err
+        if not got:
+            raise DeviceReadError(f"the device ended at {start + done}, before its size")
+        done += got
+    return view[:size]
+
+
+def leaf_pages(device_fd, geometry, sector_size, granules):
+    """Yield (granule, leaf values) of each granule, freshly read and hashed."""
+    buffer = mmap.mmap(-1, geometry.granule_size)
+    for granule in granules:
+        data = read_granule(device_fd, geometry, granule, buffer, sector_size)
+        page = bytearray(geometry.granule_leaves(granule) * digesttree.DIGEST_SIZE)
+        hasher.subtree(data, granule * geometry.granule_size, geometry.leaf_size, page)
+        yield granule, page
+
+
+def fresh_root(device_fd, digest_map, sector_size, progress=None):
+    """The root from a full read of the device with our own lanes."""
+    geometry = digest_map.geometry
+    states, values = scan(device_fd, digest_map, sector_size, 0, geometry.granules, progress)
+    if geometry.granules > 1:
+        return digesttree.root(geometry, states, values, limit=geometry.size)
+    ((_, page),) = leaf_pages(device_fd, geometry, sector_size, [0])
+    return hasher.root(geometry.size, geometry.leaf_size, page)
+
+
+def independent_root(device_fd, geometry, sector_size, progress=None):
+    """The root from a full read of the device with the packaged blake3: an opinion that shares no code with ours."""
+    digest = blake3.blake3(max_threads=blake3.blake3.AUTO)
+    buffer = mmap.mmap(-1, geometry.granule_size)
+    told = time.monotonic()
+    for granule in range(geometry.granules):
+        digest.update(read_granule(device_fd, geometry, granule, buffer, sector_size))
+        if progress and time.monotonic() - told >= PROGRESS_EVERY_S:
+            told = time.monotonic()
+            progress((granule + 1) * geometry.granule_size)
+    return digest.digest()

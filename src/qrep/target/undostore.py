@@ -1,0 +1,205 @@
+"""The undo store of a target volume: one file per generation, the way back from it to its base (`_native/disk.h` has the bytes).
+
+The lanes write the batches; here files are made, found, restored from and removed. A file is believed only if its header
+names this volume and the very generations and attempt asked for.
+"""
+
+import contextlib
+import ctypes
+import errno
+import os
+
+from qrep._native import disk, undo
+from qrep.crashpoint import crashpoint
+from qrep.errors import DamagedError, DeviceWriteError, UndoSpaceError
+from qrep.store import flush, read_exact, write_all
+from qrep.units import format_size
+
+SUFFIX = ".undo"
+SEGMENT = disk.UNDO_SEGMENT_SIZE
+PAGE = 4096
+SLACK = 16 * SEGMENT  # on top of twice the volume: lanes take whole segments, however little they write
+TRIM_MAX = 1 << 30  # bytes of a file; in a larger one the unused ends of segments do not matter, and finding them costs reading it
+PUNCH_HOLE = 0x01 | 0x02  # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE
+
+
+class UndoStore:
+    """The undo files of one volume in a store.Directory of their own.
+
+    limit: bytes all of them may take; None: twice the volume and SLACK. geometry may be replaced while there are no files.
+    """
+
+    def __init__(self, directory, volume_id, geometry, limit=None):
+        self.directory, self.volume_id, self.geometry, self._limit = directory, volume_id, geometry, limit
+
+    @property
+    def limit(self):
+        return 2 * self.geometry.size + SLACK if self._limit is None else self._limit
+
+    def used(self):
+        """Bytes the files take on disk."""
+        total = 0
+        for name in self.directory.names():
+            with contextlib.suppress(FileNotFoundError):
+                total += os.stat(name, dir_fd=self.directory.descriptor, follow_symlinks=False).st_blocks * 512
+        return total
+
+    def room(self):
+        """Bytes a new file may take: what the limit and the filesystem leave, the other files deducted."""
+        free = os.fstatvfs(self.directory.descriptor)
+        return min(self.limit - self.used(), free.f_bavail * free.f_frsize)
+
+    def create(self, base, new, attempt):
+        """Make the file of base <- new, durable with its header. Returns a descriptor for the lanes; the caller closes it.
+
+        Raises UndoSpaceError when there is no room for a first segment; nothing is left behind then.
+        """
+        room = self.room()
+        if room < 2 * SEGMENT:
+            raise UndoSpaceError(
+                f"{self.directory.path}: {format_size(max(room, 0))} are left for undo, less than two segments",
+                hint="raise the volume's --undo-space, make room on its filesystem, or keep fewer sync points",
+            )
+        header = disk.UndoHeader(
+            volume_id=self.volume_id, base_id=base, new_id=new, attempt=attempt, size=self.geometry.size,
+            leaf_size=self.geometry.leaf_size, granule_size=self.geometry.granule_size,
+        )  # fmt: skip
+        crashpoint("undo-create-before")
+        name = self._name(new)
+        descriptor = self.directory.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        try:
+            write_all(descriptor, header.pack() + bytes(PAGE - disk.UNDO_HEADER_SIZE), 0)
+            flush(descriptor, f"{self.directory.path}/{name}")
+            os.close(descriptor)
+            descriptor = -1
+            self.directory.flush()
+            crashpoint("undo-create-durable")
+            return self._open(name, os.O_RDWR)
+        except BaseException:
+            if descriptor >= 0:
+                os.close(descriptor)
+            self.directory.remove(name)
+            raise
+
+    def restore(self, base, new, attempt, device_fd, *, is_file=False):
+        """Write the before-images of base <- new over `device_fd`, newest first; not flushed. Returns bytes restored.
+
+        attempt None: of whichever attempt was committed as `new`. Raises DamagedError before the first write when the file is not
+        that or a flushed batch is lost; DeviceWriteError when the device takes no write.
+        """
+        descriptor, header, places = self._scan(base, new, attempt)
+        try:
+            crashpoint("undo-restore-before")
+            order = undo.restore_order(places)
+            return undo.restore(device_fd, descriptor, order, header.size, punch=True, is_file=is_file)
+        except undo.RestoreError as err:
+            if err.errno == errno.EBADMSG:
+                raise self._damaged(new, f"the batch at {err.position} changed while it was restored") from err
+            raise DeviceWriteError(f"before-images could not be put back: {err.strerror}") from err
+        finally:
+            os.close(descriptor)
+
+    def batches(self, base, new):
+        """(descriptor to close, UndoHeader, batches in the order of restoring) of a retained generation."""
+        descriptor, header, places = self._scan(base, new, None)
+        return descriptor, header, undo.restore_order(places)
+
+    def _scan(self, base, new, attempt):
+        """(descriptor, header, places); no flushed batch is missing."""
+        header = self.header(new)
+        if header is None:
+            raise self._damaged(new, "it is missing")
+        if header.base_id != base or (attempt is not None and header.attempt != attempt):
+            raise self._damaged(new, "it belongs to another base or attempt")
+        descriptor = self._open(self._name(new), os.O_RDONLY)
+        try:
+            found = undo.scan(descriptor, os.fstat(descriptor).st_size, header)
+            if found.damaged is not None:
+                raise self._damaged(new, f"the before-images at {found.damaged} were flushed and cannot be read back")
+        except OSError as err:
+            os.close(descriptor)
+            raise self._damaged(new, f"it cannot be read: {err.strerror}") from err
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return descriptor, header, found.batches
+
+    def header(self, new):
+        """UndoHeader of the file of generation `new`, or None if there is none. Raises DamagedError if it is not to be believed."""
+        try:
+            descriptor = self.directory.open(self._name(new))
+        except FileNotFoundError:
+            return None
+        try:
+            header = disk.UndoHeader.unpack(read_exact(descriptor, disk.UNDO_HEADER_SIZE, 0))
+        except (disk.RecordDamaged, disk.RecordNewer) as err:
+            raise self._damaged(new, str(err)) from err
+        finally:
+            os.close(descriptor)
+        shape = (self.geometry.size, self.geometry.leaf_size, self.geometry.granule_size)
+        if header.volume_id != self.volume_id or header.new_id != new:
+            raise self._damaged(new, "it belongs to another volume or generation")
+        if (header.size, header.leaf_size, header.granule_size) != shape:
+            raise self._damaged(new, "it was made for another size, leaf or granule")
+        return header
+
+    def size(self, new):
+        """Bytes the file of a generation takes on disk; 0 if there is none."""
+        try:
+            return os.stat(self._name(new), dir_fd=self.directory.descriptor, follow_symlinks=False).st_blocks * 512
+        except FileNotFoundError:
+            return 0
+
+    def trim(self, base, new):
+        """Give back the ends of segments that the lanes of a committed generation took and did not fill. Raises OSError."""
+        if os.stat(self._name(new), dir_fd=self.directory.descriptor).st_size > TRIM_MAX:
+            return
+        descriptor, _, places = self._scan(base, new, None)
+        os.close(descriptor)
+        ends = {}
+        for place in places:
+            segment = place.position // SEGMENT
+            ends[segment] = max(ends.get(segment, 0), place.position + place.size)
+        descriptor = self.directory.open(self._name(new), os.O_RDWR)
+        try:
+            for segment in range(-(-os.fstat(descriptor).st_size // SEGMENT)):
+                start = ends.get(segment, max(segment * SEGMENT, PAGE))
+                _punch(descriptor, start, (segment + 1) * SEGMENT - start)
+        finally:
+            os.close(descriptor)
+
+    def prune(self, keep):
+        """Remove every file that is not of one of the generations in `keep`, oldest knowledge first. Raises OSError."""
+        wanted = {self._name(new) for new in keep}
+        for name in self.directory.names():
+            if name.endswith(SUFFIX) and name not in wanted:
+                crashpoint("undo-prune-before")
+                self.directory.remove(name)
+
+    def _open(self, name, flags):
+        try:
+            return self.directory.open(name, flags | os.O_DIRECT)
+        except OSError as err:
+            if err.errno != errno.EINVAL:  # a filesystem without direct I/O
+                raise
+            return self.directory.open(name, flags)
+
+    @staticmethod
+    def _name(new):
+        return bytes(new).hex() + SUFFIX
+
+    def _damaged(self, new, what):
+        return DamagedError(
+            f"undo file {self.directory.path}/{self._name(new)}: {what}",
+            hint="the target was left alone and is not brought into service; put the undo file back from a copy, "
+            "or remove the volume and replicate it anew",
+        )
+
+
+def _punch(descriptor, offset, size):
+    """Deallocate a range of a file; where the filesystem cannot, it stays allocated."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if size > 0 and libc.fallocate(descriptor, PUNCH_HOLE, ctypes.c_long(offset), ctypes.c_long(size)):
+        number = ctypes.get_errno()
+        if number != errno.EOPNOTSUPP:
+            raise OSError(number, os.strerror(number))

@@ -1,0 +1,332 @@
+"""A target volume in service: the claim on its device, recovery, control sessions, sync points. Drives one TargetMachine.
+
+    volume = TargetVolume(device.inspect("/dev/vg0/copy"), "/var/lib/qrep/targets/ID", volume_id=ID)
+    volume.open()                        # claims the device and recovers, without the source
+    volume.serve(channel, rendezvous)    # one control session, to its end; call it from a thread per session
+"""
+
+import itertools
+import logging
+import os
+import secrets
+import threading
+import time
+
+from qrep import devicesafety
+from qrep._native import disk, wire
+from qrep.crashpoint import crashpoint
+from qrep.digestmap import NO_ID
+from qrep.errors import DamagedError, NotFound, ProtocolError, QrepError, Refused, TimedOut
+from qrep.protocol import messages as say
+from qrep.protocol.actions import RollbackFailed
+from qrep.protocol.records import TargetRecord
+from qrep.protocol.target_machine import TargetMachine
+from qrep.protocol.transport import Disconnected
+from qrep.store import Directory
+from qrep.target import rollback
+from qrep.target.driver import TargetDriver
+from qrep.target.points import Points
+from qrep.target.superblock import SuperblockFile
+from qrep.target.undostore import UndoStore
+
+log = logging.getLogger("qrep.target")
+CHECKPOINT_BYTES = 2 << 30  # how much an interrupted first run may have to send again
+CHECKPOINT_SECONDS = 10.0
+TICK_S = 1.0
+SILENCE_S = 120.0  # a source says something at least every ten seconds
+
+
+class TargetVolume(TargetDriver):
+    """device: DeviceInfo. directory: of this volume's state. volume_id: 16 bytes.
+
+    leaf_size, granule_size: until a first source brings its own. undo_directory: a place for undo files elsewhere.
+    undo_limit: bytes, None for twice the volume. sync_points: how many earlier generations stay within reach.
+    overwrite: a device that carries a signature and is not ours may be overwritten. source: DeviceInfo of a source on this host,
+    which must not be the same storage. claim_wait: seconds to wait for the writes of a dead process (R1).
+    """
+
+    def __init__(self, device, directory, *, volume_id, leaf_size=4096, granule_size=8 << 20, undo_directory=None, undo_limit=None,
+                 sync_points=7, overwrite=False, source=None, claim_wait=30):  # fmt: skip
+        self.device, self.volume_id, self.name = device, bytes(volume_id), device.path
+        self.geometry = None  # valid from open() on
+        self.damaged = None  # why it is out of service
+        self.lock = threading.RLock()
+        self.device_fd = -1
+        self.rendezvous = None
+        self._directory_path, self._undo_path, self._undo_limit_given = directory, undo_directory, undo_limit
+        self._shape = (leaf_size, granule_size)
+        self._sync_points, self._overwrite, self._source, self._claim_wait = sync_points, overwrite, source, claim_wait
+        self._handles = itertools.count(1)
+        self._channels, self._lost = {}, []
+        self._attempt = self._checkpoint = self._rollback_result = None
+        self._rollback_progress = None
+        self._key = self._tokens = None
+        self._saved_at, self._saved_bytes = 0.0, 0
+        self._session_epoch = 0
+        self.machine = self.directory = self.digest_map = self.undo = self.points = self.superblock = None
+
+    # ---- life ----
+
+    def open(self):
+        """Claim the device and bring it to its last committed sync point, without the source.
+
+        A volume whose own records are damaged opens, too, but is out of service: `damaged` says why, and sessions are refused.
+        Raises Refused when the device is in use or may not be overwritten. Close it whatever happens.
+        """
+        self.directory = Directory(self._directory_path)
+        self.directory.sweep()
+        self.superblock = SuperblockFile(self.directory)
+        try:
+            block = self.superblock.load()
+        except DamagedError as err:
+            block, self.damaged = None, f"{err.message}; {err.hint}"
+        if self.damaged is None:
+            leaf_size = block.leaf_size if block else self._shape[0]
+            size = block.size if block and block.committed_id != NO_ID else self._usable_size()
+            self._check_target(size, leaf_size, known=block is not None)
+        # R1: recovery begins by taking the claim; it is granted when the last write of a dead predecessor has landed.
+        self.device_fd = devicesafety.claim(self.device, wait_seconds=self._claim_wait)
+        crashpoint("target-claimed")
+        record = self._record(block) if self.damaged is None else None
+        shape = (record.size, record.leaf_size, record.granule_size) if record else (self._usable_size(), *self._shape)
+        self.geometry = wire.Geometry(*shape)
+        self.digest_map = self._open_map()
+        parent = Directory(self._undo_path) if self._undo_path else self.directory
+        try:
+            below = parent.sub(self.volume_id.hex() if self._undo_path else "undo")
+        finally:
+            if self._undo_path:
+                parent.close()
+        self.undo = UndoStore(below, self.volume_id, self.geometry, self._undo_limit_given)
+        self.points = Points(self.directory)
+        self.machine = TargetMachine(
+            record, capacity=self.device.size, sector_size=self.device.io_alignment, sync_points=self._sync_points
+        )
+        content = None
+        if record is not None and record.open_attempt and record.committed_id == NO_ID:
+            content = self.digest_map.read_checkpoint(record.open_new_id)
+        actions = self.machine.start(content is not None)
+        if self.machine.phase == "open":
+            self._take_up(content)
+        with self.lock:
+            self.execute(actions)
+        return self
+
+    def _check_target(self, size, leaf_size, known):
+        """Refuse what may not be written. A known volume may still be held by a process that is being buried: that is waited for."""
+        deadline = time.monotonic() + (self._claim_wait if known else 0)
+        while True:
+            try:
+                devicesafety.check_target(
+                    self.device, source=self._source, size_needed=size, overwrite=self._overwrite, known=known, leaf_size=leaf_size
+                )
+                return
+            except Refused as err:
+                if err.code != "target-in-use" or time.monotonic() >= deadline:
+                    raise
+            time.sleep(0.05)
+
+    def _usable_size(self):
+        return self.device.size // 512 * 512
+
+    def _record(self, block):
+        """The TargetRecord of the superblock, made now if there is none. Raises Refused for the superblock of another volume."""
+        if block is None:
+            leaf_size, granule_size = self._shape
+            record = TargetRecord(self.volume_id, self._usable_size(), leaf_size, granule_size)
+            self.superblock.write(disk.Superblock(**{name: getattr(record, name) for name in record.__struct_fields__}))
+            return record
+        if block.volume_id != self.volume_id:
+            raise Refused(f"{self.directory.path} belongs to another volume", code="wrong-volume", hint="name this volume's own directory")
+        return TargetRecord(**{name: getattr(block, name) for name in TargetRecord.__struct_fields__})
+
+    def close(self):
+        """Drain, end all sessions, and give the device back. What is open stays open; the next open() recovers it."""
+        if self._attempt is not None and self._attempt.lanes is not None:
+            self._attempt.lanes.stop()
+        with self.lock:
+            if self.machine is not None and self.machine.phase not in ("down", "faulted") and self.machine.session is not None:
+                self.execute(self.machine.disconnected(self.machine.session))
+            for channel in self._channels.values():
+                channel.close()
+            self._channels.clear()
+            self._end_attempt()
+            if self.device_fd >= 0:
+                os.close(self.device_fd)
+                self.device_fd = -1
+            for part in (self.superblock, self.digest_map, self.undo and self.undo.directory, self.directory):
+                if part is not None:
+                    part.close()
+
+    def __enter__(self):
+        return self.open()
+
+    def __exit__(self, *exception):
+        self.close()
+
+    # ---- control sessions ----
+
+    def serve(self, channel, rendezvous, hello=None):
+        """Serve one control session to its end, in this thread. Several may be there; the one with the newest epoch counts.
+
+        channel: a transport.Channel whose peer is a source; closed when this returns. rendezvous: where data connections are
+        delivered. hello: the first message, if the caller has read it. Does not raise for what a peer does.
+        """
+        handle = next(self._handles)
+        with self.lock:
+            self.rendezvous = rendezvous
+            self._channels[handle] = channel
+            self.execute(self.machine.connected(handle))
+        message, heard = hello, time.monotonic()
+        try:
+            while handle in self._channels:
+                if message is None:
+                    try:
+                        message = channel.receive(TICK_S)
+                    except TimedOut:
+                        if time.monotonic() - heard > SILENCE_S:
+                            raise Disconnected("the source said nothing for too long") from None
+                        self._tick(handle)
+                        continue
+                heard = time.monotonic()
+                self._make_way(message)
+                with self.lock:
+                    if handle in self._channels:
+                        self.execute(self.machine.message(handle, message))
+                        if isinstance(message, say.Hello) and self.machine.session == handle:
+                            self._session_epoch = message.epoch
+                message = None
+        except ProtocolError as err:
+            with self.lock:
+                if handle in self._channels:
+                    self.execute(self.machine.expel(handle, err))
+        except Disconnected as err:
+            log.info("%s: session %d: %s", self.name, handle, err)
+            with self.lock:
+                if self._channels.pop(handle, None) is not None and self.device_fd >= 0:
+                    self.execute(self.machine.disconnected(handle))
+        finally:
+            channel.close()
+            with self.lock:
+                self._channels.pop(handle, None)
+
+    def _make_way(self, message):
+        """A newer session ends the waiting of the older one, which holds the lock while its last writes come in."""
+        attempt = self._attempt
+        if isinstance(message, say.Hello) and message.volume_id == self.volume_id and message.epoch > self._session_epoch:
+            lanes = attempt.lanes if attempt is not None else None
+            if lanes is not None:
+                lanes.stop()
+
+    def _tick(self, handle):
+        """Now and then while nothing is said: progress for the source, and the checkpoint of a first run."""
+        with self.lock:
+            attempt = self._attempt
+            if handle != self.machine.session or attempt is None or attempt.run is None:
+                return
+            counters = attempt.run.counters()
+            self._reply_progress(handle, counters)
+            due = counters["written"] - self._saved_bytes >= CHECKPOINT_BYTES or time.monotonic() - self._saved_at >= CHECKPOINT_SECONDS
+            if due:
+                self.execute(self.machine.checkpoint_due())
+
+    def _reply_progress(self, handle, counters):
+        progress = say.Progress(received=counters["received"], written=counters["written"], undo=counters["undo"])
+        channel = self._channels.get(handle)
+        if channel is not None:
+            channel.send(progress)
+
+    def _restart_checkpoint_clock(self):
+        run = self._attempt.run if self._attempt is not None else None
+        self._saved_at, self._saved_bytes = time.monotonic(), run.counters()["written"] if run is not None else 0
+
+    def abandon(self):
+        """Give up the open generation: back to the last committed one."""
+        with self.lock:
+            self.execute(self.machine.abandon())
+
+    # ---- sync points ----
+
+    def sync_points(self):
+        """The points.SyncPoints within reach, newest first; the first is what the device holds."""
+        with self.lock:
+            self._check_in_service()
+            return self.points.list(self.machine.record, self.undo, self._sync_points)
+
+    def rollback(self, point, progress=None):
+        """Put a sync point back as a new generation. point: its id (16 bytes). progress(bytes). Returns the SyncPoint it became.
+
+        Raises NotFound if it is not retained, Refused while a run is open, QrepError when it could not be done; the device is then
+        as before.
+        """
+        with self.lock:
+            self._check_idle()
+            self._find(point)
+            self._rollback_result, self._rollback_progress = None, progress
+            try:
+                self.execute(self.machine.rollback(bytes(point), secrets.token_bytes(16), secrets.randbits(63) | 1))
+            finally:
+                self._rollback_progress = None
+            if self._rollback_result is None or isinstance(self._rollback_result, RollbackFailed):
+                reason = self._rollback_result.reason if self._rollback_result else self.damaged
+                raise QrepError(f"{self.name}: the rollback failed and was undone: {reason}", code="rollback-failed")
+            return self.sync_points()[0]
+
+    def copy_out(self, point, path, *, overwrite=False, progress=None):
+        """Write the content of a sync point to a new image file or another device. Raises as rollback. Returns bytes read."""
+        with self.lock:
+            self._check_idle()
+            self._find(point)
+            chain = self.machine.record.chain(self._sync_points + 1)
+            way = chain[: chain.index(bytes(point))]
+            return rollback.copy_out(
+                self.undo, chain, way, self.device_fd, path, is_file=self.device.kind == "file", overwrite=overwrite, progress=progress
+            )
+
+    def _find(self, point):
+        for found in self.sync_points():
+            if found.id == bytes(point):
+                return found
+        raise NotFound(f"{self.name} does not retain sync point {bytes(point).hex()}", hint="qrep snapshot VOLUME lists those it has")
+
+    def _check_in_service(self):
+        if self.machine is None or self.machine.phase == "faulted":
+            raise DamagedError(f"{self.name} is out of service: {self.damaged}", hint="see `qrep status`")
+
+    def _check_idle(self):
+        self._check_in_service()
+        if self.machine.phase != "idle":
+            raise Refused(f"{self.name}: a run is open", code="busy", hint="wait for it, or stop it and abandon it")
+
+    # ---- what people see ----
+
+    def status(self):
+        """Facts for people, as a dict of JSON types; does not wait for what is going on."""
+        record = self.machine.record if self.machine else None
+        attempt = self._attempt
+        run = attempt.run if attempt is not None else None
+        counters = run.counters() if run is not None else {}
+        known = record is not None and self.digest_map is not None and self.digest_map.tag == record.committed_id
+        root = self.digest_map.root_value if known else None
+        facts = self.points.facts(record.committed_id, record.committed_counter) if record and self.points else {}
+        committed = record is not None and record.committed_id != NO_ID
+        return {
+            "device": self.device.path,
+            "phase": self.machine.phase if self.machine else "down",
+            "role": {1: "replica", 2: "primary"}.get(record.role) if record else None,
+            "size": record.size if record else None,
+            "leaf_size": record.leaf_size if record else None,
+            "granule_size": record.granule_size if record else None,
+            "committed_id": record.committed_id.hex() if committed else None,
+            "committed_counter": record.committed_counter if committed else 0,
+            "last_sync_point_ns": (facts.get("frozen_at_ns") or facts.get("committed_at_ns") or None) if committed else None,
+            "fuzzy": bool(facts.get("fuzzy")),
+            "open": record is not None and record.open_attempt != 0,
+            "root": root.hex() if root else None,
+            "sync_points": max(0, len(record.chain(self._sync_points + 1)) - 1) if record else 0,
+            "undo_used": self.undo.used() if self.undo and self.undo.directory.descriptor >= 0 else 0,
+            "undo_limit": self.undo.limit if self.undo else None,
+            "map": self.digest_map.reason if self.digest_map else "",
+            "damaged": self.damaged,
+            "session": {name: counters.get(name, 0) for name in ("received", "written", "undo")} if run is not None else None,
+        }
