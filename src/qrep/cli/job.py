@@ -67,7 +67,7 @@ SETTINGS = (
     ),
     click.option(
         "--sync-points",
-        type=click.IntRange(0, 1000),
+        type=click.IntRange(0, 12),
         metavar="N",
         help="How many earlier sync points the target keeps (7).",
     ),

@@ -24,7 +24,7 @@ def fingerprint_of(certificate):
     key = certificate.public_key().public_bytes(
         serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
     )
-    return "SHA256:" + hashlib.sha256(key).hexdigest(":")
+    return "SHA256:" + hashlib.sha256(key).digest().hex(":")
 
 
 def certificate_pem(der):

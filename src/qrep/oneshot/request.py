@@ -1,0 +1,32 @@
+"""The source end of a one-shot copy: what is read, how it is frozen, and where its map lies."""
+
+import os
+import socket
+
+from qrep import device
+from qrep.oneshot.target import job_of, key_of
+
+
+class CopySource:
+    """path: a device or image file. map_dir: instead of the one in the state directory."""
+
+    def __init__(self, path, *, state_dir, map_dir=None, snapshots="auto", leaf_size=4096, granule_size=8 << 20, connections=2):
+        from qrep.volumes import registry
+
+        self.info = device.inspect(path)
+        self.name = f"{socket.gethostname()}:{self.info.real_path}#{key_of(self.info).hex()[:8]}"
+        self.backend = registry.choose(snapshots, self.info).backend
+        self.leaf_size, self.granule_size, self.connections = leaf_size, granule_size, connections
+        self._state_dir, self._map_dir = state_dir, map_dir
+
+    def request(self, volume_id, *, compare, timeout_s):
+        """The RunRequest to the target volume `volume_id`. compare: its content is not known any more, so ask for its digests."""
+        from qrep.source.flow import RunRequest
+
+        job_id = job_of(self.name, volume_id)
+        directory = os.path.join(self._state_dir, "copies", "sources", job_id.hex())
+        return RunRequest(
+            job_id=job_id, volume_id=volume_id, device=self.info, backend=self.backend, run_directory=directory,
+            map_directory=self._map_dir or os.path.join(directory, "map"), leaf_size=self.leaf_size, granule_size=self.granule_size,
+            connections=self.connections, initial="compare" if compare else "auto", timeout_s=timeout_s,
+        )  # fmt: skip
