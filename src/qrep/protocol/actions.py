@@ -7,6 +7,7 @@ The contract of every driver (target/volume.py, source/flow.py, and the simulato
 * When an action raises, drop the rest of the list, call `failed(action, error)` and execute what that returns.
 * A flush that fails never reaches the machine: the process ends there (R2).
 * While a list is executed no other event may enter the machine; what arrives meanwhile waits.
+* After DrainLanes, WaitLanes or StopSending an event of those lanes must not enter the machine any more: drop it.
 """
 
 from typing import NamedTuple
@@ -68,7 +69,10 @@ class SendResumed(NamedTuple):
 
 
 class WaitLanes(NamedTuple):
-    """Wait until every lane has seen the END of its connection and all its writes are complete. Raises LanesFailed if one did not."""
+    """Join the lanes: every one has answered the END of its connection and all its writes are complete. Raises LanesFailed if one has not.
+
+    Never waits for the network: a source says Prepare only after every END was answered, so a lane without one has failed.
+    """
 
 
 class DrainLanes(NamedTuple):
@@ -158,7 +162,7 @@ class ApplyPoint(NamedTuple):
 
 
 class Scan(NamedTuple):
-    """Read and hash granules freshly and send Digests."""
+    """Read and hash granules freshly from the device (never from a map) and send Digests."""
 
     handle: object
     first: int
