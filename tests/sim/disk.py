@@ -42,11 +42,11 @@ class Disk:
     """A block device, or a file that lies in segments of 2^24 bytes of which only the start is used.
 
     Reads see the cache. A write is in flight until it completes, then in the cache, and durable after a flush that began later.
-    latency: seconds, scale.
+    latency: seconds, scale. shorn: how often a sector that was being written when the power went holds nonsense.
     """
 
-    def __init__(self, world, name, size, *, latency=0.001):
-        self.world, self.name, self.latency = world, name, latency
+    def __init__(self, world, name, size, *, latency=0.001, shorn=0.03):
+        self.world, self.name, self.latency, self.shorn = world, name, latency, shorn
         self.cache = bytearray(size)
         self.durable = bytearray(size)
         self.pending = []  # (offset, bytes), completed and not flushed, in order
@@ -111,7 +111,7 @@ class Disk:
         for offset, data in writes:
             for start in range(0, len(data), SECTOR):
                 if random.random() < keep:
-                    part = data[start : start + SECTOR] if random.random() < 0.97 else random.randbytes(SECTOR)
+                    part = data[start : start + SECTOR] if random.random() >= self.shorn else random.randbytes(SECTOR)
                     durable[offset + start : offset + start + len(part)] = part
         self.pending.clear()
         self.cache[:] = durable

@@ -18,33 +18,43 @@ LIVENESS = 120.0  # virtual seconds after healing within which a run must commit
 
 
 class Scenario:
-    def __init__(self, seed, *, target_class=Target, controller_class=Controller, trace=False):
+    """One seed.
+
+    focus: what of the mix is fixed instead of drawn: weights ({fault: weight}), controllers, pace, frozen, busy, contents, hot, lies, latency,
+    checkpoint_every, superblock_latency.
+    """
+
+    def __init__(self, seed, *, target_class=Target, controller_class=Controller, focus=None, trace=False):
+        focus = focus or {}
         self.seed = seed
         self.world = world = World(seed, trace=trace)
         random = world.random
-        granule = LEAF * random.choice((2, 2, 4))
+        granule = LEAF * random.choice((2, 4, 4))
         size = granule * random.randint(2, 4) + random.choice((0, 512, LEAF, LEAF + 512))
         self.geometry = geometry = wire.Geometry(size, LEAF, granule)
         self.oracle = Oracle(world, size, LEAF, granule)
-        self.network = Network(world, latency=random.choice((0.001, 0.01, 0.05)), cut_chance=random.choice((0, 0.002, 0.01)))
+        self.network = Network(world, latency=focus.get("latency") or random.choice((0.001, 0.01, 0.05)), cut_chance=random.choice((0, 0.002, 0.01)))
         self.volume = Volume(world, size)
         ids = random.randbytes(16), random.randbytes(16)
         undo_limit = random.choice((1 << 30, 1 << 30, 120_000))
         self.target = target_class(world, self.oracle, geometry, volume_id=ids[1], sync_points=random.choice((0, 1, 3, 7)), undo_limit=undo_limit)
-        names = ["source"] if random.random() < 0.6 else ["source", "other"]
+        names = ["source", "other"][: focus.get("controllers") or random.choice((1, 1, 2))]
         self.controllers = [
             controller_class(world, self.oracle, geometry, self.volume, self.network, self.target, name=name, ids=ids) for name in names
         ]
         # Swarm: each seed has its own mix, so that rare combinations are met often by some.
-        self.weights = {fault: random.choice((0, 0, 1, 3)) for fault in FAULTS}
-        pace = random.choice((1, 1, 5, 20, 60))  # slow lanes: runs that last long enough to be interrupted again and again
+        self.target.superblock.latency = focus.get("superblock_latency") or random.choice((0.001, 0.03))
+        self.weights = focus.get("weights") or {fault: random.choice((0, 0, 1, 3)) for fault in FAULTS}
+        pace = focus.get("pace") or random.choice((1, 1, 5, 20, 60))  # slow lanes: runs that last long enough to be interrupted again and again
         for controller in self.controllers:
             controller.pace = pace
-        self.target.lies = random.choice((0, 0, 0.02))
-        self.frozen = random.choice((0.0, 0.5, 1.0))
+        self.target.lies = focus.get("lies", random.choice((0, 0, 0.02)))
+        self.target.checkpoint_every = focus.get("checkpoint_every", 0.3)
+        self.frozen = focus.get("frozen", random.choice((0.0, 0.5, 1.0)))
         self.initial = random.choice(("auto", "auto", "compare", "full"))
-        self.busy = random.choice((0.05, 0.3, 1.0))  # seconds between what happens, scale
-        self.few_contents = [bytes(LEAF), *(random.randbytes(LEAF) for _ in range(2))]  # contents return: "changed and changed back"
+        self.hot = focus.get("hot", 0.4)
+        self.busy = focus.get("busy") or random.choice((0.05, 0.3, 1.0))  # seconds between what happens, scale
+        self.few_contents = [bytes(LEAF), *(random.randbytes(LEAF) for _ in range(focus.get("contents", 2)))]  # contents return: "changed and changed back"
 
     def play(self):
         """Everything of this seed. Raises Violation; returns the digest of the event log."""
@@ -62,9 +72,9 @@ class Scenario:
     def host_writes(self):
         random = self.world.random
         for _ in range(random.choice((0, 1, 1, 3))):
-            leaf = random.randrange(-(-self.geometry.size // LEAF))
+            leaf = random.randrange(2 if random.random() < self.hot else -(-self.geometry.size // LEAF))  # some leaves are hot
             offset = leaf * LEAF
-            data = random.choice(self.few_contents) if random.random() < 0.7 else random.randbytes(LEAF)
+            data = random.choice(self.few_contents) if random.random() < 0.8 else random.randbytes(LEAF)
             self.volume.write(offset, data[: self.geometry.size - offset])
 
     def start_run(self, controller=None, *, frozen=None):

@@ -321,7 +321,7 @@ class Controller(Process):
                 continue
             for frame in self.frames(sending, writer, granule, unknown, data):
                 end.send(frame)
-                yield self.world.delay(0.002 * self.pace)
+                yield self.world.delay(0.004 * self.pace)
                 if sending.stopped:
                     return
         if not state["closed"] and not sending.stopped:
@@ -390,7 +390,7 @@ class Controller(Process):
                 yield writer.full(granule, first, len(piece), digest, flags, value if last else None), b"", piece
             return
         changed = [i for i in range(count) if page[i * 32 : i * 32 + 32] != old_page[i * 32 : i * 32 + 32]]
-        groups = [changed[:1], changed[1:]] if len(changed) > 1 and self.world.random.random() < 0.5 else [changed]
+        groups = [[leaf] for leaf in changed] if self.world.random.random() < 0.5 else [changed]
         for group in groups:
             last = group is groups[-1]
             runs, pieces = [], []

@@ -56,7 +56,7 @@ class Target(Process):
         self.sync_points, self.undo_limit, self.restart_delay = sync_points, undo_limit, restart_delay
         self.device = Disk(world, "device", geometry.size)
         self.device.observer = oracle.landed
-        self.superblock = Disk(world, "superblock", 2 * records.SUPERBLOCK_SLOT_DISTANCE)
+        self.superblock = Disk(world, "superblock", 2 * records.SUPERBLOCK_SLOT_DISTANCE, shorn=0.5)
         self.store = Store(world, "target-state")
         self.undo = {}  # new id -> SparseFile
         self.ends = {}  # handle -> control End
@@ -66,7 +66,8 @@ class Target(Process):
         self.ready = False
         self.wanted = True
         self.lies = 0.0  # how often a frame of an earlier session, a frame twice or a flipped bit comes out of a connection
-        self.heard = deque(maxlen=8)
+        self.checkpoint_every = 0.3  # seconds, scale
+        self.heard = deque(maxlen=32)
         block = records.Superblock(volume_id=volume_id, size=geometry.size, leaf_size=geometry.leaf_size, granule_size=geometry.granule_size, sequence=1)
         self.superblock.cache[: records.SUPERBLOCK_SIZE] = self.superblock.durable[: records.SUPERBLOCK_SIZE] = block.pack()
 
@@ -79,7 +80,6 @@ class Target(Process):
             block, self.slot = records.choose_superblock(self._slot(0), self._slot(1))
             self.sequence = block.sequence
             record = TargetRecord(**{name: getattr(block, name) for name in FIELDS})
-            self.oracle.superblock(record.opened(1, b"x" * 16, 1), self.device)  # the chain only: the device is looked at after recovery
         except records.RecordDamaged:
             record = None
         self.machine = self.machine_class(record, capacity=self.geometry.size, sector_size=512, sync_points=self.sync_points)
@@ -108,7 +108,7 @@ class Target(Process):
         """Checkpoints of initial attempts, and the end of the grace of one nobody comes back for."""
         lonely = 0
         while True:
-            yield 0.2 + self.world.delay(0.3)
+            yield 0.2 + self.world.delay(self.checkpoint_every)
             self.post(lambda: self.machine.checkpoint_due() if self.machine.phase in ("open", "idle", "prepared") else [])
             alone = self.machine.session is None and self.machine.phase in ("open", "prepared")
             lonely = lonely + 1 if alone else 0
@@ -353,6 +353,10 @@ class Target(Process):
         yield from self.superblock.flush()
         self.oracle.superblock(record, self.device)
 
+    def _confirm_superblock(self, action):
+        yield from self.superblock.flush()
+        self.oracle.superblock(self.machine.record.opened(1, b"x" * 16, 1), self.device)  # the chain only: recovery comes after this
+
     def other_slot(self):
         return 1 - self.slot
 
@@ -529,7 +533,7 @@ class Target(Process):
         yield 0
 
     performers = {
-        do.WriteSuperblock: _write_superblock, do.CreateUndo: _create_undo, do.StartLanes: _start_lanes, do.SendBegan: _send_began,
+        do.WriteSuperblock: _write_superblock, do.ConfirmSuperblock: _confirm_superblock, do.CreateUndo: _create_undo, do.StartLanes: _start_lanes, do.SendBegan: _send_began,
         do.SendResumed: _send_resumed, do.WaitLanes: _wait_lanes, do.DrainLanes: _drain_lanes, do.CollectManifest: _collect_manifest,
         do.FlushDevice: _flush_device, do.TakeCheckpoint: _take_checkpoint, do.SaveCheckpoint: _save_checkpoint,
         do.ForgetCheckpoint: _forget_checkpoint, do.RestoreUndo: _restore_undo, do.ApplyPoint: _apply_point,

@@ -54,14 +54,14 @@ def prepared(record=COMMITTED):
 
 def test_a_start_with_nothing_open_only_tidies():
     target = TargetMachine(COMMITTED, capacity=SIZE, sector_size=512)
-    assert target.start(False) == [do.SettleMap(T), do.PruneUndo((T, OTHER))]
+    assert target.start(False) == [do.ConfirmSuperblock(), do.SettleMap(T), do.PruneUndo((T, OTHER))]
     assert target.phase == "idle"
 
 
 @pytest.mark.parametrize("kind", [OPEN_RUN, OPEN_ROLLBACK])
 def test_a_start_with_an_open_generation_restores_flushes_clears_and_only_then_frees_the_undo(kind):
     target = TargetMachine(COMMITTED.opened(kind, NEW, 7), capacity=SIZE, sector_size=512)
-    assert target.start(False) == [do.RestoreUndo(T, NEW, 7)]
+    assert target.start(False) == [do.ConfirmSuperblock(), do.RestoreUndo(T, NEW, 7)]
     assert target.phase == "recovering"
     assert target.undo_restored() == [do.FlushDevice(), do.WriteSuperblock(COMMITTED), do.SettleMap(T), do.PruneUndo((T, OTHER))]
     assert target.phase == "idle"
@@ -72,14 +72,21 @@ def test_an_initial_attempt_goes_on_from_its_checkpoint_and_is_dropped_without_o
     assert kept.phase == "open"
     assert names(kept.message("a", say.Resume(7, 1, LEAF, True))) == ["StartLanes", "SendResumed"]
     dropped = TargetMachine(EMPTY.opened(OPEN_RUN, NEW, 7), capacity=SIZE, sector_size=512)
-    assert dropped.start(False) == [do.WriteSuperblock(EMPTY), do.ForgetCheckpoint(), do.ForgetMap(), do.PruneUndo(())]
+    assert dropped.start(False) == [do.ConfirmSuperblock(), do.WriteSuperblock(EMPTY), do.ForgetCheckpoint(), do.ForgetMap(), do.PruneUndo(())]
+
+
+def test_what_a_dead_predecessor_wrote_is_confirmed_before_anything_is_done_on_its_word():
+    for record in (COMMITTED, EMPTY, COMMITTED.opened(OPEN_RUN, NEW, 7), EMPTY.opened(OPEN_RUN, NEW, 7)):
+        for checkpoint in (False, True):
+            target = TargetMachine(record, capacity=SIZE, sector_size=512)
+            assert target.start(checkpoint)[0] == do.ConfirmSuperblock()
 
 
 def test_damaged_superblocks_and_damaged_undo_put_the_volume_out_of_service():
     target = TargetMachine(None, capacity=SIZE, sector_size=512)
     assert names(target.start(False)) == ["Faulted"]
     target = TargetMachine(COMMITTED.opened(OPEN_RUN, NEW, 7), capacity=SIZE, sector_size=512)
-    [restore] = target.start(False)
+    restore = target.start(False)[-1]
     assert names(target.failed(restore, DamagedError("a batch is lost"))) == ["Faulted"]
     target.connected("a")
     assert names(target.message("a", hello())) == ["Reply", "CloseSession"]

@@ -21,6 +21,15 @@ class WriteSuperblock(NamedTuple):
     record: object  # records.TargetRecord
 
 
+class ConfirmSuperblock(NamedTuple):
+    """Flush the superblock as it was read, without writing: from here on a power cut cannot take it back.
+
+    A predecessor that was killed may have written it without flushing: it reads well, and a power cut would bring the older one back after
+    the undo that belongs to that was removed. The slots must have been read past the page cache (O_DIRECT), which after a failed flush shows
+    what the device does not hold (R2). Writing instead would be wrong: either slot may be all there is, and a sector can be lost in a write.
+    """
+
+
 class Reshape(NamedTuple):
     """Nothing was ever committed and the source's volume has this shape: from now on the target has it too. Forget the map."""
 

@@ -140,7 +140,7 @@ class SourceMachine(SourceReplies):
                 return self._on_error(message)
             if kind not in states.SOURCE[self.phase]:
                 raise ProtocolError(f"the target said {kind} while the run was {self.phase}")
-            return self._handlers[type(message)](self, message)
+            return getattr(self, self._handlers[type(message)])(message)
         except ProtocolError as err:
             return self._close(err)
 

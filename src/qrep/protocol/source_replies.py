@@ -215,6 +215,6 @@ class SourceReplies:
             raise ProtocolError("the target answered for another attempt")
 
     _handlers = {
-        say.State: _on_state, say.Stale: _on_stale, say.Began: _on_began, say.Resumed: _on_resumed, say.Applied: _on_applied,
-        say.Prepared: _on_prepared, say.Committed: _on_committed, say.Aborted: _on_aborted, say.Nak: _on_nak, say.Digests: _on_digests,
+        say.State: "_on_state", say.Stale: "_on_stale", say.Began: "_on_began", say.Resumed: "_on_resumed", say.Applied: "_on_applied",
+        say.Prepared: "_on_prepared", say.Committed: "_on_committed", say.Aborted: "_on_aborted", say.Nak: "_on_nak", say.Digests: "_on_digests",
     }  # fmt: skip

@@ -46,18 +46,19 @@ class TargetMachine(TargetRequests):
         self._check("start")
         if self.record is None:
             return self._fault("both slots of the superblock are damaged")
+        confirm = do.ConfirmSuperblock()  # nothing is done on the word of a superblock that a power cut could take back
         if self.record.open_kind == OPEN_NONE:
             self._go("idle")
-            return self._tidy()
+            return [confirm, *self._tidy()]
         if self.record.committed_id != NO_ID:  # back to the committed generation, without the source
             self._go("recovering")
-            return [self._restore()]
+            return [confirm, self._restore()]
         if has_checkpoint and self.record.open_kind == OPEN_RUN:
             self._go("open")
             self._applied = self._checkpoints = True
-            return []
+            return [confirm]
         self._go("idle")
-        return self._drop_initial()
+        return [confirm, *self._drop_initial()]
 
     def disconnected(self, handle):
         """A control session is gone. The open attempt stays, for a Resume; abandon() ends its grace."""

@@ -34,7 +34,7 @@ class TargetRequests:
                 return [do.CloseSession(handle, "it was superseded")]
             if _kind(message) not in states.TARGET[self.phase] or isinstance(message, say.Hello):
                 raise ProtocolError(f"a {_kind(message)} may not come while the volume is {self.phase}")
-            return self._handlers[type(message)](self, handle, message)
+            return getattr(self, self._handlers[type(message)])(handle, message)
         except ProtocolError as err:
             return self.expel(handle, err)
 
@@ -195,8 +195,8 @@ class TargetRequests:
         return self._reply(handle, say.Pong())
 
     _handlers = {
-        say.Begin: _on_begin, say.Resume: _on_resume, say.Prepare: _on_prepare, say.Commit: _on_commit, say.Abort: _on_abort,
-        say.ScanTarget: _on_read, say.Verify: _on_read, say.GetLeaves: _on_read, say.GetRoot: _on_read, say.Ping: _on_ping,
+        say.Begin: "_on_begin", say.Resume: "_on_resume", say.Prepare: "_on_prepare", say.Commit: "_on_commit", say.Abort: "_on_abort",
+        say.ScanTarget: "_on_read", say.Verify: "_on_read", say.GetLeaves: "_on_read", say.GetRoot: "_on_read", say.Ping: "_on_ping",
     }  # fmt: skip
 
     def _reply(self, handle, message):
