@@ -76,7 +76,7 @@ class Job(_Object):
     granule: Annotated[int, msgspec.Meta(ge=8192, le=64 << 20)]
     mode: Literal["async"] = "async"
     initial: Literal["auto", "full", "compare"] = "auto"
-    sync_points: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 7
+    sync_points: Annotated[int, msgspec.Meta(ge=0, le=12)] = 7  # QREP_HISTORY_MAX of disk.h
     connections: Connections = 2
     timeout: str = "30s"
 

@@ -75,12 +75,14 @@ SOURCE_ANYWHERE = ("disconnected", "failed", "stop", "error")
 
 # A job as a person sees it.
 JOB = {
-    "idle": {"start": ("connecting",), "disable": ("disabled",)},
+    "idle": {"start": ("queued",), "disable": ("disabled",)},
+    # As many runs as the agent may have go on already.
+    "queued": {"slot": ("connecting",), "refused": ("failed",), "stop": ("stopped",)},
     "connecting": {"state": ("running",), "retry": ("waiting",), "refused": ("failed",), "stop": ("stopped",)},
     "running": {"commit": ("idle",), "cut": ("waiting",), "fail": ("failed",), "stop": ("stopped",)},
     "waiting": {"due": ("connecting",), "stop": ("stopped",), "give-up": ("failed",)},
-    "stopped": {"start": ("connecting",), "disable": ("disabled",)},
-    "failed": {"start": ("connecting",), "disable": ("disabled",)},
+    "stopped": {"start": ("queued",), "disable": ("disabled",)},
+    "failed": {"start": ("queued",), "disable": ("disabled",)},
     "disabled": {"enable": ("idle",)},
 }
 

@@ -7,6 +7,7 @@ import msgspec
 from qrep.errors import ProtocolError, QrepError, Unreachable, from_dict
 
 MESSAGE_MAX = 64 << 10  # bytes
+SYNC_POINTS_MAX = 12  # QREP_HISTORY_MAX of disk.h
 
 
 class _Message(msgspec.Struct, forbid_unknown_fields=True, tag_field="ask", kw_only=True):
@@ -27,10 +28,16 @@ class CreatePair(_Message, tag="create-pair"):
     size: int
     leaf: int
     granule: int
-    sector_size: int
     sync_points: int
     overwrite: bool
     check_only: bool
+
+
+class ChangePair(_Message, tag="change-pair"):
+    """Job `job_id` of mine wants this many sync points kept."""
+
+    job_id: str
+    sync_points: int
 
 
 class DeletePair(_Message, tag="delete-pair"):
@@ -44,7 +51,7 @@ class Answer(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     error: dict | None = None
 
 
-Question = Hail | CreatePair | DeletePair
+Question = Hail | CreatePair | ChangePair | DeletePair
 
 
 def _send(stream, message):

@@ -11,7 +11,10 @@ from starlette.routing import Route
 
 from qrep.config import check as check_config
 from qrep.daemon.snapshots import copy_out, delete_point, list_points, plan_rollback, roll_back
+from qrep.daemon.status import status
 from qrep.errors import QrepError, UsageError
+from qrep.jobs import look
+from qrep.jobs.shown import job_dict
 
 BODY_MAX = 64 << 10  # bytes of a request
 WAIT_MAX = 20.0  # seconds a long poll lasts at most
@@ -91,7 +94,7 @@ def routes(node):
         route(path, method)(handler)
 
     simple("/node", "GET", lambda request: node.as_dict())
-    simple("/status", "GET", lambda request: node.status(request.query_params.getlist("job")))
+    simple("/status", "GET", lambda request: status(node, request.query_params.getlist("job")))
     simple(
         "/check",
         "GET",
@@ -155,9 +158,9 @@ def routes(node):
         {},
         lambda path, body: node.peers.add(**body),
     )
-    simple("/peers/{name}", "DELETE", lambda request: node.peers.remove(request.path_params["name"]) or {})
+    simple("/peers/{name}", "DELETE", lambda request: node.remove_peer(request.path_params["name"]))
 
-    simple("/jobs", "GET", lambda request: [runner.as_dict() for _name, runner in sorted(node.jobs.runners.items())])
+    simple("/jobs", "GET", lambda request: [job_dict(runner) for _name, runner in node.jobs.all()])
     with_body(
         "/jobs",
         "POST",
@@ -165,9 +168,9 @@ def routes(node):
         JOB_FIELDS | {"overwrite": bool, "dry_run": bool},
         lambda path, body: node.jobs.create(**body),
     )
-    simple("/jobs/{name}", "GET", lambda request: node.jobs.get(request.path_params["name"]).as_dict())
+    simple("/jobs/{name}", "GET", lambda request: job_dict(node.jobs.get(request.path_params["name"])))
     with_body(
-        "/jobs/{name}", "PATCH", {}, JOB_CHANGES, lambda path, body: node.jobs.change(path["name"], body).as_dict()
+        "/jobs/{name}", "PATCH", {}, JOB_CHANGES, lambda path, body: job_dict(node.jobs.change(path["name"], body))
     )
     simple("/jobs/{name}", "DELETE", lambda request: node.jobs.delete(request.path_params["name"]) or {})
     simple("/jobs/{name}/start", "POST", lambda request: node.jobs.start(request.path_params["name"]).as_dict())
@@ -176,7 +179,7 @@ def routes(node):
     def estimate(request):
         runner = node.jobs.get(request.path_params["name"])
         runner.begin("estimate")
-        return node.tasks.start("estimate", runner.name, runner.estimate).as_dict()
+        return node.tasks.start("estimate", runner.name, lambda task: look.estimate(runner, task)).as_dict()
 
     simple("/jobs/{name}/estimate", "GET", estimate)
 
@@ -184,7 +187,7 @@ def routes(node):
         runner = node.jobs.get(path["name"])
         runner.begin("verify")
         return node.tasks.start(
-            "verify", runner.name, lambda task: runner.verify(task, body.get("independent", False))
+            "verify", runner.name, lambda task: look.verify(runner, task, body.get("independent", False))
         ).as_dict()
 
     with_body("/jobs/{name}/verify", "POST", {}, {"independent": bool}, verify)

@@ -4,58 +4,62 @@ import os
 import shutil
 import socket
 import threading
+import time
 
 import msgspec
 
 from qrep import config, units
 from qrep.daemon import asks
-from qrep.daemon.volumes import shape
-from qrep.errors import ConfigError, NotFound, ProtocolError, Refused, Unreachable
+from qrep.daemon.managed import shape
+from qrep.errors import ConfigError, NotFound, ProtocolError, QrepError, Refused, Unreachable
 from qrep.jobs.run import JobRunner
 from qrep.protocol import transport
-from qrep.source.flow import RunRequest
+from qrep.settings import bad_values
 from qrep.volumes import registry
 
 LOCAL_BUFFER = 4 << 20  # bytes of a local connection's socket buffer
 
 
 class Jobs:
-    """node: the Node. `runners`: name -> JobRunner."""
+    """node: the Node. Thread-safe."""
 
     def __init__(self, node):
         self.node = node
         self._lock = threading.RLock()
-        self.runners = {}
+        self._runners = {}
 
     def load(self):
-        self.runners = {
+        self._runners = {
             name: self._runner(name, settings) for name, settings in self.node.config.load_all("jobs").items()
         }
 
+    def all(self):
+        """[(name, JobRunner)] by name."""
+        with self._lock:
+            return sorted(self._runners.items())
+
     def sources(self):
         """The volumes that jobs read."""
-        return {runner.settings.source for runner in self.runners.values()}
+        return {runner.settings.source for _name, runner in self.all()}
 
     def of_volume(self, volume):
-        return [
-            name
-            for name, runner in sorted(self.runners.items())
-            if volume in (runner.settings.source, runner.settings.target)
-        ]
+        return [name for name, runner in self.all() if volume in (runner.settings.source, runner.settings.target)]
 
     def of_peer(self, peer):
-        return [name for name, runner in sorted(self.runners.items()) if runner.settings.target.startswith(f"{peer}:")]
+        return [name for name, runner in self.all() if runner.settings.target.startswith(f"{peer}:")]
 
     def get(self, name):
         with self._lock:
-            if name in self.runners:
-                return self.runners[name]
+            if name in self._runners:
+                return self._runners[name]
         self.node.config.load("jobs", name)
         raise NotFound(
             f"job {name} was added while the agent runs",
             hint="restart the agent, or use qrep job create",
             code="no-such-job",
         )
+
+    # ---- how a job reaches its target ----
 
     def _runner(self, name, settings):
         peer, _, target = settings.target.rpartition(":")
@@ -65,43 +69,34 @@ class Jobs:
                 (lambda token: self.node.peers.reach(peer).data_connection(token)),
             )
         else:
-            dial, connect = (lambda: self._dial_local(settings, name, target)), self._connect_local
+            dial, connect = (lambda: self._dial_local(target, name)), self._connect_local
         return JobRunner(
-            name,
-            settings,
-            request=lambda: self._request(name, settings),
-            dial=dial,
-            connect=connect,
-            db=self.node.db,
-            events=self.node.events,
-            slots=self.node.slots,
-        )
+            name, settings, request=lambda: self._request(name, settings), dial=dial, connect=connect, db=self.node.db,
+            events=self.node.events, slots=self.node.slots,
+        )  # fmt: skip
 
-    def _dial_local(self, settings, job, volume):
+    def _dial_local(self, volume, job):
         target = self.node.volumes.get(volume).replica()
         source_end, target_end = transport.local_pair()
         threading.Thread(
-            target=self.node.pairs.serve_target,
-            args=(target, target_end, None, volume, job),
-            name=f"target of {job}",
-            daemon=True,
+            target=self.node.sessions.serve, args=(target, target_end, None, volume, job), name=f"target of {job}", daemon=True
         ).start()
         return source_end
 
     def _connect_local(self, token):
-        from qrep._native.connection import Connection
-
         here, there = socket.socketpair()
         for end in (here, there):
-            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
-        index = self.node.rendezvous.deliver(token, lambda index: Connection.socket(there.detach(), index, owned=True))
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LOCAL_BUFFER)
+        index = self.node.rendezvous.deliver(token, lambda index: transport.DataConnection(there, index))
         if index is None:
             here.close()
             there.close()
             raise ProtocolError("nobody waits for this data connection")
-        return Connection.socket(here.detach(), index, owned=True)
+        return transport.DataConnection(here, index)
 
     def _request(self, name, settings):
+        from qrep.source.flow import RunRequest
+
         volume = self.node.volumes.get(settings.source)
         info = volume.inspect()
         if info.size != settings.size:
@@ -125,117 +120,142 @@ class Jobs:
             timeout_s=units.parse_duration(settings.timeout),
         )
 
+    # ---- made, changed, deleted ----
+
     def create(self, *, name, source, target, overwrite=False, dry_run=False, **settings):
         """Check both sides, make the pair at the target, write the job down. Returns what the CLI tells."""
         config.check_name("jobs", name)
         with self._lock:
-            if name in self.runners:
+            if name in self._runners:
                 raise Refused(f"there is a job called {name} already", hint=f"qrep job show {name}", code="name-taken")
             volume = self.node.volumes.get(source)
-            if self.node.db.pairs(source):
-                raise Refused(f"{source} is itself a replica", hint="cascading is not possible", code="cascading")
+            if volume.is_replica():
+                raise Refused(
+                    f"{source} is itself a replica", hint="cascading is not possible; choose another source volume", code="cascading"
+                )
             info = volume.inspect()
             leaf, granule = shape(volume.settings)
             peer, _, target_name = target.rpartition(":")
-            job_id = os.urandom(16).hex()
-            fields = {
-                "id": job_id,
-                "source": source,
-                "target": target,
-                "target_volume": "0" * 32,
-                "size": info.size,
-                "leaf": leaf,
-                "granule": granule,
-            } | settings
-            job = _convert(fields, config.Job)
-            units.parse_duration(job.timeout)
+            job = _convert(
+                {
+                    "id": os.urandom(16).hex(), "source": source, "target": target, "target_volume": "0" * 32, "size": info.size,
+                    "leaf": leaf, "granule": granule,
+                } | settings
+            )  # fmt: skip
             question = asks.CreatePair(
-                job_id=job_id,
-                job=name,
-                source=f"{self.node.name}:{source}" if peer else source,
-                volume=target_name,
-                size=info.size,
-                leaf=leaf,
-                granule=granule,
-                sector_size=info.logical_sector_size,
-                sync_points=job.sync_points,
-                overwrite=overwrite,
-                check_only=dry_run,
-            )
-            pair = (
-                self.node.peers.reach(peer).ask(question)
-                if peer
-                else self.node.pairs.create(question, None, source=info)
-            )
-            answer = {
-                "name": name,
-                "mode": job.mode,
-                "source": source,
-                "target": target,
-                "size": info.size,
-                "full": job.initial != "compare",
-                "via": self._via(peer),
-                "notes": pair["notes"],
-                "id": job_id,
-            }
-            if dry_run:
-                return answer
-            job.target_volume = pair["volume_id"]
-            self.node.config.save("jobs", name, job)
-            self.runners[name] = self._runner(name, job)
-        self.node.events.add("job-created", f"{source} -> {target}", job=name)
-        return answer
+                job_id=job.id, job=name, source=f"{self.node.name}:{source}" if peer else source, volume=target_name, size=info.size,
+                leaf=leaf, granule=granule, sync_points=job.sync_points, overwrite=overwrite, check_only=dry_run,
+            )  # fmt: skip
+            pair = self._ask(peer, question) if peer else self.node.pairs.create(question, None, source=info)
+            if not dry_run:
+                job.target_volume = pair["volume_id"]
+                self._keep(name, job, peer)
+        reached = self.node.peers.reach(peer).address if peer else None
+        return {
+            "name": name, "mode": job.mode, "source": source, "target": target, "size": info.size, "full": job.initial != "compare",
+            "via": reached[0] if reached else None, "notes": pair["notes"], "id": job.id,
+        }  # fmt: skip
 
-    def _via(self, peer):
-        return f"{self.node.peers.reach(peer).address[0]}" if peer and self.node.peers.reach(peer).address else None
+    def _keep(self, name, job, peer):
+        try:
+            self.node.config.save("jobs", name, job)
+        except (OSError, QrepError):
+            self._delete_pair(job, peer)
+            raise
+        self._runners[name] = self._runner(name, job)
+        self.node.events.add("job-created", f"{job.source} -> {job.target}", job=name)
+
+    def _ask(self, peer, question):
+        return self.node.peers.reach(peer).ask(question)
 
     def change(self, name, settings):
         with self._lock:
             runner = self.get(name)
-            changed = _convert(msgspec.to_builtins(runner.settings) | settings, config.Job)
-            units.parse_duration(changed.timeout)
+            changed = _convert(msgspec.to_builtins(runner.settings) | settings)
+            if changed.sync_points != runner.settings.sync_points:
+                peer = changed.target.rpartition(":")[0]
+                question = asks.ChangePair(job_id=changed.id, sync_points=changed.sync_points)
+                self._ask(peer, question) if peer else self.node.pairs.change(changed.id, None, changed.sync_points)
             self.node.config.save("jobs", name, changed)
             for field in settings:
                 setattr(runner.settings, field, getattr(changed, field))
-            if "sync_points" in settings and ":" not in changed.target:
-                self.node.volumes.get(changed.target).replica().set_sync_points(changed.sync_points)
         self.node.events.add("job-changed", ", ".join(f"{key} {value}" for key, value in settings.items()), job=name)
         return runner
 
     def delete(self, name):
         with self._lock:
             runner = self.get(name)
-            runner.begin("run")  # nothing may start from here on
-            peer, _, _target = runner.settings.target.rpartition(":")
-            left = ""
+            runner.begin("delete")  # nothing may start from here on
+            job = runner.settings
             try:
-                if peer:
-                    self.node.peers.reach(peer).ask(asks.DeletePair(job_id=runner.settings.id))
-                else:
-                    self.node.pairs.delete(runner.settings.id, None)
-            except NotFound:
-                pass  # the other side forgot it first
-            except Unreachable:
-                left = f" ({peer} does not answer and still has its pair record)"
+                left = self._delete_pair(job, job.target.rpartition(":")[0])
+                path = os.path.join(self.node.state.path, "sources", job.id)
+                if os.path.isdir(path):
+                    self._release_snapshot(name, path)
+                    shutil.rmtree(path)
+                self.node.config.remove("jobs", name)
             except BaseException:
                 runner.end()
                 raise
-            path = os.path.join(self.node.state.path, "sources", runner.settings.id)
-            if os.path.isdir(path):
-                shutil.rmtree(path)
-            self.node.config.remove("jobs", name)
-            self.node.db.drop_job(runner.settings.id)
-            del self.runners[name]
-        self.node.events.add("job-deleted", f"{runner.settings.source} -> {runner.settings.target}{left}", job=name)
+            self.node.db.drop_job(job.id)
+            del self._runners[name]
+        self.node.events.add("job-deleted", f"{job.source} -> {job.target}{left}", job=name)
+
+    def _delete_pair(self, job, peer):
+        """Tell the target. Returns what is left there, in words, when it cannot be told."""
+        try:
+            if peer:
+                self._ask(peer, asks.DeletePair(job_id=job.id))
+            else:
+                self.node.pairs.delete(job.id, None)
+        except NotFound:
+            pass  # the other side forgot it first
+        except (Unreachable, Refused) as error:
+            return f" ({peer or 'this host'} still has its pair record: {error.message})"
+        return ""
+
+    def _release_snapshot(self, name, path):
+        """A stopped run may hold a snapshot for its resume."""
+        from qrep.source.runrecord import RunFile
+
+        run_file = RunFile(path)
+        try:
+            record = run_file.load()
+            if record is not None and record.snapshot:
+                registry.release(record.snapshot)
+        except QrepError as error:
+            self.node.events.add("snapshot-left", error.message, job=name, token=record.snapshot)
+        finally:
+            run_file.close()
+
+    # ---- runs ----
 
     def start(self, name):
         runner = self.get(name)
         runner.begin("run")
         return self.node.tasks.start("run", name, runner.run)
 
+    def take_up(self):
+        """At start: runs that were going when the agent ended go on."""
+        for name, runner in self.all():
+            if runner.may_take_up():
+                self.node.events.add("run-taken-up", "it was going when the agent ended", job=name)
+                self.start(name)
 
-def _convert(fields, cls):
+    def interrupt(self, timeout):
+        """At the end: all runs end together, and are taken up at the next start."""
+        going = [runner for _name, runner in self.all() if runner.signal_stop(leaving=True)]
+        deadline = time.monotonic() + timeout
+        for runner in going:
+            runner.wait(max(0.0, deadline - time.monotonic()))
+
+
+def _convert(fields):
+    """A config.Job of fields that a person gave. Raises ConfigError, UsageError."""
     try:
-        return msgspec.convert(fields, cls)
+        job = msgspec.convert(fields, config.Job)
     except msgspec.ValidationError as err:
         raise ConfigError(str(err)) from err
+    for _key, error in bad_values(job):
+        raise error
+    return job

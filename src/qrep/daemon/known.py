@@ -22,6 +22,11 @@ class KnownPeers:
         with self._lock:
             return dict(self._peers)
 
+    def fingerprint(self, name):
+        """Of the key that is pinned for a peer now, "" if it is not known any more."""
+        with self._lock:
+            return self._peers[name].fingerprint if name in self._peers else ""
+
     def reach(self, name):
         with self._lock:
             if name not in self._reach:
@@ -49,11 +54,18 @@ class KnownPeers:
         if seen["fingerprint"] != fingerprint:
             raise Refused(
                 f"{name} presents {seen['fingerprint']} ({seen['address']}), not {fingerprint}",
+                hint="someone stands in between, or the host has a new key",
                 code="wrong-fingerprint",
             )
         if fingerprint == self.identity.fingerprint:
             raise Refused(f"{seen['address']} is this host", hint="give the address of the other host", code="self")
         with self._lock:
+            if name in self._peers and self._peers[name].fingerprint != fingerprint:
+                raise Refused(
+                    f"peer {name} is pinned with another key, {self._peers[name].fingerprint}",
+                    hint=f"if the host was set up anew: qrep peer remove {name} first",
+                    code="wrong-fingerprint",
+                )
             for other, peer in self._peers.items():
                 if peer.fingerprint == fingerprint and other != name:
                     raise Refused(

@@ -4,7 +4,6 @@ import fcntl
 import os
 import socket
 import threading
-import time
 from datetime import UTC, datetime
 
 from qrep import __version__, config, store
@@ -13,15 +12,16 @@ from qrep.daemon.events import EventLog
 from qrep.daemon.identity import Identity
 from qrep.daemon.joblist import Jobs
 from qrep.daemon.known import KnownPeers
+from qrep.daemon.listener import Listener
 from qrep.daemon.pairs import Pairs
-from qrep.daemon.peers import Listener
+from qrep.daemon.sessions import Sessions
 from qrep.daemon.statedb import StateDb
 from qrep.daemon.tasks import Tasks
 from qrep.daemon.volumes import Volumes
-from qrep.errors import QrepError, Refused
+from qrep.errors import Refused
 from qrep.protocol import transport
 
-STOP_S = 10.0
+STOP_S = 4.0  # for runs to end; with the API's requests and the target volumes below 10 s
 
 
 class Node:
@@ -45,8 +45,11 @@ class Node:
         self.peers = KnownPeers(self.config, self.identity, self.events, self.jobs.of_peer)
         self.volumes = Volumes(self.config, self.state, self.events)
         self.pairs = Pairs(self)
+        self.sessions = Sessions(self)
+        serve = {tls.CONTROL: self.sessions.control, tls.DATA: self.sessions.data, tls.ASK: self.sessions.ask}
+        # Bound here, so that a port that is taken is known before a device is touched; open from start() on.
+        self.listener = Listener(self.identity, self.settings.node, self.settings.limits, self.peers.all, serve, self.events)
         self.jobs.load()
-        self.listener = None
 
     def _hold(self):
         """One agent per state directory: a lock for life."""
@@ -63,26 +66,20 @@ class Node:
         return descriptor
 
     def start(self):
-        """Recover the replicas, then open the port."""
+        """Recover the replicas, then open the port, then take up the runs that were going."""
         self.volumes.recover(self.pairs.sync_points_of)
-        serve = {tls.CONTROL: self.pairs.serve_control, tls.DATA: self.pairs.serve_data, tls.ASK: self.pairs.serve_ask}
-        self.listener = Listener(
-            self.identity, self.settings.node, self.settings.limits, self.peers.all, serve, self.events
-        )
         self.listener.start()
-        self.events.add("agent-started", f"qrep {__version__}, port {self.settings.node.port}")
+        self.events.add("agent-started", f"qrep {__version__}, port {self.settings.node.port}", pid=os.getpid())
+        self.jobs.take_up()
 
     def stop(self):
-        """End runs (what has been applied is kept), close the port, release the devices."""
+        """End runs (what has been applied is kept, and they are taken up at the next start), close the port, release the devices."""
         self.stopping.set()
-        if self.listener is not None:
-            self.listener.stop()
-        for runner in list(self.jobs.runners.values()):
-            if runner.activity is not None:
-                runner.stop(STOP_S)
+        self.listener.stop()
+        self.jobs.interrupt(STOP_S)
         for volume in self.volumes.all():
             volume.close_target()
-        self.events.add("agent-stopped", "in order")
+        self.events.add("agent-stopped", "in order", pid=os.getpid())
         self.db.close()
         os.close(self._alone)
 
@@ -114,63 +111,13 @@ class Node:
             "state_dir": self.state.path,
         }
 
-    def status(self, names):
-        """Jobs whose source is here, and those of peers that write to volumes here."""
-        known = {name: runner.as_dict for name, runner in self.jobs.runners.items()}
-        for pair in self.db.pairs():
-            if pair["peer"]:
-                known.setdefault(pair["job"], lambda pair=pair: self._received(pair))
-        for name in names:
-            if name not in known:
-                self.jobs.get(name)  # raises the NotFound that names what was probably meant
-        return {
-            "node": {"name": self.name, "version": __version__},
-            "jobs": [known[name]() for name in sorted(names or known)],
-        }
+    def remove_peer(self, name):
+        self.peers.remove(name)
+        self.listener.drop(name)
+        return {"removed": name}
 
-    def _received(self, pair):
-        """A job as its target sees it."""
-        job = {
-            "name": pair["job"],
-            "id": pair["job_id"],
-            "mode": "async",
-            "state": "idle",
-            "role": "target",
-            "local": False,
-            "source": f"{pair['peer']}:{pair['source'].rpartition(':')[2]}",
-            "target": pair["volume"],
-            "size": pair["size"],
-            "sync_points": pair["sync_points"],
-            "last_sync_point": None,
-            "lag_seconds": None,
-            "fuzzy": False,
-            "counter": None,
-            "generation": None,
-            "root": None,
-            "path": None,
-            "connections": None,
-            "rate_bytes_per_s": None,
-            "limit": None,
-            "progress": None,
-            "problem": None,
-            "next": None,
-            "last_run": None,
-        }
-        try:
-            status = self.volumes.get(pair["volume"]).replica().status()
-        except QrepError as error:
-            return job | {
-                "state": "failed",
-                "problem": {"code": error.code, "text": error.message, "action": error.hint},
-            }
-        point = status["last_sync_point"]
-        return job | {
-            "state": status["state"],
-            "last_sync_point": point,
-            "fuzzy": status["fuzzy"],
-            "counter": status["committed_counter"],
-            "generation": status["committed_id"],
-            "root": status["root"],
-            "progress": status["progress"],
-            "lag_seconds": max(0, int(time.time() - datetime.fromisoformat(point).timestamp())) if point else None,
-        }
+    def note_root(self, volume, target):
+        """After a session: remember the root of what was committed."""
+        root, status = target.root(), target.status()
+        if root is not None and status["committed_id"]:
+            self.db.add_root(target.volume_id.hex(), status["committed_id"], root.hex())

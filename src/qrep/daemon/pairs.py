@@ -1,27 +1,26 @@
 """Pairs: which job of which peer may write to which volume here. Default deny; the administrator of this host says so."""
 
-from qrep import __version__, config, devicesafety
+from qrep import __version__, config
 from qrep.daemon import asks
-from qrep.errors import NotFound, ProtocolError, QrepError, Refused
-from qrep.protocol import transport
+from qrep.errors import NotFound, ProtocolError, Refused, UsageError
 
 SYNC_POINTS = 7  # of a replica whose pair is gone
 
 
 class Pairs:
-    """node: the Node. Serves the three purposes of peer connections, each in the thread of its connection."""
+    """node: the Node. Answers what other agents ask; sessions on a pair are served by sessions.py."""
 
     def __init__(self, node):
         self.node = node
 
-    def serve_ask(self, stream, peer):
-        asks.answer(stream, lambda question: self._answer(question, peer))
-
-    def _answer(self, question, peer):
+    def answer(self, question, peer):
+        """peer: the name of the host that asks, as this node knows it. Raises QrepError, which is what it is told."""
         if isinstance(question, asks.Hail):
             return {"name": self.node.name, "version": __version__}
         if isinstance(question, asks.CreatePair):
             return self.create(question, peer)
+        if isinstance(question, asks.ChangePair):
+            return self.change(question.job_id, peer, question.sync_points)
         if isinstance(question, asks.DeletePair):
             return self.delete(question.job_id, peer)
         raise ProtocolError(f"unknown question {question!r}")
@@ -31,16 +30,45 @@ class Pairs:
 
         peer: name, or None for a job of this node. source: DeviceInfo of a local source.
         """
-        config.check_name("volumes", question.volume)
-        config.check_name("jobs", question.job)
-        volume = self.node.volumes.get(question.volume)
+        _check(question)
+        volume = self._volume(question, peer)
         where = f"{self.node.name}:{volume.name}" if peer else volume.name
+        self._check_free(volume, where, question)
+        notes = volume.check_target(
+            source=source, size=question.size, leaf=question.leaf, overwrite=question.overwrite, known=False
+        )
+        self._check_shape(volume, where, question)
+        if not question.check_only:
+            volume.open_target(sync_points=question.sync_points, overwrite=True, source=source)
+            volume.set_sync_points(question.sync_points)
+            self.node.db.add_pair(
+                question.job_id, peer=peer or "", fingerprint=self.node.peers.fingerprint(peer) if peer else "", job=question.job,
+                source=question.source, volume=volume.name, size=question.size, sync_points=question.sync_points,
+            )  # fmt: skip
+            self.node.events.add(
+                "pair-created", f"job {question.job} of {peer or 'this host'} writes here", volume=volume.name, job=question.job
+            )
+        return {"volume_id": volume.settings.id, "size": volume.inspect().size, "notes": notes}
+
+    def _volume(self, question, peer):
+        """The volume that was named. A peer that is not accepted learns nothing else of what is here."""
+        try:
+            volume = self.node.volumes.get(question.volume)
+        except NotFound as error:
+            raise NotFound(
+                f"{self.node.name + ':' if peer else ''}{question.volume}: there is no such volume",
+                hint=f"on {self.node.name}: qrep volume add {question.volume} DEVICE" + (f" --accept {peer}" if peer else ""),
+                code="no-such-volume",
+            ) from error
         if peer is not None and peer not in volume.settings.accept:
             raise Refused(
-                f"{where} does not accept replication from this host",
+                f"{self.node.name}:{volume.name} does not accept replication from this host",
                 hint=f"on {self.node.name}: qrep volume set {volume.name} --accept {peer}",
                 code="not-accepted",
             )
+        return volume
+
+    def _check_free(self, volume, where, question):
         taken = [pair for pair in self.node.db.pairs(volume.name) if pair["job_id"] != question.job_id]
         if taken:
             raise Refused(
@@ -48,104 +76,68 @@ class Pairs:
                 hint="a volume takes one source; delete that job first",
                 code="target-taken",
             )
-        if any(runner.settings.source == volume.name for runner in self.node.jobs.runners.values()):
+        if volume.name in self.node.jobs.sources():
             raise Refused(
                 f"{where} is itself the source of a job",
                 hint="cascading is not possible; choose another target volume",
                 code="cascading",
             )
-        info = volume.inspect()
-        notes = devicesafety.check_target(
-            info,
-            source=source,
-            size_needed=question.size,
-            overwrite=question.overwrite,
-            known=volume.is_replica(),
-            leaf_size=question.leaf,
-        )
-        if not question.check_only:
-            target = volume.open_target(
-                sync_points=question.sync_points, overwrite=True, source=source, size=question.size
+
+    @staticmethod
+    def _check_shape(volume, where, question):
+        """A volume with sync points keeps the shape they were made in."""
+        if volume.target is None:
+            return
+        status = volume.target.status()
+        wanted = {"size": question.size, "leaf_size": question.leaf, "granule_size": question.granule}
+        different = [f"{key.replace('_', ' ')} {status[key]} there, {value} here" for key, value in wanted.items() if status[key] != value]
+        if status["committed_id"] and different:
+            raise Refused(
+                f"{where} has sync points of a source of another shape: {', '.join(different)}",
+                hint=f"there: qrep volume remove {volume.name}, and add it again; its sync points are lost then",
+                code="other-shape",
             )
-            target.set_sync_points(question.sync_points)
-            self.node.db.add_pair(
-                question.job_id,
-                peer=peer or "",
-                fingerprint=self.node.peers.all()[peer].fingerprint if peer else "",
-                job=question.job,
-                source=question.source,
-                volume=volume.name,
-                size=question.size,
-                sync_points=question.sync_points,
-            )
-            self.node.events.add(
-                "pair-created",
-                f"job {question.job} of {peer or 'this host'} writes here",
-                volume=volume.name,
-                job=question.job,
-            )
-        return {"volume_id": volume.settings.id, "size": info.size, "notes": notes}
+
+    def change(self, job_id, peer, sync_points):
+        pair = self._pair(job_id, peer)
+        if not 0 <= sync_points <= asks.SYNC_POINTS_MAX:
+            raise UsageError(f"{sync_points} sync points", hint=f"0 to {asks.SYNC_POINTS_MAX}")
+        self.node.volumes.get(pair["volume"]).set_sync_points(sync_points)
+        self.node.db.set_pair_sync_points(job_id, sync_points)
+        return {}
 
     def delete(self, job_id, peer):
+        """The volume stays claimed and keeps its sync points until it is removed, or a new job takes it."""
+        pair = self._pair(job_id, peer)
+        self.node.db.drop_pair(job_id)
+        self.node.events.add(
+            "pair-deleted", f"job {pair['job']} of {pair['peer'] or 'this host'}", volume=pair["volume"], job=pair["job"]
+        )
+        return {}
+
+    def _pair(self, job_id, peer):
         pair = self.node.db.pair(job_id)
         if pair is None or pair["peer"] != (peer or ""):
             raise NotFound("no such pair here", code="no-such-pair")
-        self.node.db.drop_pair(job_id)
-        self.node.events.add(
-            "pair-deleted",
-            f"job {pair['job']} of {pair['peer'] or 'this host'}",
-            volume=pair["volume"],
-            job=pair["job"],
-        )
-        return {}
+        return pair
 
     def sync_points_of(self, volume):
         pairs = self.node.db.pairs(volume)
         return pairs[0]["sync_points"] if pairs else SYNC_POINTS
 
-    def serve_control(self, stream, peer):
-        channel = transport.Channel(stream, "source")
-        try:
-            hello = transport.admit(channel)
-            pair = self.node.db.pair(hello.job_id.hex()) if hasattr(hello, "job_id") else None
-            if pair is None or pair["peer"] != peer or pair["fingerprint"] != self.node.peers.all()[peer].fingerprint:
-                raise Refused(
-                    f"{self.node.name} has no pair for this job",
-                    hint="delete the job and create it again",
-                    code="not-paired",
-                )
-            volume = self.node.volumes.get(pair["volume"])
-            if volume.settings.id != hello.volume_id.hex():
-                raise Refused(
-                    f"{self.node.name}:{volume.name} is not the volume of this job any more",
-                    hint="delete the job and create it again",
-                    code="wrong-volume",
-                )
-            target = volume.replica()
-        except QrepError as error:
-            transport.refuse(channel, error)
-            raise
-        self.serve_target(target, channel, hello, pair["volume"], pair["job"])
 
-    def serve_target(self, target, channel, hello, volume, job):
-        try:
-            target.serve(channel, self.node.rendezvous, hello)
-        except transport.Disconnected:
-            pass  # the ordinary end of a session; an open generation is kept for resume
-        except QrepError as error:
-            self.node.events.add("session-ended", error.message, volume=volume, job=job, reason=error.code)
-
-    def serve_data(self, stream, peer):
-        from qrep._native.connection import Connection
-
-        channel = transport.Channel(stream, "source")
-        join = transport.admit(channel)
-        if not hasattr(join, "token"):
-            raise ProtocolError("a data connection begins with Join")
-        if (
-            self.node.rendezvous.deliver(
-                join.token, lambda index: Connection.stream(transport.welcome(channel, index), index)
-            )
-            is None
-        ):
-            raise ProtocolError("nobody waits for this data connection")
+def _check(question):
+    """Names that a peer sends are shown to people and become keys here."""
+    config.check_name("volumes", question.volume)
+    config.check_name("jobs", question.job)
+    node, _, source = question.source.rpartition(":")
+    config.check_name("volumes", source)
+    if node:
+        config.check_name("nodes", node)
+    if len(question.job_id) != 32 or not set(question.job_id) <= set("0123456789abcdef"):
+        raise ProtocolError("a job id is 32 hexadecimal digits")
+    if not 0 < question.size < 1 << 63 or not 0 <= question.sync_points <= asks.SYNC_POINTS_MAX:
+        raise ProtocolError("a pair of an impossible size")
+    for value in (question.leaf, question.granule):
+        if not 4096 <= value <= 64 << 20 or value & (value - 1):
+            raise ProtocolError("a pair of an impossible shape")

@@ -1,7 +1,9 @@
 """qrep daemon: the process. Starts the node, serves the local API until SIGTERM or SIGINT, ends in order."""
 
 import contextlib
+import logging
 import os
+import signal
 import socket
 import stat
 import struct
@@ -9,7 +11,7 @@ import sys
 
 from qrep.errors import Refused
 
-STOP_S = 5  # seconds that open API requests get at the end
+STOP_S = 2  # seconds that open API requests get at the end
 
 
 def unix_socket(path):
@@ -66,6 +68,14 @@ def run(*, config_dir, state_dir, socket_path, verbose=False):
                 return
             super().connection_made(transport)
 
+    class Server(uvicorn.Server):
+        """Lets streams of events and long polls end as soon as a signal comes."""
+
+        def handle_exit(self, sig, frame):
+            node.stopping.set()
+            super().handle_exit(sig, frame)
+
+    logging.basicConfig(format="qrep %(levelname)s: %(message)s", level=logging.INFO if verbose else logging.WARNING)
     hasher.self_test()
     listening = unix_socket(socket_path)
     try:
@@ -80,7 +90,10 @@ def run(*, config_dir, state_dir, socket_path, verbose=False):
                 lifespan="off",
                 timeout_graceful_shutdown=STOP_S,
             )
-            server = uvicorn.Server(settings)
+            server = Server(settings)
+            # uvicorn raises what ended it once more when it is done; by then the node has still to be stopped.
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, lambda *_: None)
             print(
                 f"qrep: serving {socket_path}, port {node.settings.node.port}, {node.identity.fingerprint}",
                 file=sys.stderr,

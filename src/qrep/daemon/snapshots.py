@@ -1,85 +1,137 @@
 """What the local API does with sync points of a target volume here."""
 
-import os
+import blake3
 
-from qrep import device, devicesafety
-from qrep.errors import NotFound, Refused
-from qrep.jobs.run import iso
+from qrep import device, settings
+from qrep.errors import DamagedError, NotFound, Refused
+from qrep.jobs.shown import iso
+
+READ_SIZE = 4 << 20
 
 
 def find(node, name, point):
-    """(TargetVolume, SyncPoint) of VOLUME@POINT; a point is named by its counter or its generation id. Raises NotFound."""
+    """(TargetVolume, SyncPoint, all SyncPoints) of VOLUME@POINT, named by its counter or its generation id. Raises NotFound."""
     target = node.volumes.get(name).replica()
-    for found in target.sync_points():
+    points = target.sync_points()
+    for found in points:
         if point in (str(found.counter), found.id.hex()):
-            return target, found
+            return target, found, points
     raise NotFound(f"{name}@{point}: no such sync point", hint=f"qrep snapshot {name} lists them", code="no-such-point")
 
 
+def _time(point):
+    return iso(point.frozen_at_ns or point.committed_at_ns)
+
+
 def list_points(node, name):
-    target = node.volumes.get(name).replica()
     return [
         {
             "point": str(point.counter),
             "counter": point.counter,
             "id": point.id.hex(),
-            "time": iso(point.frozen_at_ns),
+            "time": _time(point),
             "fuzzy": point.fuzzy,
             "undo_bytes": point.undo_bytes,
             "current": point.current,
+            "root": node.db.root(point.id.hex()),
         }
-        for point in target.sync_points()
+        for point in node.volumes.get(name).replica().sync_points()
     ]
 
 
-def plan_rollback(node, _task, name, point):
-    target, found = find(node, name, point)
+def _earlier(node, name, point):
+    target, found, points = find(node, name, point)
     if found.current:
         raise Refused(f"{name} is at {point} already", hint=f"qrep snapshot {name}", code="already-there")
-    return {
-        "point": point,
-        "time": iso(found.frozen_at_ns),
-        "bytes": target.rollback_bytes(found),
-        "fuzzy": found.fuzzy,
-    }
+    return target, found, points
+
+
+def plan_rollback(node, _task, name, point):
+    _target, found, points = _earlier(node, name, point)
+    newer = points[: points.index(found)]
+    return {"point": point, "time": _time(found), "bytes": sum(each.undo_bytes for each in newer), "fuzzy": found.fuzzy}
+
+
+class _Restoring:
+    """Progress of bytes put somewhere, as the API shows it."""
+
+    def __init__(self, total):
+        self.total, self.done = max(total, 1), 0
+
+    def __call__(self, done):
+        self.done = done
+
+    def shown(self):
+        return {"phase": "restoring", "percent": round(100 * min(1.0, self.done / self.total), 1), "written": self.done}
 
 
 def roll_back(node, task, name, point):
-    target, found = find(node, name, point)
-    if found.current:
-        raise Refused(f"{name} is at {point} already", hint=f"qrep snapshot {name}", code="already-there")
-    task.progress = target.progress
-    after = target.rollback(found)
-    node.events.add("rolled-back", f"to generation {found.counter}, now generation {after.counter}", volume=name)
-    return {"point": point, "counter": after.counter, "time": iso(found.frozen_at_ns), "root": target.root()}
+    target, found, _points = _earlier(node, name, point)
+    progress = _Restoring(plan_rollback(node, task, name, point)["bytes"])
+    task.progress = progress.shown
+    after = target.rollback(found.id, progress)
+    root = node.db.root(found.id.hex())  # the content is that generation's, whatever number it bears now
+    if root:
+        node.db.add_root(target.volume_id.hex(), after.id.hex(), root)
+    node.events.add(
+        "rolled-back", f"to generation {found.counter}, now generation {after.counter}", volume=name, counter=after.counter
+    )
+    return {"point": point, "counter": after.counter, "time": _time(found), "root": root}
 
 
 def copy_out(node, task, name, point, target, overwrite=False):
-    """Write a sync point to a device, or to a file that is made when it is missing."""
-    volume, found = find(node, name, point)
-    if not os.path.isabs(target):
-        raise Refused(f"{target}: not an absolute path", hint="the agent does not know your directory")
-    made = not os.path.exists(target)
-    if made:
-        descriptor = os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        os.ftruncate(descriptor, volume.size)
-        os.close(descriptor)
-    info = device.inspect(target)
-    devicesafety.check_target(info, source=volume.device, size_needed=volume.size, overwrite=overwrite or made)
-    task.progress = volume.progress
-    root = volume.copy_out(found, info)
-    node.events.add("snapshot-copied", f"{name}@{point} to {target}", volume=name)
-    return {"point": point, "target": target, "size": volume.size, "root": root}
+    """Write a sync point to a device, or to a file that is made when it is missing; then read it back."""
+    settings.check_path(target, "target of the copy")
+    volume, found, _points = find(node, name, point)
+    size = volume.machine.record.size
+    progress = _Restoring(2 * size)
+    task.progress = progress.shown
+    volume.copy_out(found.id, target, overwrite=overwrite, progress=progress)
+    root = _root_of(target, size, lambda done: progress(size + done))
+    expected = node.db.root(found.id.hex())
+    if expected is not None and root != expected:
+        raise DamagedError(
+            f"the copy of {name}@{point} has the root {root}, the sync point had {expected}",
+            hint=f"do not use {target}; run qrep verify on the job of {name}",
+        )
+    node.events.add("snapshot-copied", f"{name}@{point} to {target}", volume=name, root=root)
+    return {"point": point, "target": target, "size": size, "root": root}
+
+
+def _root_of(path, size, progress):
+    """The BLAKE3 of the first `size` bytes by the packaged blake3, past the page cache."""
+    import mmap
+    import os
+
+    digest = blake3.blake3(max_threads=blake3.blake3.AUTO)
+    fd = device.open_source(device.inspect(path))
+    try:
+        buffer = memoryview(mmap.mmap(-1, READ_SIZE))
+        done = 0
+        while done < size:
+            got = os.preadv(fd, [buffer], done)
+            if not got:
+                raise DamagedError(f"{path} ended at {done} while it was read back")
+            digest.update(buffer[: min(got, size - done)])
+            done += got
+            progress(done)
+    finally:
+        os.close(fd)
+    return digest.hexdigest()
 
 
 def delete_point(node, name, point):
-    target, found = find(node, name, point)
+    target, found, points = find(node, name, point)
     if found.current:
         raise Refused(
-            f"{name}@{point} is what the volume holds now",
-            hint="only earlier sync points can be deleted",
-            code="current-point",
+            f"{name}@{point} is what the volume holds now", hint="only earlier sync points can be deleted", code="current-point"
         )
-    dropped = target.delete_point(found)
+    if found != points[-1]:
+        raise Refused(
+            f"{name}@{point} is not the oldest sync point: newer ones are reached from it",
+            hint=f"delete {name}@{points[-1].counter} first",
+            code="not-oldest",
+        )
+    target.delete_point(found.id)
     node.events.add("snapshot-deleted", f"{name}@{point}", volume=name)
-    return {"deleted": [str(gone.counter) for gone in dropped]}
+    return {"deleted": [str(found.counter)]}

@@ -15,7 +15,8 @@ RUNS_KEPT = 100  # per job
 SCHEMA = """
 CREATE TABLE pair (job_id TEXT PRIMARY KEY, peer TEXT NOT NULL, fingerprint TEXT NOT NULL, job TEXT NOT NULL, source TEXT NOT NULL,
     volume TEXT NOT NULL, size INTEGER NOT NULL, sync_points INTEGER NOT NULL, created REAL NOT NULL);
-CREATE TABLE job (job_id TEXT PRIMARY KEY, stopped INTEGER NOT NULL DEFAULT 0, problem TEXT);
+CREATE TABLE job (job_id TEXT PRIMARY KEY, state TEXT NOT NULL, problem TEXT, taken_up INTEGER NOT NULL);
+CREATE TABLE root (generation TEXT PRIMARY KEY, volume_id TEXT NOT NULL, root TEXT NOT NULL);
 CREATE TABLE run (id INTEGER PRIMARY KEY, job_id TEXT NOT NULL, started REAL NOT NULL, ended REAL NOT NULL, outcome TEXT NOT NULL, report TEXT NOT NULL);
 CREATE INDEX run_of_job ON run (job_id, id);
 CREATE TABLE event (id INTEGER PRIMARY KEY AUTOINCREMENT, time REAL NOT NULL, level TEXT NOT NULL, code TEXT NOT NULL,
@@ -76,24 +77,24 @@ class StateDb:
     def pairs(self, volume=None):
         return self._all("SELECT * FROM pair WHERE ? IS NULL OR volume=? ORDER BY job", volume, volume)
 
+    def set_pair_sync_points(self, job_id, sync_points):
+        self._do("UPDATE pair SET sync_points=? WHERE job_id=?", sync_points, job_id)
+
     def drop_pair(self, job_id):
         self._do("DELETE FROM pair WHERE job_id=?", job_id)
 
     # jobs: what must survive a restart and is no setting
 
     def job(self, job_id):
-        rows = self._all("SELECT stopped, problem FROM job WHERE job_id=?", job_id)
+        """{state, problem, taken_up} as set_job left them; an idle job without a problem if it never did."""
+        rows = self._all("SELECT state, problem, taken_up FROM job WHERE job_id=?", job_id)
         if not rows:
-            return {"stopped": False, "problem": None}
-        return {
-            "stopped": bool(rows[0]["stopped"]),
-            "problem": json.loads(rows[0]["problem"]) if rows[0]["problem"] else None,
-        }
+            return {"state": "idle", "problem": None, "taken_up": 0}
+        return rows[0] | {"problem": json.loads(rows[0]["problem"]) if rows[0]["problem"] else None}
 
-    def set_job(self, job_id, *, stopped, problem):
-        self._do(
-            "INSERT OR REPLACE INTO job VALUES (?,?,?)", job_id, int(stopped), json.dumps(problem) if problem else None
-        )
+    def set_job(self, job_id, state, problem, taken_up=0):
+        """taken_up: how often a run was started again by an agent that found it unfinished."""
+        self._do("INSERT OR REPLACE INTO job VALUES (?,?,?,?)", job_id, state, json.dumps(problem) if problem else None, taken_up)
 
     def drop_job(self, job_id):
         self._do("DELETE FROM job WHERE job_id=?", job_id)
@@ -118,6 +119,21 @@ class StateDb:
     def last_run(self, job_id, outcome="committed"):
         rows = self._all("SELECT * FROM run WHERE job_id=? AND outcome=? ORDER BY id DESC LIMIT 1", job_id, outcome)
         return rows[0] | {"report": json.loads(rows[0]["report"])} if rows else None
+
+    # roots of generations that target volumes here hold or held: what a rollback can say without reading the device
+
+    def add_root(self, volume_id, generation, root):
+        self._do("INSERT OR REPLACE INTO root VALUES (?,?,?)", generation, volume_id, root)
+
+    def root(self, generation):
+        rows = self._all("SELECT root FROM root WHERE generation=?", generation)
+        return rows[0]["root"] if rows else None
+
+    def keep_roots(self, volume_id, generations):
+        """Forget the roots of all other generations of a volume."""
+        known = [row["generation"] for row in self._all("SELECT generation FROM root WHERE volume_id=?", volume_id)]
+        for generation in set(known) - set(generations):
+            self._do("DELETE FROM root WHERE generation=?", generation)
 
     # events
 

@@ -11,7 +11,9 @@ from qrep.errors import Refused, Unreachable
 
 CONTROL, DATA, ASK = "qrep-control/1", "qrep-data/1", "qrep-ask/1"
 HANDSHAKE_S = 10.0
-CIPHERS = "TLS_AES_128_GCM_SHA256:TLS_CHACHA20_POLY1305_SHA256"
+# TLS 1.3 lets a client speak before the server has looked at its certificate. This byte says that it has, so that a host which is
+# not pinned there hears so here, and not as some broken stream later.
+WELCOME = b"\x01"
 
 
 def _context(side, identity, pinned):
@@ -73,8 +75,29 @@ def connect(identity, address, purpose, peer, timeout):
             hint="qrep peer remove, then qrep peer add",
             code="wrong-fingerprint",
         )
+    try:
+        if stream.recv(1) != WELCOME:
+            raise Unreachable(f"{where} closed the connection at once", hint="it may have too many connections; see qrep events there")
+    except ssl.SSLError as err:
+        stream.close()
+        raise Refused(
+            f"{where} does not know this host ({identity.fingerprint})",
+            hint="on that host: qrep peer add NAME ADDRESS-OF-THIS-HOST",
+            code="not-pinned",
+        ) from err
+    except OSError as err:
+        stream.close()
+        raise Unreachable(f"{where}: no TLS handshake: {err.strerror or err}") from err
+    except Unreachable:
+        stream.close()
+        raise
     stream.settimeout(None)
     return stream
+
+
+def welcome(stream):
+    """Tell the other end that accept() let it in. Raises OSError."""
+    stream.sendall(WELCOME)
 
 
 def accept(context, plain, peers):

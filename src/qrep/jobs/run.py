@@ -1,16 +1,15 @@
-"""One job at its source: its state, its runs, what a person is told about them. How peers are reached is given to it."""
+"""One job at its source: its state, and its runs. How peers are reached is given to it; what people are told of it is in shown.py."""
 
 import threading
 import time
-from datetime import UTC, datetime
 
 from qrep import states, units
 from qrep.errors import DeviceReadError, Interrupted, QrepError, Refused
 
-
-def iso(timestamp_ns):
-    """Wall-clock nanoseconds as an ISO time, None for none."""
-    return datetime.fromtimestamp(timestamp_ns / 1e9, UTC).isoformat(timespec="seconds") if timestamp_ns else None
+GOING = ("queued", "connecting", "running", "waiting")  # states in which a run goes on
+TAKE_UP_MAX = 3  # times in a row that a run is started again by an agent that died in it
+SLOT_POLL_S = 0.2
+WORDS = {"run": "running", "verify": "being verified", "estimate": "being estimated", "delete": "being deleted"}
 
 
 class JobRunner:
@@ -18,77 +17,100 @@ class JobRunner:
 
     settings: config.Job. request: a callable that makes the RunRequest of now (inspects the source, chooses the backend).
     dial, connect: how its target is reached (source/flow.py). db: the state database's job and run tables. events: EventLog.
+    slots: semaphore of the runs that may go on at once.
     """
 
     def __init__(self, name, settings, *, request, dial, connect, db, events, slots):
         self.name, self.settings = name, settings
-        self._request, self._dial, self._connect = request, dial, connect
-        self._db, self._events, self._slots = db, events, slots
+        self.request, self.dial = request, dial
+        self.db, self.events = db, events
+        self._connect, self._slots = connect, slots
         self._lock = threading.Lock()
-        self._active = None  # the Run, while there is one
+        self.active = None  # what goes on: has progress() and stop()
         self._finished = threading.Event()
         self._finished.set()
+        self._stopping = self._leaving = False
+        self.activity = None  # a key of WORDS while one goes on
+        self.waiting_for = None  # why a run is in "waiting"
         kept = db.job(settings.id)
-        self.problem = kept["problem"]
-        self.state = "stopped" if kept["stopped"] else "failed" if self.problem else "idle"
-        self.activity = None  # "run", "estimate", "verify" while one goes on
+        self.state, self.problem, self.taken_up = kept["state"], kept["problem"], kept["taken_up"]
+        self.unfinished = self.state in GOING  # the agent died in it
+        if self.unfinished:
+            self.state = "stopped"
 
-    def _go(self, event, state):
-        assert state in states.JOB[self.state].get(event, ()), f"job {self.state}: {event} -> {state}"
-        self.state = state
-
-    def _keep(self):
-        self._db.set_job(self.settings.id, stopped=self.state == "stopped", problem=self.problem)
+    # ---- one thing at a time ----
 
     def begin(self, activity):
         """Take the job for one activity. Raises Refused when it is busy."""
         with self._lock:
             if self.activity is not None:
-                word = {"run": "running", "verify": "being verified", "estimate": "being estimated"}[self.activity]
                 raise Refused(
-                    f"{self.name} is {word} already",
+                    f"{self.name} is {WORDS[self.activity]} already",
                     hint=f"qrep status {self.name}; qrep stop {self.name}",
                     code="busy",
                 )
             self.activity = activity
+            self._stopping = False
             self._finished.clear()
 
     def end(self):
         with self._lock:
-            self.activity = self._active = None
+            self.activity = self.active = None
         self._finished.set()
+
+    def follow(self, active):
+        """Let `active` be what stop() ends and progress() tells of. Raises Interrupted when stop() came first."""
+        with self._lock:
+            self.active = active
+            stopping = self._stopping
+        if stopping:
+            raise Interrupted(f"{self.name} was stopped")
+
+    def signal_stop(self, leaving=False):
+        """Ask what goes on to end. leaving: the agent ends, and takes a run up again at its next start. False: nothing goes on."""
+        with self._lock:
+            if self.activity is None:
+                return False
+            self._stopping, self._leaving = True, leaving
+            active = self.active
+        if active is not None:
+            active.stop()
+        return True
+
+    def stop(self, timeout=30.0):
+        """Stop whatever goes on and wait for its end. Returns what there is to say."""
+        kept = "stopped; what has been applied is kept" if self.activity == "run" else "stopped"
+        if not self.signal_stop():
+            return "nothing was running"
+        return kept if self.wait(timeout) else "stopping; some I/O is still under way"
+
+    def wait(self, timeout):
+        return self._finished.wait(timeout)
+
+    @property
+    def stopping(self):
+        return self._stopping
+
+    def progress(self):
+        active = self.active
+        return active.progress() if active is not None else None
+
+    # ---- a run ----
 
     def run(self, task):
         """Reach a new generation. The caller has called begin("run"). Returns the report as a dict, raises its QrepError."""
-        from qrep.source.flow import Run
-
         started = time.time()
         try:
-            self._go("start", "connecting")
-            self.problem = None
+            return self._run(task, started)
+        except Interrupted:
+            if self._leaving:  # the state stays what it is, so that the next start sees a run to take up
+                self.taken_up = 0
+            else:
+                self._go("stop", "stopped")
             self._keep()
-            with self._slots:
-                self._active = run = Run(self._request(), self._dial, self._connect, observer=self)
-                task.progress = self.progress
-                self._events.add("run-started", f"{self.settings.source} -> {self.settings.target}", job=self.name)
-                self.state = "running"
-                report = run.run()
-            self._go("commit", "idle")
-            result = report.as_dict() | {"size": self.settings.size}
-            self._db.add_run(self.settings.id, started, "committed", result)
-            self._events.add(
-                "run-fuzzy" if report.fuzzy else "run-committed",
-                f"generation {report.counter}: sent {units.format_size(report.sent)} in {units.format_time_to_go(report.seconds)}"
-                + (", the source was live: this sync point is fuzzy" if report.fuzzy else ""),
-                job=self.name,
-                counter=report.counter,
-                root=report.root,
-            )
-            return result
-        except Interrupted as error:
-            self.state = "stopped"
-            self._events.add("run-stopped", "what has been applied is kept", job=self.name)
-            raise error
+            after = "it is taken up when the agent starts again" if self._leaving else "start goes on from there"
+            self.events.add("run-stopped", f"what has been applied is kept; {after}", job=self.name)
+            raise
         except QrepError as error:
             self._failed(error, started)
             raise
@@ -97,125 +119,105 @@ class JobRunner:
             self._failed(wrapped, started)
             raise wrapped from error
         finally:
-            self._keep()
             self.end()
 
-    def _failed(self, error, started):
-        self.state = "failed"
-        action = error.hint or f"qrep events {self.name} shows what led to it; qrep start {self.name} tries again"
-        self.problem = {"code": error.code, "text": error.message, "action": action}
-        self._db.add_run(self.settings.id, started, "failed", self.problem)
-        if isinstance(error, DeviceReadError):
-            extents = [{"offset": offset, "size": size, "errno": errno} for offset, size, errno in error.extents]
-            self._events.add("source-unreadable", error.message, job=self.name, extents=extents)
-        self._events.add("run-failed", error.message, job=self.name, reason=error.code)
+    def _run(self, task, started):
+        from qrep.source.flow import Run
+
+        self._go("start", "queued")
+        self.problem = None
+        self._keep()
+        self._take_slot()
+        try:
+            self._go("slot", "connecting")
+            self._keep()
+            run = Run(self.request(), self._dial_for_run, self._connect, observer=self)
+            self.follow(run)
+            task.progress = self.progress
+            self.events.add("run-started", f"{self.settings.source} -> {self.settings.target}", job=self.name)
+            report = run.run()
+        finally:
+            self._slots.release()
+        return self._committed(report, started)
+
+    def _take_slot(self):
+        while not self._slots.acquire(timeout=SLOT_POLL_S):
+            if self._stopping:
+                raise Interrupted(f"{self.name} was stopped")
+
+    def _dial_for_run(self):
+        """Called by the run for its first connection and after every interruption."""
+        if self.state == "waiting":
+            self._go("due", "connecting")
+        elif self.state == "running":  # the target closed the session in order, and the run dials again
+            self._go("cut", "waiting")
+            self._go("due", "connecting")
+        channel = self.dial()
+        self._go("state", "running")
+        return channel
 
     def event(self, code, text, **data):
-        """What the run wants told while it goes on."""
-        self._events.add(code, text, job=self.name, **data)
+        """What the run wants told while it goes on. That it is fuzzy is told when it is committed."""
+        if code == "run-interrupted":
+            self.waiting_for = text
+            self._go("cut" if self.state == "running" else "retry", "waiting")
+        if code != "run-fuzzy":
+            self.events.add(code, text, job=self.name, **data)
 
-    def estimate(self, task):
-        """How much a run would send now. The caller has called begin("estimate")."""
-        from qrep.source.estimate import estimate
+    def _committed(self, report, started):
+        self._go("commit", "idle")
+        self.taken_up = 0
+        self._keep()
+        result = report.as_dict() | {"size": self.settings.size}
+        # A commit whose acknowledgement was lost is found without freezing anew.
+        result["frozen_at_ns"] = report.frozen_at_ns or int(started * 1e9)
+        result["rate_bytes_per_s"] = report.sent / report.seconds if report.sent and report.seconds else None
+        self.db.add_run(self.settings.id, started, "committed", result)
+        self.events.add(
+            "run-committed",
+            f"generation {report.counter}: sent {units.format_size(report.sent)} in {units.format_time_to_go(report.seconds)}",
+            job=self.name, counter=report.counter, root=report.root, fuzzy=report.fuzzy, sent=report.sent,
+        )  # fmt: skip
+        if report.fuzzy:
+            self.events.add(
+                "run-fuzzy", f"generation {report.counter} was read of a live source: this sync point is fuzzy", job=self.name
+            )
+        return result
 
-        try:
-            last = self._db.last_run(self.settings.id)
-            found = estimate(self._request())
-            rate = last["report"].get("rate_bytes_per_s") if last else None
-            return {
-                "would_send": found.would_send,
-                "size": self.settings.size,
-                "full": found.full,
-                "changed_since": iso(last["report"].get("frozen_at_ns")) if last else None,
-                "seconds": found.would_send / rate if rate else None,
+    def _failed(self, error, started):
+        self._go({"running": "fail", "waiting": "give-up"}.get(self.state, "refused"), "failed")
+        action = error.hint or f"qrep events {self.name} shows what led to it; qrep start {self.name} tries again"
+        self.problem = {"code": error.code, "text": error.message, "action": action}
+        self._keep()
+        self.db.add_run(self.settings.id, started, "failed", self.problem)
+        if isinstance(error, DeviceReadError):
+            extents = [{"offset": offset, "size": size, "errno": errno} for offset, size, errno in error.extents]
+            self.events.add("source-unreadable", error.message, job=self.name, extents=extents)
+        self.events.add("run-failed", error.message, job=self.name, reason=error.code)
+
+    # ---- its state ----
+
+    def _go(self, event, state):
+        assert state in states.JOB[self.state].get(event, ()), f"job {self.state}: {event} -> {state}"
+        self.state = state
+
+    def _keep(self):
+        self.db.set_job(self.settings.id, self.state, self.problem, self.taken_up)
+
+    def may_take_up(self):
+        """Whether an unfinished run is to be started again; the caller does it. Counts, so that a run that kills the agent ends."""
+        if not self.unfinished:
+            return False
+        self.unfinished = False
+        if self.taken_up >= TAKE_UP_MAX:
+            self.problem = {
+                "code": "agent-died",
+                "text": f"the agent ended {self.taken_up + 1} times in a row in this run; it is not taken up again",
+                "action": f"see the service log for why; then qrep start {self.name}",
             }
-        finally:
-            self.end()
-
-    def verify(self, task, independent):
-        """Compare both sides at the last sync point. The caller has called begin("verify")."""
-        from qrep.source.verify import Verify
-
-        try:
-            self._active = check = Verify(self._request(), self._dial, independent=independent)
-            task.progress = self.progress
-            report = check.run()
-            result = report.as_dict() | {"independent": independent}
-            last = self._db.last_run(self.settings.id)
-            result["last_sync_point"] = iso(last["report"].get("frozen_at_ns")) if last else None
-            if report.differences:
-                self._events.add("verify-differs", f"{len(report.differences)} places differ", job=self.name)
-            else:
-                self._events.add("verify-equal", f"generation {report.counter}", job=self.name, root=report.root)
-            return result
-        except QrepError as error:
-            self._events.add("verify-failed", error.message, job=self.name)
-            raise
-        finally:
-            self.end()
-
-    def stop(self, timeout=30.0):
-        """Stop whatever goes on and wait for its end. Returns what there is to say."""
-        active = self._active
-        if self.activity is None:
-            return "nothing was running"
-        if active is not None:
-            active.stop()
-        if not self._finished.wait(timeout):
-            return "stopping; some I/O is still under way"
-        return "stopped; what has been applied is kept"
-
-    def progress(self):
-        active = self._active
-        return active.progress() if active is not None else None
-
-    def as_dict(self):
-        """What `qrep status` shows, as the local API gives it."""
-        settings, last = self.settings, self._db.last_run(self.settings.id)
-        report = last["report"] if last else {}
-        progress = self.progress()
-        frozen_at_ns = report.get("frozen_at_ns")
-        state = self.state
-        if self.activity == "verify":
-            state = "verifying"
-        elif state == "running" and progress:
-            state = progress.get("phase") or state
-        return {
-            "name": self.name,
-            "id": settings.id,
-            "mode": settings.mode,
-            "state": state,
-            "role": "source",
-            "source": settings.source,
-            "target": settings.target,
-            "local": ":" not in settings.target,
-            "initial": settings.initial,
-            "connections": settings.connections,
-            "sync_points": settings.sync_points,
-            "timeout": settings.timeout,
-            "size": settings.size,
-            "last_sync_point": iso(frozen_at_ns),
-            "lag_seconds": max(0, int(time.time() - frozen_at_ns / 1e9)) if frozen_at_ns else None,
-            "fuzzy": bool(report.get("fuzzy")),
-            "counter": report.get("counter"),
-            "generation": report.get("generation"),
-            "root": report.get("root"),
-            "path": {"active": 1, "total": 1, "connections": settings.connections, "ok": self.state != "waiting"},
-            "rate_bytes_per_s": progress.get("rate_bytes_per_s") if progress else None,
-            "limit": None,
-            "progress": progress,
-            "problem": self._shown_problem(),
-            "next": None,
-            "last_run": report or None,
-        }
-
-    def _shown_problem(self):
-        if self.problem:
-            return self.problem
-        if self.state == "stopped" and self.activity is None:
-            return {
-                "code": "stopped",
-                "text": "stopped; what has been applied is kept",
-                "action": f"qrep start {self.name} goes on from there",
-            }
-        return None
+            self.state, self.taken_up = "failed", 0
+            self._keep()
+            self.events.add("run-failed", self.problem["text"], job=self.name, reason="agent-died")
+            return False
+        self.taken_up += 1
+        return True

@@ -25,12 +25,11 @@ class TargetMachine(TargetRequests):
     """
 
     def __init__(self, record, *, capacity, sector_size, sync_points=7):
-        if not 0 <= sync_points <= say.HISTORY_MAX:
-            raise ValueError(f"sync_points: {sync_points} is not between 0 and {say.HISTORY_MAX}")
+        self.set_sync_points(sync_points)
         self.record = record
         self.phase = "down"
         self.session = None
-        self._capacity, self._sector_size, self._sync_points = capacity, sector_size, sync_points
+        self._capacity, self._sector_size = capacity, sector_size
         self._greeting = set()  # handles that have not said an acceptable Hello
         self._lanes = False  # lanes were started and not waited for or drained
         self._checkpoints = False  # the open attempt may keep a checkpoint
@@ -178,6 +177,12 @@ class TargetMachine(TargetRequests):
 
     def _check(self, event):
         assert event in states.TARGET[self.phase], f"{event} while {self.phase}"
+
+    def set_sync_points(self, count):
+        """From the next commit on. Raises ValueError."""
+        if not 0 <= count <= say.HISTORY_MAX:
+            raise ValueError(f"sync_points: {count} is not between 0 and {say.HISTORY_MAX}")
+        self._sync_points = count
 
     def _go(self, phase):
         allowed = {phase for targets in states.TARGET[self.phase].values() for phase in targets}

@@ -347,6 +347,7 @@ class TargetDriver:
         channel = self._channels.pop(action.handle, None)
         if channel is not None:
             log.info("%s: session %s closed: %s", self.name, action.handle, action.reason)
+            self._reasons[action.handle] = action.reason
             channel.close()
 
     def _faulted(self, action):

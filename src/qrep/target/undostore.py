@@ -36,6 +36,9 @@ class UndoStore:
     def limit(self):
         return 2 * self.geometry.size + SLACK if self._limit is None else self._limit
 
+    def set_limit(self, limit):
+        self._limit = limit
+
     def used(self):
         """Bytes the files take on disk."""
         total = 0

@@ -50,6 +50,7 @@ class TargetVolume(TargetDriver):
         self.device, self.volume_id, self.name = device, bytes(volume_id), device.path
         self.geometry = None  # valid from open() on
         self.damaged = None  # why it is out of service
+        self.recovered = False  # open() took an unfinished generation back
         self.lock = threading.RLock()
         self.device_fd = -1
         self.rendezvous = None
@@ -57,7 +58,7 @@ class TargetVolume(TargetDriver):
         self._shape = (leaf_size, granule_size)
         self._sync_points, self._overwrite, self._source, self._claim_wait = sync_points, overwrite, source, claim_wait
         self._handles = itertools.count(1)
-        self._channels, self._lost = {}, []
+        self._channels, self._lost, self._reasons = {}, [], {}
         self._attempt = self._checkpoint = self._rollback_result = None
         self._rollback_progress = None
         self._key = self._tokens = None
@@ -110,6 +111,7 @@ class TargetVolume(TargetDriver):
             self._take_up(content)
         with self.lock:
             self.execute(actions)
+        self.recovered = bool(record and record.open_attempt) and self.machine.phase == "idle"
         return self
 
     def _check_target(self, size, leaf_size, known):
@@ -170,7 +172,8 @@ class TargetVolume(TargetDriver):
         """Serve one control session to its end, in this thread. Several may be there; the one with the newest epoch counts.
 
         channel: a transport.Channel whose peer is a source; closed when this returns. rendezvous: where data connections are
-        delivered. hello: the first message, if the caller has read it. Does not raise for what a peer does.
+        delivered. hello: the first message, if the caller has read it. Does not raise for what a peer does. Returns why the
+        session was closed from here, None if the peer ended it.
         """
         handle = next(self._handles)
         with self.lock:
@@ -209,6 +212,7 @@ class TargetVolume(TargetDriver):
             channel.close()
             with self.lock:
                 self._channels.pop(handle, None)
+        return self._reasons.pop(handle, None)
 
     def _make_way(self, message):
         """A newer session ends the waiting of the older one, which holds the lock while its last writes come in."""
@@ -282,6 +286,36 @@ class TargetVolume(TargetDriver):
             return rollback.copy_out(
                 self.undo, chain, way, self.device_fd, path, is_file=self.device.kind == "file", overwrite=overwrite, progress=progress
             )
+
+    def root(self):
+        """The BLAKE3 of the committed generation (32 bytes), or None while it cannot be told."""
+        with self.lock:
+            if self.device_fd < 0 or self.machine.phase != "idle" or self.digest_map.tag != self.machine.record.committed_id:
+                return None
+            return self.digest_map.root()
+
+    def delete_point(self, point):
+        """Give up the oldest sync point, and with it the undo file that leads to it. Raises NotFound, Refused if it is another one."""
+        with self.lock:
+            self._check_idle()
+            points = self.sync_points()
+            if self._find(point) != points[-1] or len(points) < 2:
+                raise Refused(f"{self.name}: only the oldest sync point can be deleted", hint="qrep snapshot VOLUME lists them", code="not-oldest")
+            self.undo.prune([kept.id for kept in points[:-2]])
+
+    def set_sync_points(self, count):
+        """How many earlier generations stay within reach, from the next commit on."""
+        with self.lock:
+            self._sync_points = count
+            if self.machine is not None:
+                self.machine.set_sync_points(count)
+
+    def set_undo_limit(self, limit):
+        """Bytes that all undo files may take; an open generation keeps what it was given."""
+        with self.lock:
+            self._undo_limit_given = limit
+            if self.undo is not None:
+                self.undo.set_limit(limit)
 
     def _find(self, point):
         for found in self.sync_points():

@@ -1,0 +1,133 @@
+"""The peer port. Everything before the handshake's end is bounded in time and number, and nothing of qrep's is parsed before it."""
+
+import contextlib
+import socket
+import ssl
+import threading
+
+from qrep.daemon import tls
+from qrep.daemon.halfopen import HalfOpen, Refusals
+from qrep.errors import QrepError, Refused, Unreachable
+
+ACCEPT_RETRY_S = 0.2
+BACKLOG = 128
+
+
+class Listener:
+    """Each accepted connection is served in a thread; `serve` maps ALPN purposes to functions(stream, peer name).
+
+    peers(): name -> config.Peer of now.
+    """
+
+    def __init__(self, identity, settings, limits, peers, serve, events):
+        self.identity, self.peers, self.serve = identity, peers, serve
+        self.half_open, self._refusals = HalfOpen(limits.connections_half_open), Refusals(events)
+        self._limit = limits.connections
+        self._lock = threading.Lock()
+        self._streams = {}  # stream -> peer name, of the connections that are served
+        self._stopping = False
+        self._sockets = []
+        try:
+            for host in settings.listen:
+                self._sockets.append(self._listen(host, settings.port))
+        except OSError as err:
+            self.stop()
+            raise Refused(
+                f"cannot listen on {host} port {settings.port}: {err.strerror or err}",
+                hint="another agent may run there; [node] listen and port in qrep.toml change it",
+                code="cannot-listen",
+            ) from err
+        self.addresses = [listening.getsockname()[:2] for listening in self._sockets]
+
+    @staticmethod
+    def _listen(host, port):
+        host = host.strip("[]")
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listening = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        try:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            listening.bind((host, port))
+        except OSError:
+            listening.close()
+            raise
+        return listening
+
+    def start(self):
+        """Open the port; until here connections to it are refused by the kernel."""
+        for listening in self._sockets:
+            listening.listen(BACKLOG)
+            threading.Thread(target=self._accept, args=(listening,), name="peer port", daemon=True).start()
+
+    def stop(self):
+        self._stopping = True
+        for listening in self._sockets:
+            with contextlib.suppress(OSError):
+                listening.shutdown(socket.SHUT_RDWR)
+            listening.close()
+
+    def drop(self, peer):
+        """Cut the connections of a peer that is not trusted any more."""
+        with self._lock:
+            for stream, name in self._streams.items():
+                if name == peer:
+                    with contextlib.suppress(OSError, ValueError):
+                        socket.socket.shutdown(stream, socket.SHUT_RDWR)  # below TLS, whose state belongs to its own thread
+
+    def _accept(self, listening):
+        while not self._stopping:
+            try:
+                plain, address = listening.accept()
+            except OSError:
+                if self._stopping:
+                    return
+                threading.Event().wait(ACCEPT_RETRY_S)  # out of descriptors: those in use come back
+                continue
+            self.half_open.add(plain, address[0])
+            threading.Thread(target=self._serve, args=(plain, address[0]), name=f"peer {address[0]}", daemon=True).start()
+
+    def _serve(self, plain, host):
+        try:
+            accepted = self._handshake(plain, host)
+        finally:
+            self.half_open.remove(plain)
+        if accepted is None:
+            return
+        stream, peer, purpose = accepted
+        with self._lock:
+            full = len(self._streams) >= self._limit
+            if not full:
+                self._streams[stream] = peer
+        if full:
+            stream.close()
+            self._tell(f"{peer} ({host}): more than {self._limit} connections", address=host, peer=peer)
+            return
+        try:
+            tls.welcome(stream)
+            self.serve[purpose](stream, peer)
+        except Unreachable:  # it went away, which is how connections end
+            stream.close()
+        except (QrepError, OSError) as err:
+            stream.close()
+            self._tell(f"{peer} ({host}): {err}", address=host, peer=peer, reason=getattr(err, "code", "connection"))
+        finally:
+            with self._lock:
+                del self._streams[stream]
+
+    def _handshake(self, plain, host):
+        """(stream, peer, purpose), or None: it was closed and told of."""
+        try:
+            peers = self.peers()
+            context = tls.server_context(self.identity, [peer.certificate for peer in peers.values()])
+            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return tls.accept(context, plain, peers)
+        except OSError as err:
+            plain.close()
+            reason = err.reason if isinstance(err, ssl.SSLError) and err.reason else err.strerror or str(err)
+            self._tell(f"{host}: {reason}", address=host, reason="handshake")
+            return None
+
+    def _tell(self, text, **data):
+        if not self._stopping:
+            self._refusals.tell(text, **data)

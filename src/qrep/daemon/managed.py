@@ -1,0 +1,132 @@
+"""One volume of this node: its settings, its device, and the target end while it is a replica."""
+
+import os
+import threading
+
+from qrep import device, devicesafety, units
+from qrep.errors import DamagedError, QrepError, Refused
+from qrep.target.superblock import NAME as SUPERBLOCK
+from qrep.volumes import registry
+
+
+def shape(settings):
+    """(leaf size, granule size) in bytes of a volume's settings, which config has checked."""
+    return units.parse_size(settings.leaf), units.parse_size(settings.granule)
+
+
+class ManagedVolume:
+    """`target`: its TargetVolume while this node holds the claim on the device, else None. `error`: what keeps it out of service."""
+
+    def __init__(self, name, settings, state_path):
+        self.name, self.settings = name, settings
+        self.target = self.error = None
+        self.lock = threading.RLock()
+        self._state_path = state_path
+
+    @property
+    def directory(self):
+        """Of its state as a target."""
+        return os.path.join(self._state_path, "targets", self.settings.id)
+
+    def inspect(self):
+        """The device as it is now, surely the one that was added. Raises NotFound, Refused (wrong-device)."""
+        info = device.inspect(self.settings.device)
+        devicesafety.check_still_the_volume(self.name, self.settings.identity, info)
+        return info
+
+    def is_replica(self):
+        """Whether it has been a target. The superblock is written after every check, so its directory alone says nothing."""
+        return os.path.exists(os.path.join(self.directory, SUPERBLOCK))
+
+    def check_target(self, *, source, size, leaf, overwrite, known):
+        """devicesafety.check_target, also while this node holds the device; the claim is given up for that long. Returns notes."""
+        with self.lock:
+            held, info = self.target is not None, self.inspect()
+            kept = self._sync_points if held else 0
+            self.close_target()
+            try:
+                return devicesafety.check_target(
+                    info, source=source, size_needed=size, overwrite=overwrite, known=known, leaf_size=leaf
+                )
+            finally:
+                if held:
+                    self.open_target(sync_points=kept)
+
+    def open_target(self, *, sync_points, overwrite=False, source=None):
+        """Claim the device and recover it: from now on nobody else writes to it (R1). Returns the TargetVolume.
+
+        Raises DamagedError when qrep's own records of it are damaged; it is then held, and out of service.
+        """
+        from qrep.target.volume import TargetVolume
+
+        with self.lock:
+            if self.target is not None:
+                return self.target
+            target = None
+            try:
+                info = self.inspect()
+                leaf, granule = shape(self.settings)
+                target = TargetVolume(
+                    info, self.directory, volume_id=bytes.fromhex(self.settings.id), leaf_size=leaf, granule_size=granule,
+                    undo_directory=self.settings.undo or None, undo_limit=units.parse_space(self.settings.undo_space, info.size),
+                    sync_points=sync_points, overwrite=overwrite, source=source,
+                )  # fmt: skip
+                target.open()
+                if target.damaged:
+                    raise DamagedError(f"{self.name} is out of service: {target.damaged}", hint=self.way_out())
+            except QrepError as error:
+                self.error = error
+                if target is not None:
+                    target.close()
+                raise
+            self._sync_points = sync_points
+            self.error, self.target = None, target
+            return target
+
+    def way_out(self):
+        return f"qrep volume remove {self.name}, add it again, and create its job again: the first run compares and sends what differs"
+
+    def set_sync_points(self, count):
+        with self.lock:
+            self._sync_points = count
+            self.replica().set_sync_points(count)
+
+    def close_target(self):
+        with self.lock:
+            target, self.target = self.target, None
+            if target is not None:
+                target.close()
+
+    def replica(self):
+        """The open target end. Raises Refused if this volume is none, or whatever keeps it out of service."""
+        target = self.target
+        if target is not None:
+            if target.damaged:
+                raise DamagedError(f"{self.name} is out of service: {target.damaged}", hint=self.way_out())
+            return target
+        if self.error is not None:
+            raise self.error
+        raise Refused(
+            f"{self.name} is not a replica", hint="it becomes one when a job names it as its target", code="not-a-replica"
+        )
+
+    def as_dict(self, jobs):
+        settings = self.settings
+        value = {
+            "name": self.name, "id": settings.id, "device": settings.device, "accept": settings.accept, "jobs": jobs,
+            "identity": settings.identity, "size": settings.identity.get("size"), "sector_size": None, "role": None, "problem": None,
+            "undo": None, "sync_points": 0, "snapshots": {"backend": settings.snapshots, "fuzzy": False, "reason": ""},
+        }  # fmt: skip
+        try:
+            info = self.inspect()
+            value["size"], value["sector_size"] = info.size, info.logical_sector_size
+            choice = registry.choose(settings.snapshots, info)
+            fuzzy = choice.backend.name == "none"
+            value["snapshots"] = {"backend": choice.backend.name, "fuzzy": fuzzy, "reason": choice.reason}
+            if self.target is not None or self.error is not None:
+                status = self.replica().status()
+                value["role"], value["sync_points"] = status["role"], status["sync_points"]
+                value["undo"] = {"used": status["undo_used"], "limit": status["undo_limit"]}
+        except QrepError as error:
+            value["problem"] = error.as_dict()
+        return value

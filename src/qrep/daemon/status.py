@@ -1,0 +1,70 @@
+"""What `qrep status` shows: the jobs whose source is here, and those of other hosts that write to volumes here."""
+
+import time
+
+from qrep import __version__
+from qrep.errors import QrepError
+from qrep.jobs.shown import iso, job_dict
+
+NOT_KNOWN_HERE = (
+    "connections", "generation", "counter", "root", "last_sync_point", "lag_seconds", "path", "rate_bytes_per_s", "limit", "progress",
+    "problem", "next", "last_run",
+)  # fmt: skip
+
+
+def status(node, names):
+    """The answer of GET /v1/status. names: only these jobs; empty: all."""
+    known = {name: lambda runner=runner: job_dict(runner) for name, runner in node.jobs.all()}
+    for pair in node.db.pairs():
+        if pair["peer"]:
+            known.setdefault(pair["job"], lambda pair=pair: received(node, pair))
+    for name in names:
+        if name not in known:
+            node.jobs.get(name)  # raises the NotFound that names what was probably meant
+    return {
+        "node": {"name": node.name, "version": __version__},
+        "jobs": [known[name]() for name in sorted(set(names) or known)],
+    }
+
+
+def received(node, pair):
+    """A job as its target sees it."""
+    job = dict.fromkeys(NOT_KNOWN_HERE) | {
+        "name": pair["job"], "id": pair["job_id"], "mode": "async", "state": "idle", "role": "target", "local": False,
+        "source": f"{pair['peer']}:{pair['source'].rpartition(':')[2]}", "target": pair["volume"], "size": pair["size"],
+        "sync_points": pair["sync_points"], "fuzzy": False,
+    }  # fmt: skip
+    try:
+        target = node.volumes.get(pair["volume"]).replica()
+        found = target.status()
+    except QrepError as error:
+        action = error.hint or f"qrep volume show {pair['volume']}"
+        return job | {"state": "failed", "problem": {"code": error.code, "text": error.message, "action": action}}
+    job["state"], job["progress"] = _state(found)
+    if job["state"] == "stopped":
+        job["problem"] = {
+            "code": "open",
+            "text": f"a run is open on {pair['volume']} and its source is not connected",
+            "action": f"on {pair['peer']}: qrep start {pair['job']} goes on from there; qrep snapshot {pair['volume']} shows what is committed",
+        }
+    at = found["last_sync_point_ns"]
+    return job | {
+        "last_sync_point": iso(at),
+        "lag_seconds": max(0, int(time.time() - at / 1e9)) if at else None,
+        "fuzzy": found["fuzzy"],
+        "counter": found["committed_counter"] or None,
+        "generation": found["committed_id"],
+        "root": found["root"] or (node.db.root(found["committed_id"]) if found["committed_id"] else None),
+    }
+
+
+def _state(found):
+    """(state, progress) of a target volume's status."""
+    session = found["session"]
+    if session is not None:
+        progress = dict.fromkeys(("percent", "seconds_left", "bottleneck", "rate_bytes_per_s", "hash_bytes_per_s"))
+        progress |= {"phase": "syncing", "written": session["written"], "sent": session["received"], "unreadable": 0}
+        return "syncing", progress | {"read": 0, "hashed": 0, "zero": 0, "changed": session["written"]}
+    if found["phase"] == "rolling":
+        return "restoring", None
+    return ("stopped" if found["open"] else "idle"), None

@@ -1,0 +1,73 @@
+"""What people are told of a job at its source."""
+
+import time
+from datetime import UTC, datetime
+
+SHOWN = {"connecting": "connecting", "committing": "committing"}  # phases of a run that are states of their own; all others: syncing
+
+
+def iso(timestamp_ns):
+    """Wall-clock nanoseconds as an ISO time, None for none."""
+    return datetime.fromtimestamp(timestamp_ns / 1e9, UTC).isoformat(timespec="seconds") if timestamp_ns else None
+
+
+def job_dict(runner):
+    """A JobRunner as the local API shows it (docs/API.md: JOB)."""
+    settings, last = runner.settings, runner.db.last_run(runner.settings.id)
+    report = last["report"] if last else {}
+    progress = runner.progress()
+    frozen_at_ns = report.get("frozen_at_ns")
+    return {
+        "name": runner.name,
+        "id": settings.id,
+        "mode": settings.mode,
+        "state": _state(runner, progress),
+        "role": "source",
+        "source": settings.source,
+        "target": settings.target,
+        "local": ":" not in settings.target,
+        "initial": settings.initial,
+        "connections": settings.connections,
+        "sync_points": settings.sync_points,
+        "timeout": settings.timeout,
+        "size": settings.size,
+        "last_sync_point": iso(frozen_at_ns),
+        "lag_seconds": max(0, int(time.time() - frozen_at_ns / 1e9)) if frozen_at_ns else None,
+        "fuzzy": bool(report.get("fuzzy")),
+        "counter": report.get("counter"),
+        "generation": report.get("generation"),
+        "root": report.get("root"),
+        "path": {"active": 1, "total": 1, "connections": settings.connections, "ok": runner.state != "waiting"},
+        "rate_bytes_per_s": progress.get("rate_bytes_per_s") if progress else None,
+        "limit": None,
+        "progress": progress,
+        "problem": _problem(runner),
+        "next": None,
+        "last_run": report or None,
+    }
+
+
+def _state(runner, progress):
+    if runner.activity == "verify":
+        return "verifying"
+    if runner.state != "running":
+        return runner.state
+    return SHOWN.get((progress or {}).get("phase"), "syncing")
+
+
+def _problem(runner):
+    if runner.problem:
+        return runner.problem
+    if runner.state == "waiting":
+        return {
+            "code": "waiting",
+            "text": f"{runner.waiting_for or 'the target does not answer'}; it is tried again",
+            "action": f"check the link and the agent there; it goes on by itself for {runner.settings.timeout}, then: qrep start {runner.name}",
+        }
+    if runner.state == "stopped" and runner.activity is None:
+        return {
+            "code": "stopped",
+            "text": "stopped; what has been applied is kept",
+            "action": f"qrep start {runner.name} goes on from there",
+        }
+    return None

@@ -1,0 +1,311 @@
+"""Real agents for tests: each with directories, a port and a socket of its own, driven through the real `qrep` as a person would.
+
+    with Agents(directory) as agents:
+        a, b = agents.pair()                       # two agents that know each other
+        a.qrep("volume", "add", "db", source)      # the parsed --json answer; raises CommandFailed
+        error = a.refused("job", "create", ...)    # the error of a command that must fail
+"""
+
+import contextlib
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+QREP = [sys.executable, "-c", "from qrep.cli.main import main; main()"]
+MIB = 1 << 20
+
+
+class CommandFailed(Exception):
+    """error: what --json printed; code: the exit code."""
+
+    def __init__(self, arguments, code, error, stderr):
+        super().__init__(f"qrep {' '.join(map(str, arguments))}: exit {code}: {error} {stderr}")
+        self.code, self.error = code, error
+
+
+def free_port(host="127.0.0.1"):
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return probe.getsockname()[1]
+
+
+def b3sum(path, size=None):
+    """What a stranger's b3sum says of a device, or of its first `size` bytes."""
+    if size is None:
+        return subprocess.run(["b3sum", "--no-names", path], capture_output=True, text=True, check=True).stdout.strip()
+    with subprocess.Popen(["head", "-c", str(size), path], stdout=subprocess.PIPE) as head:
+        result = subprocess.run(["b3sum", "--no-names"], stdin=head.stdout, capture_output=True, text=True, check=True)
+    return result.stdout.strip()
+
+
+def wait_until(condition, seconds=20, every=0.02):
+    """Wait until condition() is true and return what it gave; fails the test otherwise."""
+    deadline = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value:
+            return value
+        assert time.monotonic() < deadline, f"not so after {seconds} s"
+        time.sleep(every)
+
+
+class Agent:
+    """One agent. host: the address it listens on; prefix: a command it runs under, such as `ip netns exec NAME`."""
+
+    def __init__(self, directory, name, *, host="127.0.0.1", port=None, prefix=(), limits=None):
+        self.directory, self.name, self.host = Path(directory), name, host
+        self.port, self.prefix = port or free_port(), list(prefix)
+        self.process, self.log_path = None, self.directory / "agent.log"
+        self.config, self.state, self.socket = self.directory / "etc", self.directory / "state", self.directory / "qrep.sock"
+        self.config.mkdir(parents=True)
+        text = f'[node]\nname = "{name}"\nlisten = ["{host}"]\nport = {self.port}\n'
+        if limits:
+            text += "[limits]\n" + "".join(f"{key} = {value}\n" for key, value in limits.items())
+        (self.config / "qrep.toml").write_text(text)
+
+    @property
+    def environment(self):
+        places = {"QREP_CONFIG_DIR": self.config, "QREP_STATE_DIR": self.state, "QREP_SOCKET": self.socket}
+        return {**os.environ, "TZ": "UTC", "COLUMNS": "200", **{key: str(value) for key, value in places.items()}}
+
+    def spawn(self, **env):
+        """Start the process; does not wait until it serves."""
+        with open(self.log_path, "ab") as log:
+            self.process = subprocess.Popen(
+                [*self.prefix, *QREP, "daemon"], env={**self.environment, **env}, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        return self
+
+    def start(self, seconds=20, **env):
+        """Start it and wait until it serves. Returns the seconds that took."""
+        began = time.monotonic()
+        marker = self.log.count("qrep: serving")
+        self.spawn(**env)
+        while self.log.count("qrep: serving") == marker:
+            assert self.process.poll() is None, f"agent {self.name} ended with {self.process.returncode}:\n{self.log}"
+            assert time.monotonic() - began < seconds, f"agent {self.name} does not serve:\n{self.log}"
+            time.sleep(0.01)
+        return time.monotonic() - began
+
+    @property
+    def log(self):
+        return self.log_path.read_text() if self.log_path.exists() else ""
+
+    def kill(self):
+        """kill -9."""
+        self.process.kill()
+        self.process.wait(20)
+
+    def terminate(self, seconds=10):
+        """SIGTERM. Returns (exit code, seconds)."""
+        began = time.monotonic()
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(seconds), time.monotonic() - began
+
+    def end(self):
+        if self.process is not None and self.process.poll() is None:
+            try:
+                self.terminate()
+            except subprocess.TimeoutExpired:
+                self.kill()
+
+    # ---- commands ----
+
+    def call(self, *arguments, timeout=120):
+        """(exit code, parsed stdout, stderr) of `qrep --json ...`."""
+        command = [*self.prefix, *QREP, "--json", *map(str, arguments)]
+        done = subprocess.run(
+            command, env=self.environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout
+        )
+        try:
+            value = json.loads(done.stdout) if done.stdout.strip() else None
+        except ValueError:
+            value = done.stdout
+        return done.returncode, value, done.stderr
+
+    def qrep(self, *arguments, timeout=120):
+        """The answer of a command that must succeed."""
+        code, value, stderr = self.call(*arguments, timeout=timeout)
+        if code:
+            raise CommandFailed(arguments, code, (value or {}).get("error", value) if isinstance(value, dict) else value, stderr)
+        return value
+
+    def refused(self, *arguments, timeout=120):
+        """The error of a command that must fail: {code, exit, message, hint}; exit is checked to be the process's, too."""
+        code, value, stderr = self.call(*arguments, timeout=timeout)
+        assert code and isinstance(value, dict) and "error" in value, f"exit {code}: {value} {stderr}"
+        assert value["error"]["exit"] == code
+        return value["error"]
+
+    def text(self, *arguments):
+        """What a person sees on stdout, and the exit code."""
+        done = subprocess.run(
+            [*self.prefix, *QREP, *map(str, arguments)], env=self.environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            timeout=60,
+        )  # fmt: skip
+        return done.stdout, done.returncode
+
+    def job(self, name="db"):
+        return self.qrep("status", name)["jobs"][0]
+
+    def run(self, name="db"):
+        """A run to its end: the report."""
+        return self.qrep("start", name, "--wait")[name]
+
+    def events(self, code=None):
+        """The events so far, oldest first; of one code."""
+        done = subprocess.run(
+            [*self.prefix, *QREP, "--json", "events"], env=self.environment, capture_output=True, text=True, timeout=60, check=True
+        )
+        found = [json.loads(line) for line in done.stdout.splitlines() if line.strip()]
+        return [event for event in found if code in (None, event["code"])]
+
+    def codes(self):
+        return [event["code"] for event in self.events()]
+
+
+class Agents:
+    """Agents of one test, ended with it."""
+
+    def __init__(self, directory):
+        self.directory = Path(directory)
+        self.all = []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *_rest):
+        for agent in self.all:
+            agent.end()
+            if kind is not None:
+                print(f"---- log of agent {agent.name} ----\n{agent.log}")
+
+    def agent(self, name, start=True, **options):
+        agent = Agent(self.directory / name, name, **options)
+        self.all.append(agent)
+        if start:
+            agent.start()
+        return agent
+
+    def pair(self, **options):
+        """Two agents, site-a and site-b, that have pinned each other."""
+        a, b = self.agent("site-a", start=False, **options), self.agent("site-b", start=False, **options)
+        for agent in (a, b):
+            agent.spawn()
+        for agent in (a, b):
+            wait_serving(agent)
+        know_each_other(a, b)
+        return a, b
+
+    def replica(self, source, target, *, job=(), volume=(), source_volume=(), connections=2):
+        """Two agents and job db from `source` on site-a to `target` on site-b, not yet run."""
+        a, b = self.pair()
+        a.qrep("volume", "add", "db", source, *source_volume)
+        b.qrep("volume", "add", "db", target, "--accept", "site-a", *volume)
+        a.qrep("job", "create", "db", "--source", "db", "--target", "site-b:db", "--connections", connections, *job)
+        return a, b
+
+
+def wait_serving(agent, seconds=20):
+    wait_until(lambda: "qrep: serving" in agent.log or agent.process.poll() is not None, seconds)
+    assert agent.process.poll() is None, agent.log
+
+
+def know_each_other(a, b):
+    """qrep peer add, on both sides."""
+    a.qrep("peer", "add", b.name, f"{b.host}:{b.port}", "-y")
+    b.qrep("peer", "add", a.name, f"{a.host}:{a.port}", "-y")
+
+
+class SlowLink:
+    """A TCP relay on 127.0.0.1 with a rate, that can be cut: what stands between two agents in a test. Counts what it carried."""
+
+    def __init__(self, host, port, rate_bytes_per_s=0):
+        self.target, self.rate = (host, port), rate_bytes_per_s
+        self.carried = 0  # bytes towards the target
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listening.getsockname()[1]
+        self._pairs, self._ended, self.is_cut = [], False, False
+        self._wake = os.pipe()
+
+    def __enter__(self):
+        import threading
+
+        self._thread = threading.Thread(target=self._serve, name="slow link", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_exception):
+        self._ended = True
+        os.write(self._wake[1], b"x")
+        self._thread.join()
+        self._listening.close()
+        self._drop()
+        for end in self._wake:
+            os.close(end)
+
+    def cut(self):
+        self.is_cut = True
+
+    def mend(self):
+        self.is_cut = False
+
+    def _drop(self):
+        for near, far in self._pairs:
+            near.close()
+            far.close()
+        self._pairs = []
+
+    def _serve(self):
+        began, counted = time.monotonic(), 0
+        while not self._ended:
+            if self.is_cut:
+                self._drop()
+            else:
+                # Behind its rate it does not read, and TCP slows the sender down.
+                late = counted / self.rate - (time.monotonic() - began) if self.rate else 0
+                if late > 0:
+                    time.sleep(min(late, 0.05))
+                    continue
+            others = {near: far for near, far in self._pairs} | {far: near for near, far in self._pairs}
+            ready = select.select([self._listening, self._wake[0], *others], [], [], 0.02)[0]
+            for end in ready:
+                if end is self._listening:
+                    self._accept()
+                elif end in others:
+                    counted += self._move(end, others[end])
+
+    def _accept(self):
+        near, _ = self._listening.accept()
+        if self.is_cut:
+            near.close()
+            return
+        try:
+            self._pairs.append((near, socket.create_connection(self.target, 5)))
+        except OSError:
+            near.close()
+
+    def _move(self, end, other):
+        """One portion; returns its size if it goes to the target."""
+        pair = next((pair for pair in self._pairs if end in pair), None)
+        if pair is None:
+            return 0
+        data = b""
+        with contextlib.suppress(OSError):
+            data = end.recv(1 << 16)
+            other.sendall(data)
+        if not data:
+            self._pairs.remove(pair)
+            pair[0].close()
+            pair[1].close()
+            return 0
+        if end is not pair[0]:
+            return 0
+        self.carried += len(data)
+        return len(data)
