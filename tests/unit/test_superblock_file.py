@@ -76,3 +76,17 @@ def test_a_failed_write_ends_the_process(opened, tmp_path):
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 71
     assert opened().load().max_epoch == 1
+
+
+def test_a_superblock_that_cannot_be_confirmed_ends_the_process(opened):
+    file = opened()
+    write(file, 1)
+    file.confirm()
+    child = os.fork()
+    if child == 0:
+        os.close(file._descriptor)
+        file._descriptor = os.open("/dev/full", os.O_WRONLY)  # it has no fsync
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        file.confirm()
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 71

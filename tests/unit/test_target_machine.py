@@ -305,7 +305,7 @@ def test_only_a_retained_point_can_be_rolled_back_to_and_only_under_a_fresh_id(p
         begun().rollback(OTHER, NEW, 9)
 
 
-@pytest.mark.parametrize("message", [say.Ping(), say.GetRoot(), say.Begin(T, NEW, 7, 1, LEAF), say.Commit(7)])
+@pytest.mark.parametrize("message", [say.Ping(), say.GetRoot(False), say.Begin(T, NEW, 7, 1, LEAF), say.Commit(7)])
 def test_nothing_may_be_said_before_hello(message):
     target = machine(greeted=False)
     target.connected("a")
@@ -323,12 +323,12 @@ def test_a_second_hello_on_one_session_closes_that_session_only():
 
 def test_questions_are_answered_only_while_the_device_holds_the_committed_generation():
     target = machine()
-    assert target.message("a", say.ScanTarget(60, 4)) == [do.Scan("a", 60, 4, False)]
-    assert target.message("a", say.Verify(0, 1, True)) == [do.Scan("a", 0, 1, True)]
+    assert target.message("a", say.ScanTarget(60, 4)) == [do.Scan("a", 60, 4)]
+    assert target.message("a", say.Verify(0, 1)) == [do.Scan("a", 0, 1)]
     assert target.message("a", say.GetLeaves([63])) == [do.SendLeaves("a", (63,))]
     assert names(target.message("a", say.ScanTarget(61, 4))) == ["Reply", "CloseSession"]
     assert names(machine().message("a", say.GetLeaves([64]))) == ["Reply", "CloseSession"]
-    for question in (say.ScanTarget(0, 1), say.GetRoot(), say.GetLeaves([0])):
+    for question in (say.ScanTarget(0, 1), say.GetRoot(False), say.GetLeaves([0])):
         assert replies(begun().message("a", question))[0].code == "busy"
 
 

@@ -95,6 +95,9 @@ class TargetDriver:
         record = action.record
         self.superblock.write(disk.Superblock(**{name: getattr(record, name) for name in record.__struct_fields__}))
 
+    def _confirm_superblock(self, action):
+        self.superblock.confirm()
+
     def _reshape(self, action):
         self.digest_map.close()
         self.geometry = wire.Geometry(action.size, action.leaf_size, action.granule_size)
@@ -356,7 +359,8 @@ class TargetDriver:
         self._end_attempt()
 
     _handlers = {
-        do.WriteSuperblock: _write_superblock, do.Reshape: _reshape, do.ForgetMap: _forget_map, do.SettleMap: _settle_map,
+        do.WriteSuperblock: _write_superblock, do.ConfirmSuperblock: _confirm_superblock, do.Reshape: _reshape,
+        do.ForgetMap: _forget_map, do.SettleMap: _settle_map,
         do.WritePendingMap: _write_pending_map, do.CreateUndo: _create_undo, do.RestoreUndo: _restore_undo, do.PruneUndo: _prune_undo,
         do.RecordPoint: _record_point, do.ApplyPoint: _apply_point, do.RolledBack: _rolled_back, do.RollbackFailed: _rollback_failed,
         do.StartLanes: _start_lanes, do.SendBegan: _send_began, do.SendResumed: _send_resumed, do.WaitLanes: _wait_lanes,

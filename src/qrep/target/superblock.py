@@ -55,6 +55,13 @@ class SuperblockFile:
             ) from err
         return self.block
 
+    def confirm(self):
+        """Flush what load() read: a predecessor may have died between its write and its flush. A failed flush ends the process (R2)."""
+        try:
+            os.fsync(self._descriptor)
+        except OSError as err:
+            die(self.path, err)
+
     def write(self, block):
         """Make `block` the superblock: when this returns it is durable, and before that the old one is.
 
