@@ -190,7 +190,7 @@ static int wait_for_something(struct source_lane *lane)
     int rc = 0;
     if (qrep_ring_in_flight(lane->ring)) {
         rc = reap(lane, wait_ns);
-    } else {
+    } else if (limited) { /* else nothing is waited for: a blocking connection took all there was, and there is room for more work */
         struct timespec pause = {0, (long)wait_ns};
         nanosleep(&pause, NULL);
     }

@@ -91,6 +91,8 @@ struct source_lane {
     uint8_t *base_leaves, *scratch; /* [granule_leaves] digests each */
     struct qrep_bad_extent *bad;    /* [QREP_BAD_EXTENTS_MAX] */
     int work_done;
+    uint64_t hole, hole_count; /* granules that were taken as holes and wait for room in zero_runs */
+    int hole_unknown;
 
     /* Slots to frame and zero runs to announce, each in order. The newest zero run may still grow. */
     struct source_slot **queue;

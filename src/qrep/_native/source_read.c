@@ -52,13 +52,23 @@ static int start_reads(struct source_lane *lane, struct source_slot *slot)
     return 0;
 }
 
-/* Whatever a full set of slots can add must have its place, and the two runs that one take of holes can touch. */
+/* Whatever a full set of slots can add must have its place, and one granule more. */
 static int has_zero_room(const struct source_lane *lane) { return lane->zero_count + lane->run->slots + 2 <= lane->zero_room; }
+
+/* Announce what was taken of holes, as far as there is room: where the base has every other granule of them as zero, each granule is a run of its own. */
+static int fill_holes(struct source_lane *lane)
+{
+    int rc = 0;
+
+    for (; lane->hole_count && rc == 0 && has_zero_room(lane); lane->hole_count--)
+        rc = source_zero(lane, lane->hole++, lane->hole_unknown);
+    return rc;
+}
 
 int source_fill(struct source_lane *lane)
 {
     struct qrep_source_run *run = lane->run;
-    int rc = 0;
+    int rc = fill_holes(lane);
 
     for (uint32_t i = 0; i < run->slots && !lane->work_done && rc == 0; i++) {
         struct source_slot *slot = &lane->slots[i];
@@ -74,8 +84,10 @@ int source_fill(struct source_lane *lane)
             if (granule >= run->base.granules || count > run->base.granules - granule)
                 return qrep_fail(&run->base, QREP_FAILURE_READ, EINVAL, lane->lane, granule);
             if (item & QREP_WORK_HOLE) {
-                for (uint64_t k = 0; k < count && rc == 0; k++)
-                    rc = source_zero(lane, granule + k, (item & QREP_WORK_UNKNOWN) != 0);
+                lane->hole = granule;
+                lane->hole_count = count;
+                lane->hole_unknown = (item & QREP_WORK_UNKNOWN) != 0;
+                rc = fill_holes(lane);
                 continue;
             }
             slot->granule = granule;
