@@ -6,6 +6,57 @@
 import os
 import signal
 
+# Every name, in Python and in C, and what is about to happen or has just happened there. A test holds this against the sources.
+POINTS = {
+    "store-write-unflushed": "a state file is written beside the old one, not flushed",
+    "store-rename-before": "and flushed, not renamed",
+    "store-rename-unflushed": "renamed, the directory not flushed",
+    "store-remove-unflushed": "a state file is removed, the directory not flushed",
+    "superblock-create-before": "a volume has no superblock yet",
+    "superblock-write-before": "the superblock is about to change; with an open generation prepared: just before the commit point",
+    "superblock-write-durable": "and has changed; at a commit: just after the commit point",
+    "map-pending-before": "the digests of the next generation are about to be noted",
+    "map-pending-durable": "and are",
+    "map-fold-before": "the next generation is committed, its digests still pending",
+    "map-fold-durable": "they are the map",
+    "map-drop-before": "pending digests of a generation that was not committed are about to go",
+    "map-adopt-durable": "a map was replaced by fresh facts",
+    "map-forget-before": "a map that does not describe the target is about to go",
+    "map-checkpoint-before": "what an initial run has applied is about to be noted",
+    "map-checkpoint-durable": "and is",
+    "undo-create-before": "an undo file is about to be made",
+    "undo-create-durable": "and is, with its header",
+    "undo-prune-before": "an undo file that is not needed any more is about to go",
+    "undo-restore-before": "before-images are about to be put back",
+    "undo-restore-batch": "in the middle of that",
+    "rollback-undo-durable": "what a rollback will overwrite is logged",
+    "rollback-applied": "and overwritten",
+    "target-claimed": "the device is claimed, recovery begins",
+    "target-lanes-started": "lanes were started, nobody was told",
+    "target-frame-received": "a frame is in memory",
+    "target-undo-written": "before-images are written, not flushed",
+    "target-undo-flushed": "and flushed",
+    "target-write-submitted": "writes to the device are under way",
+    "target-write-done": "and complete, not flushed",
+    "target-end": "a connection was ended in order",
+    "target-drained": "the lanes were drained",
+    "target-flush-before": "the device is about to be flushed",
+    "target-flush-done": "and is",
+    "target-reply": "an answer is about to be sent",
+    "snapshot-frozen": "the source's filesystem is frozen",
+    "snapshot-cloned": "the snapshot has no name yet",
+    "snapshot-named": "and has one",
+    "source-frozen": "the snapshot is there, not noted",
+    "source-run-saved": "the run record is durable, the target knows nothing",
+    "source-send": "a message is about to be sent",
+    "source-lanes-before": "the attempt is open, the lanes not started",
+    "source-leaf-page": "a leaf page was written",
+    "source-frame-sent": "a frame was sent",
+    "source-end": "a connection was ended in order",
+    "source-lanes-done": "all is sent and written",
+    "source-release-before": "the snapshot is about to go",
+}
+
 _name, _, _count = os.environ.get("QREP_CRASH", "").rpartition(":")
 _left = int(_count) if _name and _count.isdigit() else 0
 

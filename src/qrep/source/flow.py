@@ -238,7 +238,7 @@ class Run:
                 waiting = list(self._machine.failed(action, err))
 
     def _send(self, action):
-        crashpoint(f"source-send-{type(action.message).__struct_config__.tag}")
+        crashpoint("source-send")
         self._channel.send(action.message)
 
     def _fold_pending(self, action):
@@ -291,9 +291,9 @@ class Run:
         return self._machine.frozen(token, frozen.fuzzy, frozen.time_ns)
 
     def _release_snapshot(self, action):
+        crashpoint("source-release-before")
         self._close_source()
         if action.token:
-            crashpoint("source-release-before")
             self.request.backend.release(action.token)
 
     def _save_run(self, action):

@@ -341,6 +341,7 @@ class TargetDriver:
         channel = self._channels.get(action.handle)
         if channel is None or action.handle in self._lost:
             return
+        crashpoint("target-reply")
         try:
             channel.send(action.message)
         except Disconnected:

@@ -1,0 +1,90 @@
+"""The two ends of a replication as programs, over TCP on the loopback, for tests that kill them.
+
+    ends.py target DEVICE STATE          prints a JSON line once it is ready: port, seconds it took, committed counter; ends with its stdin
+    ends.py rollback DEVICE STATE COUNTER  puts a sync point back, prints its counter
+    ends.py source DEVICE STATE PORT [reflink]  one run; prints its report as a JSON line
+"""
+
+import json
+import os
+import socket
+import sys
+import threading
+import time
+
+from qrep import device
+from qrep.copy import local_request
+from qrep.errors import QrepError
+from qrep.protocol import messages as say
+from qrep.protocol.transport import Channel, DataConnection, Rendezvous, admit, join, welcome
+from qrep.source.flow import Run
+from qrep.target.volume import TargetVolume
+from qrep.volumes.none import Live
+from qrep.volumes.reflink import Reflink
+
+JOB, VOLUME = bytes([1]) * 16, bytes([2]) * 16
+LEAF, GRANULE = 4096, 1 << 20
+
+
+def open_volume(path, state):
+    volume = TargetVolume(
+        device.inspect(path), os.path.join(state, "target"), volume_id=VOLUME, leaf_size=LEAF, granule_size=GRANULE, sync_points=2
+    )
+    return volume.open()
+
+
+def target(path, state):
+    start = time.monotonic()
+    volume, rendezvous = open_volume(path, state), Rendezvous()
+    listener = socket.create_server(("127.0.0.1", 0))
+    status = volume.status()
+    ready = {"port": listener.getsockname()[1], "seconds": time.monotonic() - start, **status}
+    print(json.dumps(ready), flush=True)
+    threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
+    while True:
+        stream, _ = listener.accept()
+        threading.Thread(target=accept, args=(volume, rendezvous, stream), daemon=True).start()
+
+
+def accept(volume, rendezvous, stream):
+    channel = Channel(stream, "source")
+    try:
+        first = admit(channel)
+    except QrepError:
+        return
+    if isinstance(first, say.Hello):
+        volume.serve(channel, rendezvous, first)
+    elif rendezvous.deliver(first.token, lambda index: DataConnection(welcome(channel, index), index)) is None:
+        channel.close()
+
+
+def rollback(path, state, counter):
+    volume = open_volume(path, state)
+    (point,) = [point for point in volume.sync_points() if point.counter == int(counter)]
+    print(json.dumps({"counter": volume.rollback(point.id).counter}), flush=True)
+    volume.close()
+
+
+def source(path, state, port, backend="none"):
+    address = ("127.0.0.1", int(port))
+
+    def connect(token):
+        index, stream = join(socket.create_connection(address), token)
+        return DataConnection(stream, index)
+
+    def dial():
+        return Channel(socket.create_connection(address), "target")
+
+    request = local_request(
+        path, state, job_id=JOB, volume_id=VOLUME, backend=Reflink() if backend == "reflink" else Live(), leaf_size=LEAF,
+        granule_size=GRANULE, frame_limit=64 << 10, timeout_s=0.0,
+    )  # fmt: skip
+    try:
+        print(json.dumps(Run(request, dial, connect).run().as_dict()), flush=True)
+    except QrepError as err:
+        print(json.dumps(err.as_dict()), flush=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    {"target": target, "rollback": rollback, "source": source}[sys.argv[1]](*sys.argv[2:])
