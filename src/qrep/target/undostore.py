@@ -146,6 +146,19 @@ class UndoStore:
             raise self._damaged(new, "it was made for another size, leaf or granule")
         return header
 
+    def unfinished(self, base):
+        """UndoHeader of a file whose base is `base`, the committed generation, or None. Such a file only exists while an attempt on top of
+        `base` is open or was just taken back, and its before-images are the content of `base` whatever became of the attempt."""
+        for name in self.directory.names():
+            if name.endswith(SUFFIX):
+                try:
+                    header = self.header(bytes.fromhex(name.removesuffix(SUFFIX)))
+                except (DamagedError, ValueError):
+                    continue  # its making was cut short: it has covered no write
+                if header is not None and header.base_id == base:
+                    return header
+        return None
+
     def size(self, new):
         """Bytes the file of a generation takes on disk; 0 if there is none."""
         try:

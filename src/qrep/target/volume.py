@@ -19,7 +19,7 @@ from qrep.digestmap import NO_ID
 from qrep.errors import DamagedError, NotFound, ProtocolError, QrepError, Refused, TimedOut
 from qrep.protocol import messages as say
 from qrep.protocol.actions import RollbackFailed
-from qrep.protocol.records import TargetRecord
+from qrep.protocol.records import OPEN_RUN, TargetRecord
 from qrep.protocol.target_machine import TargetMachine
 from qrep.protocol.transport import Disconnected
 from qrep.store import Directory
@@ -100,6 +100,8 @@ class TargetVolume(TargetDriver):
                 parent.close()
         self.undo = UndoStore(below, self.volume_id, self.geometry, self._undo_limit_given)
         self.points = Points(self.directory)
+        if record is not None and record.committed_id != NO_ID and not record.open_attempt:
+            record = self._reopened(record)
         self.machine = TargetMachine(
             record, capacity=self.device.size, sector_size=self.device.io_alignment, sync_points=self._sync_points
         )
@@ -141,6 +143,14 @@ class TargetVolume(TargetDriver):
         if block.volume_id != self.volume_id:
             raise Refused(f"{self.directory.path} belongs to another volume", code="wrong-volume", hint="name this volume's own directory")
         return TargetRecord(**{name: getattr(block, name) for name in TargetRecord.__struct_fields__})
+
+    def _reopened(self, record):
+        """The slot that said `open` may have rotted, and the older slot knows nothing of the attempt; its undo file does."""
+        header = self.undo.unfinished(record.committed_id)
+        if header is None:
+            return record
+        log.warning("%s: an undo file of an attempt on top of the committed generation is there: it is put back", self.name)
+        return record.opened(OPEN_RUN, header.new_id, header.attempt)
 
     def close(self):
         """Drain, end all sessions, and give the device back. What is open stays open; the next open() recovers it."""
