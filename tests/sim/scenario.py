@@ -21,7 +21,7 @@ class Scenario:
     """One seed.
 
     focus: what of the mix is fixed instead of drawn: weights ({fault: weight}), controllers, pace, frozen, busy, contents, hot, lies, latency,
-    checkpoint_every, superblock_latency.
+    checkpoint_every, superblock_latency, shorn.
     """
 
     def __init__(self, seed, *, target_class=Target, controller_class=Controller, focus=None, trace=False):
@@ -43,6 +43,7 @@ class Scenario:
             controller_class(world, self.oracle, geometry, self.volume, self.network, self.target, name=name, ids=ids) for name in names
         ]
         # Swarm: each seed has its own mix, so that rare combinations are met often by some.
+        self.target.device.shorn = focus.get("shorn", 0.03)
         self.target.superblock.latency = focus.get("superblock_latency") or random.choice((0.001, 0.03))
         self.weights = focus.get("weights") or {fault: random.choice((0, 0, 1, 3)) for fault in FAULTS}
         pace = focus.get("pace") or random.choice((1, 1, 5, 20, 60))  # slow lanes: runs that last long enough to be interrupted again and again

@@ -435,6 +435,7 @@ class Target(Process):
         file = self.undo.get(action.new)
         if file is None:
             raise DamagedError("the undo file of the open generation is missing")
+        yield from file.flush()
         try:
             header = records.UndoHeader.unpack(file.read(0, records.UNDO_HEADER_SIZE))
             if (header.base_id, header.new_id, header.attempt) != (action.base, action.new, action.attempt):

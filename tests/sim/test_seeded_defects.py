@@ -101,6 +101,23 @@ def later_before_image_wins():
     return {"target_class": cls}
 
 
+def before_images_put_back_from_an_undo_file_that_was_not_flushed():
+    """Found by this simulator: the write that puts an unflushed before-image back is torn by the power cut that takes the batch."""
+
+    def restore(self, action):
+        file = self.undo[action.new]
+        file.flush = lambda: iter(())
+        try:
+            return (yield from Target._restore_undo(self, action))
+        finally:
+            del file.flush
+
+    cls = type("DefectTarget", (Target,), {})
+    cls.performers = {**Target.performers, do.RestoreUndo: restore}
+    focus = {"weights": {"kill_target": 2, "power_target": 3}, "pace": 5, "frozen": 1.0, "busy": 0.25, "shorn": 0.5}
+    return {"target_class": cls, "focus": focus}
+
+
 def restart_without_the_claim():
     """R1: recovery while a dead process's writes are still under way."""
 
@@ -388,7 +405,7 @@ def frames_of_any_session_taken():
 
 DEFECTS = [
     undo_not_flushed, device_not_flushed_before_the_commit, open_cleared_before_the_restored_device_is_flushed, commit_without_a_manifest,
-    later_before_image_wins, restart_without_the_claim, closing_taken_for_draining, older_session_not_drained, begin_without_compare_and_swap,
+    later_before_image_wins, before_images_put_back_from_an_undo_file_that_was_not_flushed, restart_without_the_claim, closing_taken_for_draining, older_session_not_drained, begin_without_compare_and_swap,
     superblock_written_over_the_valid_slot, superblock_believed_that_was_never_flushed, checkpoint_copied_after_the_flush,
     checkpoint_kept_when_the_image_changes,
     map_of_the_target_kept_without_a_tag, undo_pruned_too_early, map_used_without_comparing_its_tag, pending_folded_whatever_the_target_says,
@@ -410,7 +427,7 @@ def catch(defect, first, count):
 
 
 # Where the search starts for the rare ones, so that the fast tier stays fast; any start finds them.
-START = {parts_of_a_live_granule_not_sent_again: 210, restart_without_the_claim: 85, an_interrupted_second_image_forgotten: 70}
+START = {before_images_put_back_from_an_undo_file_that_was_not_flushed: 160, parts_of_a_live_granule_not_sent_again: 210, restart_without_the_claim: 85, an_interrupted_second_image_forgotten: 70}
 
 
 @pytest.mark.parametrize("defect", DEFECTS, ids=lambda defect: defect.__name__)

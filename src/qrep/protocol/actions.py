@@ -115,6 +115,9 @@ class ForgetCheckpoint(NamedTuple):
 class RestoreUndo(NamedTuple):
     """RESULT undo_restored(): put the before-images of this attempt back, newest batch first, so that the first logged of each place wins.
 
+    First flush the undo file (R3 holds here, too): a batch that a dead lane wrote but did not flush would be put back, and a power cut that
+    tears that write would take the batch with it.
+
     Raises DamagedError if the undo file does not have this identity, or a batch below its flushed mark is damaged.
     """
 

@@ -92,6 +92,9 @@ class UndoStore:
         """
         descriptor, header, places = self._scan(base, new, attempt)
         try:
+            # R3 for the restore itself: a batch that a killed lane wrote but did not flush is put back, too, and a power cut that tears that
+            # write must not take the batch with it.
+            flush(descriptor, f"{self.directory.path}/{self._name(new)}")
             crashpoint("undo-restore-before")
             order = undo.restore_order(places)
             return undo.restore(device_fd, descriptor, order, header.size, punch=True, is_file=is_file)
