@@ -21,7 +21,7 @@ class App:
         self.state_dir = os.environ.get("QREP_STATE_DIR") or "/var/lib/qrep"
 
     def client(self):
-        from qrep.cli.client import Client
+        from qrep.client import Client
 
         return Client(self.socket)
 

@@ -4,7 +4,7 @@ import click
 
 from qrep import units
 from qrep.cli.app import Command
-from qrep.cli.client import part
+from qrep.client import part
 from qrep.cli.follow import follow_task
 from qrep.cli.render import when
 from qrep.errors import Differences, Interrupted, QrepError

@@ -6,7 +6,7 @@ import click
 
 from qrep import units
 from qrep.cli.app import Command, Group
-from qrep.cli.client import part
+from qrep.client import part
 from qrep.cli.follow import follow_task
 from qrep.cli.render import table, when
 from qrep.errors import NotFound, Refused, UsageError

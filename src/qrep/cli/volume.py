@@ -4,7 +4,7 @@ import click
 
 from qrep import units
 from qrep.cli.app import Group
-from qrep.cli.client import part
+from qrep.client import part
 from qrep.cli.render import table
 from qrep.errors import Refused
 
