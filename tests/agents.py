@@ -7,15 +7,17 @@
 """
 
 import contextlib
+import io
 import json
 import os
-import select
 import signal
 import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+from slowlink import SlowLink
 
 QREP = [sys.executable, "-c", "from qrep.cli.main import main; main()"]
 MIB = 1 << 20
@@ -115,41 +117,41 @@ class Agent:
             except subprocess.TimeoutExpired:
                 self.kill()
 
-    # ---- commands ----
+    # ---- commands: the real `qrep`, in this process, which saves starting an interpreter every time ----
 
-    def call(self, *arguments, timeout=120):
-        """(exit code, parsed stdout, stderr) of `qrep --json ...`."""
-        command = [*self.prefix, *QREP, "--json", *map(str, arguments)]
-        done = subprocess.run(
-            command, env=self.environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout
-        )
-        try:
-            value = json.loads(done.stdout) if done.stdout.strip() else None
-        except ValueError:
-            value = done.stdout
-        return done.returncode, value, done.stderr
+    def run_command(self, *arguments):
+        """(exit code, stdout, stderr) of `qrep ARGUMENTS`."""
+        from qrep.cli.app import run
+        from qrep.cli.main import root
 
-    def qrep(self, *arguments, timeout=120):
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = run(root, ["--socket", str(self.socket), *map(str, arguments)])
+        return code, out.getvalue(), err.getvalue()
+
+    def call(self, *arguments):
+        """(exit code, parsed stdout, stderr) of `qrep --json ARGUMENTS`."""
+        code, out, err = self.run_command("--json", *arguments)
+        return code, json.loads(out) if out.strip() else None, err
+
+    def qrep(self, *arguments):
         """The answer of a command that must succeed."""
-        code, value, stderr = self.call(*arguments, timeout=timeout)
+        code, value, stderr = self.call(*arguments)
         if code:
-            raise CommandFailed(arguments, code, (value or {}).get("error", value) if isinstance(value, dict) else value, stderr)
+            raise CommandFailed(arguments, code, value.get("error", value) if isinstance(value, dict) else value, stderr)
         return value
 
-    def refused(self, *arguments, timeout=120):
-        """The error of a command that must fail: {code, exit, message, hint}; exit is checked to be the process's, too."""
-        code, value, stderr = self.call(*arguments, timeout=timeout)
+    def refused(self, *arguments):
+        """The error of a command that must fail: {code, exit, message, hint}; exit is checked to be the command's, too."""
+        code, value, stderr = self.call(*arguments)
         assert code and isinstance(value, dict) and "error" in value, f"exit {code}: {value} {stderr}"
         assert value["error"]["exit"] == code
         return value["error"]
 
     def text(self, *arguments):
         """What a person sees on stdout, and the exit code."""
-        done = subprocess.run(
-            [*self.prefix, *QREP, *map(str, arguments)], env=self.environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-            timeout=60,
-        )  # fmt: skip
-        return done.stdout, done.returncode
+        code, out, _err = self.run_command(*arguments)
+        return out, code
 
     def job(self, name="db"):
         return self.qrep("status", name)["jobs"][0]
@@ -160,10 +162,8 @@ class Agent:
 
     def events(self, code=None):
         """The events so far, oldest first; of one code."""
-        done = subprocess.run(
-            [*self.prefix, *QREP, "--json", "events"], env=self.environment, capture_output=True, text=True, timeout=60, check=True
-        )
-        found = [json.loads(line) for line in done.stdout.splitlines() if line.strip()]
+        _code, out, _err = self.run_command("--json", "events")
+        found = [json.loads(line) for line in out.splitlines() if line.strip()]
         return [event for event in found if code in (None, event["code"])]
 
     def codes(self):
@@ -176,15 +176,18 @@ class Agents:
     def __init__(self, directory):
         self.directory = Path(directory)
         self.all = []
+        self.link = None  # the SlowLink of pair(link_rate=...)
+        self._links = contextlib.ExitStack()
 
     def __enter__(self):
         return self
 
-    def __exit__(self, kind, *_rest):
+    def __exit__(self, *_exception):
         for agent in self.all:
             agent.end()
-            if kind is not None:
-                print(f"---- log of agent {agent.name} ----\n{agent.log}")
+        self._links.close()
+        for agent in self.all:
+            print(f"---- log of agent {agent.name} ----\n{agent.log}")  # shown when the test fails
 
     def agent(self, name, start=True, **options):
         agent = Agent(self.directory / name, name, **options)
@@ -193,19 +196,25 @@ class Agents:
             agent.start()
         return agent
 
-    def pair(self, **options):
-        """Two agents, site-a and site-b, that have pinned each other."""
+    def pair(self, *, known=True, link_rate=None, **options):
+        """Two agents, site-a and site-b, that have pinned each other. link_rate: bytes/s of a SlowLink that site-a reaches site-b by."""
         a, b = self.agent("site-a", start=False, **options), self.agent("site-b", start=False, **options)
         for agent in (a, b):
             agent.spawn()
         for agent in (a, b):
             wait_serving(agent)
-        know_each_other(a, b)
+        address = f"{b.host}:{b.port}"
+        if link_rate is not None:
+            self.link = self._links.enter_context(SlowLink(b.host, b.port, link_rate))
+            address = f"127.0.0.1:{self.link.port}"
+        if known:
+            a.qrep("peer", "add", b.name, address, "-y")
+            b.qrep("peer", "add", a.name, f"{a.host}:{a.port}", "-y")
         return a, b
 
-    def replica(self, source, target, *, job=(), volume=(), source_volume=(), connections=2):
+    def replica(self, source, target, *, job=(), volume=(), source_volume=(), connections=2, **options):
         """Two agents and job db from `source` on site-a to `target` on site-b, not yet run."""
-        a, b = self.pair()
+        a, b = self.pair(**options)
         a.qrep("volume", "add", "db", source, *source_volume)
         b.qrep("volume", "add", "db", target, "--accept", "site-a", *volume)
         a.qrep("job", "create", "db", "--source", "db", "--target", "site-b:db", "--connections", connections, *job)
@@ -215,97 +224,3 @@ class Agents:
 def wait_serving(agent, seconds=20):
     wait_until(lambda: "qrep: serving" in agent.log or agent.process.poll() is not None, seconds)
     assert agent.process.poll() is None, agent.log
-
-
-def know_each_other(a, b):
-    """qrep peer add, on both sides."""
-    a.qrep("peer", "add", b.name, f"{b.host}:{b.port}", "-y")
-    b.qrep("peer", "add", a.name, f"{a.host}:{a.port}", "-y")
-
-
-class SlowLink:
-    """A TCP relay on 127.0.0.1 with a rate, that can be cut: what stands between two agents in a test. Counts what it carried."""
-
-    def __init__(self, host, port, rate_bytes_per_s=0):
-        self.target, self.rate = (host, port), rate_bytes_per_s
-        self.carried = 0  # bytes towards the target
-        self._listening = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listening.getsockname()[1]
-        self._pairs, self._ended, self.is_cut = [], False, False
-        self._wake = os.pipe()
-
-    def __enter__(self):
-        import threading
-
-        self._thread = threading.Thread(target=self._serve, name="slow link", daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_exception):
-        self._ended = True
-        os.write(self._wake[1], b"x")
-        self._thread.join()
-        self._listening.close()
-        self._drop()
-        for end in self._wake:
-            os.close(end)
-
-    def cut(self):
-        self.is_cut = True
-
-    def mend(self):
-        self.is_cut = False
-
-    def _drop(self):
-        for near, far in self._pairs:
-            near.close()
-            far.close()
-        self._pairs = []
-
-    def _serve(self):
-        began, counted = time.monotonic(), 0
-        while not self._ended:
-            if self.is_cut:
-                self._drop()
-            else:
-                # Behind its rate it does not read, and TCP slows the sender down.
-                late = counted / self.rate - (time.monotonic() - began) if self.rate else 0
-                if late > 0:
-                    time.sleep(min(late, 0.05))
-                    continue
-            others = {near: far for near, far in self._pairs} | {far: near for near, far in self._pairs}
-            ready = select.select([self._listening, self._wake[0], *others], [], [], 0.02)[0]
-            for end in ready:
-                if end is self._listening:
-                    self._accept()
-                elif end in others:
-                    counted += self._move(end, others[end])
-
-    def _accept(self):
-        near, _ = self._listening.accept()
-        if self.is_cut:
-            near.close()
-            return
-        try:
-            self._pairs.append((near, socket.create_connection(self.target, 5)))
-        except OSError:
-            near.close()
-
-    def _move(self, end, other):
-        """One portion; returns its size if it goes to the target."""
-        pair = next((pair for pair in self._pairs if end in pair), None)
-        if pair is None:
-            return 0
-        data = b""
-        with contextlib.suppress(OSError):
-            data = end.recv(1 << 16)
-            other.sendall(data)
-        if not data:
-            self._pairs.remove(pair)
-            pair[0].close()
-            pair[1].close()
-            return 0
-        if end is not pair[0]:
-            return 0
-        self.carried += len(data)
-        return len(data)

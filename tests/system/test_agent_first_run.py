@@ -4,16 +4,10 @@ import os
 import random
 
 import pytest
-from agents import MIB, Agents, b3sum
+from agents import MIB, b3sum
 
 pytestmark = pytest.mark.root
 SIZE = 48 * MIB
-
-
-@pytest.fixture
-def agents(memory_dir):
-    with Agents(memory_dir) as agents:
-        yield agents
 
 
 def test_a_full_run_then_a_differential_one_then_one_that_sends_nothing(agents, loop_device, random_source):

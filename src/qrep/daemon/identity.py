@@ -3,6 +3,7 @@
 import datetime
 import hashlib
 import os
+import secrets
 import stat
 
 from cryptography import x509
@@ -51,7 +52,7 @@ class Identity:
     @staticmethod
     def _make(keys, node_name):
         key = ec.generate_private_key(ec.SECP256R1())
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"qrep {node_name}"[:64])])
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"qrep {secrets.token_hex(4)} {node_name}"[:64])])  # no two alike
         now = datetime.datetime.now(datetime.UTC)
         certificate = (
             x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())

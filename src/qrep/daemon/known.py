@@ -36,68 +36,65 @@ class KnownPeers:
 
     def look(self, addresses):
         """Who presents which key at the first address that answers. Trusts nothing yet."""
-        error = None
+        return next(self._look_at(addresses))
+
+    def _look_at(self, addresses):
+        """What look() gives for each address that answers. Raises the last error if none does."""
+        if not addresses:
+            raise UsageError("no address was given", hint="qrep peer add NAME ADDR[,ADDR...]")
         for text in addresses:
             config.check_address(text)
+        error, answered = None, False
         for text in addresses:
             try:
                 der = tls.look(self.identity, parse_address(text))
             except QrepError as err:
                 error = err
                 continue
-            return {"address": text, "fingerprint": fingerprint_of(der), "certificate": certificate_pem(der)}
-        raise error or UsageError("no address was given", hint="qrep peer add NAME ADDR[,ADDR...]")
+            answered = True
+            yield {"address": text, "fingerprint": fingerprint_of(der), "certificate": certificate_pem(der)}
+        if not answered:
+            raise error
 
     def add(self, name, addresses, fingerprint):
+        """Pin the key that a person has seen and agreed to; every address that answers must present it."""
         config.check_name("peers", name)
-        seen = self.look(addresses)
-        if seen["fingerprint"] != fingerprint:
-            raise Refused(
-                f"{name} presents {seen['fingerprint']} ({seen['address']}), not {fingerprint}",
-                hint="someone stands in between, or the host has a new key",
-                code="wrong-fingerprint",
-            )
-        if fingerprint == self.identity.fingerprint:
-            raise Refused(f"{seen['address']} is this host", hint="give the address of the other host", code="self")
-        with self._lock:
-            if name in self._peers and self._peers[name].fingerprint != fingerprint:
+        answering = list(self._look_at(addresses))
+        for seen in answering:
+            if seen["fingerprint"] != fingerprint:
                 raise Refused(
-                    f"peer {name} is pinned with another key, {self._peers[name].fingerprint}",
-                    hint=f"if the host was set up anew: qrep peer remove {name} first",
+                    f"{name} presents {seen['fingerprint']} ({seen['address']}), not {fingerprint}",
+                    hint="someone stands in between, or the host has a new key",
                     code="wrong-fingerprint",
                 )
-            for other, peer in self._peers.items():
-                if peer.fingerprint == fingerprint and other != name:
-                    raise Refused(
-                        f"that host is peer {other} already", hint=f"qrep peer remove {other}", code="peer-known"
-                    )
-            peer = config.Peer(addresses=addresses, fingerprint=fingerprint, certificate=seen["certificate"])
+        if fingerprint == self.identity.fingerprint:
+            raise Refused(f"{answering[0]['address']} is this host", hint="give the address of the other host", code="self")
+        peer = config.Peer(addresses=addresses, fingerprint=fingerprint, certificate=answering[0]["certificate"])
+        with self._lock:
+            self._check_new(name, fingerprint)
             self.config.save("peers", name, peer)
             self._peers[name] = peer
             self._reach[name] = reach = Reach(self.identity, name, peer)
         self.events.add("peer-added", f"{', '.join(addresses)} {fingerprint}", peer=name)
         answer = {
-            "name": name,
-            "addresses": addresses,
-            "fingerprint": fingerprint,
-            "mutual": True,
-            "version": None,
-            "reachable": self._reachable(addresses, fingerprint),
-        }
+            "name": name, "addresses": addresses, "fingerprint": fingerprint, "mutual": True, "version": None, "reachable": len(answering),
+        }  # fmt: skip
         try:
             answer["version"] = reach.ask(asks.Hail())["version"]
         except QrepError:
-            answer["mutual"] = False
+            answer["mutual"] = False  # what there is to do is told by the CLI
         return answer
 
-    def _reachable(self, addresses, fingerprint):
-        count = 0
-        for text in addresses:
-            try:
-                count += fingerprint_of(tls.look(self.identity, parse_address(text))) == fingerprint
-            except QrepError:
-                continue  # the count is what tells
-        return count
+    def _check_new(self, name, fingerprint):
+        for other, peer in self._peers.items():
+            if other == name and peer.fingerprint != fingerprint:
+                raise Refused(
+                    f"peer {name} is pinned with another key, {peer.fingerprint}",
+                    hint=f"if the host was set up anew: qrep peer remove {name} first",
+                    code="wrong-fingerprint",
+                )
+            if other != name and peer.fingerprint == fingerprint:
+                raise Refused(f"that host is peer {other} already", hint=f"qrep peer remove {other}", code="peer-known")
 
     def remove(self, name):
         with self._lock:

@@ -106,11 +106,14 @@ class Listener:
         try:
             tls.welcome(stream)
             self.serve[purpose](stream, peer)
-        except Unreachable:  # it went away, which is how connections end
+        except (Unreachable, ConnectionError, ssl.SSLEOFError):  # it went away, which is how connections end
             stream.close()
         except (QrepError, OSError) as err:
             stream.close()
             self._tell(f"{peer} ({host}): {err}", address=host, peer=peer, reason=getattr(err, "code", "connection"))
+        except BaseException:  # a bug of ours: the peer must not wait for an answer, and the service log gets the place
+            stream.close()
+            raise
         finally:
             with self._lock:
                 del self._streams[stream]

@@ -6,12 +6,19 @@ import threading
 from qrep import device, devicesafety, units
 from qrep.errors import DamagedError, QrepError, Refused
 from qrep.target.superblock import NAME as SUPERBLOCK
+from qrep.target.undostore import SLACK
 from qrep.volumes import registry
 
 
 def shape(settings):
     """(leaf size, granule size) in bytes of a volume's settings, which config has checked."""
     return units.parse_size(settings.leaf), units.parse_size(settings.granule)
+
+
+def undo_limit(settings, size):
+    """Bytes the undo of a volume of `size` bytes may take. "2x" counts before-images; the lanes' unfinished segments come on top."""
+    limit = units.parse_space(settings.undo_space, size)
+    return limit + SLACK if settings.undo_space.strip().endswith("x") else limit
 
 
 class ManagedVolume:
@@ -68,7 +75,7 @@ class ManagedVolume:
                 leaf, granule = shape(self.settings)
                 target = TargetVolume(
                     info, self.directory, volume_id=bytes.fromhex(self.settings.id), leaf_size=leaf, granule_size=granule,
-                    undo_directory=self.settings.undo or None, undo_limit=units.parse_space(self.settings.undo_space, info.size),
+                    undo_directory=self.settings.undo or None, undo_limit=undo_limit(self.settings, info.size),
                     sync_points=sync_points, overwrite=overwrite, source=source,
                 )  # fmt: skip
                 target.open()

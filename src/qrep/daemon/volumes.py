@@ -8,7 +8,7 @@ import msgspec
 
 from qrep import device, deviceusers, units
 from qrep.config import Volume, check_name, check_path
-from qrep.daemon.managed import ManagedVolume, shape
+from qrep.daemon.managed import ManagedVolume, shape, undo_limit
 from qrep.errors import ConfigError, DamagedError, NotFound, QrepError, Refused
 from qrep.settings import bad_values
 from qrep.volumes import registry
@@ -101,7 +101,7 @@ class Volumes:
             self.config.save("volumes", name, changed)
             volume.settings = changed
             if volume.target is not None:
-                volume.target.set_undo_limit(units.parse_space(changed.undo_space, info.size))
+                volume.target.set_undo_limit(undo_limit(changed, info.size))
         self.events.add("volume-changed", ", ".join(f"{key} {value}" for key, value in settings.items()), volume=name)
         return volume
 

@@ -1,0 +1,28 @@
+"""Fixtures of tests that start real agents."""
+
+import os
+
+import pytest
+from agents import MIB, Agents
+
+
+@pytest.fixture
+def agents(memory_dir):
+    """Agents of this test; ended with it."""
+    with Agents(memory_dir) as agents:
+        yield agents
+
+
+@pytest.fixture
+def fill(random_source):
+    """fill(device, size, offset=0): random bytes on a device, as an application would write them."""
+
+    def write(device, size, offset=0):
+        with open(device, "r+b") as file:
+            file.seek(offset)
+            for start in range(0, size, MIB):
+                file.write(random_source.randbytes(min(MIB, size - start)))
+            file.flush()
+            os.fsync(file.fileno())
+
+    return write
