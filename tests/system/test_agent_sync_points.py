@@ -1,0 +1,77 @@
+"""Sync points of a target volume: how many are kept, going back to one, copying one out, dropping one."""
+
+import pytest
+from agents import MIB, b3sum
+
+pytestmark = pytest.mark.root
+SIZE = 16 * MIB
+
+
+@pytest.fixture
+def five_generations(agents, loop_device, fill):
+    """(source agent, target agent, target device, root by generation): five runs of a job that keeps three sync points."""
+    source, target = loop_device(SIZE), loop_device(SIZE)
+    a, b = agents.replica(source, target, job=("--sync-points", 3), volume=("--undo-space", "8x"))
+    roots = {}
+    for generation in range(1, 6):
+        fill(source, MIB, offset=generation * MIB)
+        roots[generation] = a.run()["root"]
+        assert roots[generation] == b3sum(target)
+    return a, b, target, roots
+
+
+def test_three_are_kept_and_each_is_reached_by_a_rollback_exactly(five_generations):
+    a, b, target, roots = five_generations
+    points = b.qrep("snapshot", "db")
+    assert [point["point"] for point in points] == ["5", "4", "3", "2"], "the present one and three before it"
+    assert [point["root"] for point in points] == [roots[generation] for generation in (5, 4, 3, 2)]
+    assert points[0]["current"] and all(point["fuzzy"] and point["time"] for point in points)
+
+    plan = b.qrep("snapshot", "rollback", "db@3", "-n")
+    assert plan["bytes"] > 0 and b3sum(target) == roots[5], "a plan writes nothing"
+    assert b.refused("snapshot", "rollback", "db@3")["code"] == "needs-confirmation"
+    assert b.refused("snapshot", "rollback", "db@1", "-y")["code"] == "no-such-point"
+    assert b.refused("snapshot", "rollback", "db@5", "-y")["code"] == "already-there"
+
+    result = b.qrep("snapshot", "rollback", "db@3", "-y")
+    assert b3sum(target) == roots[3] == result["root"] and result["counter"] == 6
+    assert b.job()["root"] == roots[3]
+    assert b.events("rolled-back")[0]["data"]["counter"] == 6
+    b.qrep("snapshot", "rollback", "db@5", "-y")
+    assert b3sum(target) == roots[5], "what was rolled back from is a sync point, too"
+
+    report = a.run()
+    assert report["root"] == b3sum(target) and report["counter"] == 8
+
+
+def test_a_sync_point_is_copied_to_a_file_and_to_a_device(five_generations, loop_device, memory_dir):
+    _a, b, target, roots = five_generations
+    image, device = memory_dir / "copy.img", loop_device(SIZE)
+    copied = b.qrep("snapshot", "copy", "db@2", image)
+    assert copied["root"] == roots[2] == b3sum(image)
+    assert image.stat().st_mode & 0o777 == 0o600
+    assert b.qrep("snapshot", "copy", "db@4", device)["root"] == roots[4] == b3sum(device)
+    assert b3sum(target) == roots[5]
+    assert b.refused("snapshot", "copy", "db@4", target)["code"] in ("target-in-use", "same-device")
+    assert b.refused("snapshot", "copy", "db@4", image)["code"] == "exists"
+    assert b.codes().count("snapshot-copied") == 2
+
+
+def test_only_the_oldest_can_be_dropped(five_generations):
+    _a, b, _target, _roots = five_generations
+    assert b.refused("snapshot", "delete", "db@3", "-y")["code"] == "not-oldest"
+    assert b.refused("snapshot", "delete", "db@5", "-y")["code"] == "current-point"
+    assert b.qrep("snapshot", "delete", "db@2", "-y")["deleted"] == ["2"]
+    assert [point["point"] for point in b.qrep("snapshot", "db")] == ["5", "4", "3"]
+    assert "snapshot-deleted" in b.codes()
+
+
+def test_fewer_sync_points_are_kept_from_the_next_run_on(five_generations):
+    a, b, _target, _roots = five_generations
+    a.qrep("job", "set", "db", "--sync-points", 1)
+    a.run()
+    assert [point["point"] for point in b.qrep("snapshot", "db")] == ["6", "5"]
+    b.kill()
+    b.start()
+    assert b.job()["sync_points"] == 1 and len(b.qrep("snapshot", "db")) == 2
+    assert "job-changed" in a.codes()
