@@ -52,6 +52,18 @@ def test_every_step_of_the_demo_passes_and_nothing_is_left_behind():
     assert demo_things() <= before
 
 
+def test_a_kept_demo_says_how_to_look_at_it_and_how_to_remove_it():
+    before = demo_things()
+    out, _err = start("demo", "--keep").communicate(timeout=300)
+    way_out = out.splitlines()[-1].strip()
+    try:
+        look = next(line for line in out.splitlines() if line.startswith("  qrep --socket")).split()
+        assert "site-b:data" in subprocess.run([*COMMAND, *look[1:4]], capture_output=True, text=True, check=True).stdout
+    finally:
+        run("sh", "-c", way_out)
+    assert demo_things() <= before
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_demo_leaves_nothing_behind(number):
     before = demo_things()

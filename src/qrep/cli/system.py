@@ -66,7 +66,7 @@ def check(app, file):
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_obj
 def completion(app, shell):
-    """Print the completion script of SHELL, for instance: qrep completion bash > /etc/bash_completion.d/qrep"""
+    """Print the completion script of SHELL, for `qrep completion bash > /etc/bash_completion.d/qrep`, for instance."""
     from click.shell_completion import get_completion_class
 
     from qrep.cli.main import root

@@ -127,7 +127,10 @@ class Listener:
             return tls.accept(context, plain, peers)
         except OSError as err:
             plain.close()
-            reason = err.reason if isinstance(err, ssl.SSLError) and err.reason else err.strerror or str(err)
+            if isinstance(err, ssl.SSLCertVerificationError):
+                reason = "it presents a key that is not pinned here (qrep peer add pins it)"
+            else:
+                reason = err.reason if isinstance(err, ssl.SSLError) and err.reason else err.strerror or str(err)
             self._tell(f"{host}: {reason}", address=host, reason="handshake")
             return None
 

@@ -87,7 +87,7 @@ class Place:
 
     def ways_out(self):
         """Shell commands that remove what --keep leaves, once the agents were stopped."""
-        return ["kill the agents", *reversed(self._ways_out), f"rm -r {self.path}"]
+        return [*reversed(self._ways_out), f"rm -r {self.path}"]
 
     def command(self, *command):
         """Run a tool and show it as a person would have typed it."""

@@ -1,6 +1,5 @@
 """What the demo shows, step by step. Each step says what is expected and what was measured; a stranger's b3sum has the last word."""
 
-import json
 import re
 import time
 
@@ -26,6 +25,7 @@ class Story:
 
     def __init__(self, place, say):
         self.place, self.say, self.results = place, say, []
+        self.a = self.b = None  # the Sites
         self.roots = {}  # generation counter -> root
         self.files = {}  # generation counter -> files
 
@@ -43,18 +43,18 @@ class Story:
 
     def kept(self):
         """Where everything is, and how to look at it and to end it."""
-        lines = [f"left in {self.place.path}; the agents run on. To use one, for instance:"]
-        for site in (getattr(self, "a", None), getattr(self, "b", None)):
-            if site is not None:
-                lines.append(f"  qrep --socket {site.socket} status     ({site.name}, pid {site.process.pid})")
-        return "\n".join([*lines, "to remove it: " + "; ".join(self.place.ways_out())])
+        sites = [site for site in (self.a, self.b) if site is not None and site.process is not None]
+        lines = [f"left in {self.place.path}; the agents run on. To use them:"]
+        lines += [f"  qrep --socket {site.socket} status     ({site.name})" for site in sites]
+        kill = f"kill {' '.join(str(site.process.pid) for site in sites)}; sleep 1" if sites else "true"
+        return "\n".join([*lines, "To remove it:", f"  {'; '.join([kill, *self.place.ways_out()])}"])
 
     # ---- scenes ----
 
     def set_up(self):
         place = self.place
+        self.say("A volume with real files, on an image that can be cloned, and an empty target of the same size.")
         with self.step("two agents, pinned to each other", "both answer") as step:
-            self.say("\nA volume with real files, on an image that can be cloned, and an empty target of the same size.")
             outer = place.loop(place.image("outer.img", 2 * SPARSE))
             place.command("mkfs.xfs", "-q", "-m", "reflink=1", outer)
             xfs = place.mount(outer, "xfs")
@@ -83,9 +83,8 @@ class Story:
         self.say("\nA new file, 64 changed pages, one file deleted, one renamed.")
         self.content.change_a_little()
         with self.step("how much would move (start -n)", "under 16 MiB") as step:
-            output = self.a.qrep("start", "data", "-n", "--json")
-            moved = json.loads(output)["data"]["would_send"]
-            step.measured(units.format_size(moved), 0 < moved < 16 << 20)
+            moved = re.search(r"Would send (\S+ \S+) of", self.a.qrep("start", "data", "-n"))[1]
+            step.measured(moved, 0 < units.parse_size(moved) < 16 << 20)
         sent = self.run_and_compare("second run", "only what changed")
         with self.step("what the second run sent", "under 16 MiB") as step:
             step.measured(f"{units.format_size(sent)} of {units.format_size(SPARSE)}", 0 < sent < 16 << 20)
@@ -139,8 +138,9 @@ class Story:
         with self.step("a run with nothing changed", "sends nothing") as step:
             self.place.command("mount", "-o", "remount,ro", self.content.point)
             self.run("--wait")
-            result = json.loads(self.run("--wait", "--json"))["data"]
-            step.measured(units.format_size(result["changed"]), result["changed"] == 0)
+            self.run("--wait")
+            changed = self.a.job("data")["last_run"]["changed"]
+            step.measured(f"{units.format_size(changed)} changed", changed == 0)
 
     # ---- what the scenes are made of ----
 
