@@ -54,9 +54,11 @@ def test_every_step_of_the_demo_passes_and_nothing_is_left_behind():
 
 def test_a_kept_demo_says_how_to_look_at_it_and_how_to_remove_it():
     before = demo_things()
-    out, _err = start("demo", "--keep").communicate(timeout=300)
+    process = start("demo", "--keep")
+    out, _err = process.communicate(timeout=300)
     way_out = out.splitlines()[-1].strip()
     try:
+        assert process.returncode == 0, out
         look = next(line for line in out.splitlines() if line.startswith("  qrep --socket")).split()
         assert "site-b:data" in subprocess.run([*COMMAND, *look[1:4]], capture_output=True, text=True, check=True).stdout
     finally:

@@ -83,8 +83,9 @@ class Story:
         self.say("\nA new file, 64 changed pages, one file deleted, one renamed.")
         self.content.change_a_little()
         with self.step("how much would move (start -n)", "under 16 MiB") as step:
-            moved = re.search(r"Would send (\S+ \S+) of", self.a.qrep("start", "data", "-n"))[1]
-            step.measured(moved, 0 < units.parse_size(moved) < 16 << 20)
+            number, unit = re.search(r"Would send ([0-9.]+) (\S+) of", self.a.qrep("start", "data", "-n")).groups()
+            moved = float(number) * units.parse_size(f"1{unit}")
+            step.measured(f"{number} {unit}", 0 < moved < 16 << 20)
         sent = self.run_and_compare("second run", "only what changed")
         with self.step("what the second run sent", "under 16 MiB") as step:
             step.measured(f"{units.format_size(sent)} of {units.format_size(SPARSE)}", 0 < sent < 16 << 20)
