@@ -215,7 +215,7 @@ static int clear_ranges(struct target_lane *lane, struct target_frame *frame)
     return rc;
 }
 
-/* Once per frame: a ZERO frame may be many pieces over many granules. */
+/* Once per frame: a ZERO frame may be many pieces over many granules. What an earlier pass had finished is in parts again. */
 static void mark_granules(struct target_lane *lane, struct target_frame *frame)
 {
     const struct target_pass *pass = &lane->passes[frame->pass % QREP_TARGET_PASSES];
@@ -223,8 +223,7 @@ static void mark_granules(struct target_lane *lane, struct target_frame *frame)
         return;
     frame->marked = 1;
     for (uint64_t granule = pass->granule; granule < pass->granule + pass->span; granule++)
-        if (lane->run->base.marked[granule] == 0)
-            lane->run->base.marked[granule] = 1;
+        lane->run->base.marked[granule] = 1;
 }
 
 /* Nothing of the piece is submitted before its before-images are flushed: this is only reached through log_piece() with nothing to log, or from LOGGED

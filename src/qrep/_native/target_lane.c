@@ -28,7 +28,8 @@ static void finish_pass(struct target_lane *lane, struct target_pass *pass)
     for (uint64_t granule = pass->granule; granule < pass->granule + pass->span; granule++) {
         run->fresh_states[granule] = pass->result.state;
         memcpy(run->fresh_values + granule * QREP_DIGEST_SIZE, pass->result.value, QREP_DIGEST_SIZE);
-        run->marked[granule] = 2;
+        /* Whoever reads the mark while lanes run (a checkpoint) finds what it claims. */
+        __atomic_store_n(&run->marked[granule], 2, __ATOMIC_RELEASE);
     }
     atomic_fetch_add_explicit(&run->counters.granules_done, pass->span, memory_order_relaxed);
     pass->finished = 1;

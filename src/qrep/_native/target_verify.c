@@ -45,6 +45,7 @@ static int open_granule(struct qrep_assembly *assembly, uint64_t granule)
         return assembly->granule == granule ? 0 : -EPROTO;
     assembly->open = 1;
     assembly->granule = granule;
+    assembly->mark = assembly->run->marked[granule];
     assembly->leaves = qrep_granule_leaves(&assembly->run->geometry, granule);
     assembly->replaced_count = 0;
     memset(assembly->replaced, 0, assembly->leaves);
@@ -142,22 +143,25 @@ int qrep_frame_verify(struct qrep_assembly *assembly, const struct qrep_frame_he
     return header->kind == QREP_FRAME_FULL ? verify_full(assembly, header, data) : verify_runs(assembly, header, data, runs);
 }
 
-/* Complete `values` from what the granule held before. 1: complete; 0: what it held is not known; -errno. */
+/* Complete `values` from what the granule held before: by the committed map, or as an earlier pass of this attempt left it, which is the same array.
+ * 1: complete; 0: what it held is not known; -errno. */
 static int overlay_base(struct qrep_assembly *assembly)
 {
     const struct qrep_run_base *run = assembly->run;
     uint64_t granule = assembly->granule;
-    uint8_t state = run->base_states[granule], value[QREP_DIGEST_SIZE];
+    uint8_t state = run->fresh_states[granule], value[QREP_DIGEST_SIZE];
 
     if (assembly->replaced_count == assembly->leaves)
         return 1;
+    if (assembly->mark == 1) /* an earlier pass left it half written */
+        return 0;
     if ((state & QREP_STATE_MASK) == QREP_STATE_ZERO) {
         qrep_blake3_zero_subtree(qrep_granule_bytes(&run->geometry, granule), leaf_offset(assembly, 0), run->geometry.leaf_size, assembly->page,
                                  value);
     } else {
         int rc = run->leaves_fd < 0 ? 0
                                     : qrep_leaf_page_read(run->leaves_fd, &run->geometry, granule, state,
-                                                          run->base_values + granule * QREP_DIGEST_SIZE, assembly->page);
+                                                          run->fresh_values + granule * QREP_DIGEST_SIZE, assembly->page);
         if (rc <= 0)
             return rc;
     }

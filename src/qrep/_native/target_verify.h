@@ -14,6 +14,7 @@ struct qrep_assembly {
     uint8_t *replaced;  /* [leaves of a granule] */
     uint64_t *offsets;  /* [leaves of a frame], device offsets for the gather hash */
     uint64_t granule;   /* valid while open */
+    uint8_t mark;       /* what `marked` said of it when it was opened */
     uint32_t leaves;    /* of it */
     uint32_t replaced_count;
     int open;
