@@ -12,6 +12,7 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -165,6 +166,11 @@ class Agent:
         _code, out, _err = self.run_command("--json", "events")
         found = [json.loads(line) for line in out.splitlines() if line.strip()]
         return [event for event in found if code in (None, event["code"])]
+
+    def db_pairs(self):
+        """The pair records of this agent, from its state database."""
+        with contextlib.closing(sqlite3.connect(f"file:{self.state}/state.db?mode=ro", uri=True)) as db:
+            return db.execute("SELECT * FROM pair").fetchall()
 
     def codes(self):
         return [event["code"] for event in self.events()]

@@ -6,7 +6,7 @@ import threading
 
 import msgspec
 
-from qrep import device, deviceusers, units
+from qrep import device, units
 from qrep.config import Volume, check_name, check_path
 from qrep.daemon.managed import ManagedVolume, shape, undo_limit
 from qrep.errors import ConfigError, DamagedError, NotFound, QrepError, Refused
@@ -74,17 +74,15 @@ class Volumes:
         return self._volumes[name]
 
     def _check_not_known(self, info):
+        """One name for one device. Devices that overlap may be two volumes; they are never source and target of one job."""
         for other in self.all():
             try:
                 known = other.inspect()
             except QrepError:
-                continue  # its device is not there; it cannot be this one
-            how = deviceusers.same_storage(info, known)
-            if how:
+                continue  # its device is not there, so it is not this one
+            if known.device_number == info.device_number and known.kind == info.kind:
                 raise Refused(
-                    f"{info.path} is volume {other.name} already: {how}",
-                    hint=f"qrep volume show {other.name}",
-                    code="device-known",
+                    f"{info.path} is volume {other.name} already", hint=f"qrep volume show {other.name}", code="device-known"
                 )
 
     def change(self, name, settings):
