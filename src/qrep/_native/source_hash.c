@@ -39,13 +39,11 @@ int source_zero(struct source_lane *lane, uint64_t granule, int unknown)
 
     source_count(&base->counters.zero, size);
     source_count(&base->counters.granules_done, 1);
-    /* Zeroes have one value per place, so what the base knows of it stays true even where the item says UNKNOWN. */
-    if ((base->base_states[granule] & QREP_STATE_MASK) != QREP_STATE_ZERO) {
-        base->fresh_states[granule] = QREP_STATE_ZERO;
-        memset(base->fresh_values + granule * QREP_DIGEST_SIZE, 0, QREP_DIGEST_SIZE);
-    }
     if ((base_state(lane, granule, unknown) & QREP_STATE_MASK) == QREP_STATE_ZERO)
         return 0;
+    /* As the target will have it, without a value: the manifest is over both (R7). */
+    base->fresh_states[granule] = QREP_STATE_ZERO;
+    memset(base->fresh_values + granule * QREP_DIGEST_SIZE, 0, QREP_DIGEST_SIZE);
     source_count(&base->counters.changed, size);
     if (!is_scan_only(lane))
         announce_zero(lane, granule);
