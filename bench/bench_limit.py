@@ -1,12 +1,11 @@
 """The limiter: how near the token bucket keeps to its rate (R1), and what that costs against SO_MAX_PACING_RATE (R2)."""
 
 import contextlib
-import statistics
 import threading
 import time
 
 import pytest
-from measure import FULL, KIB, ROUNDS, Row, add_row, busy_seconds
+from measure import FULL, KIB, ROUNDS, add_row, busy_seconds, figure_row
 from wire_loop import connect
 
 from qrep._native import sockets
@@ -81,10 +80,7 @@ def test_the_limit_is_kept(benchmark, rate, connections):
     figures = []
     benchmark.pedantic(lambda: figures.append(measure(rate, connections, "bucket")[0]), rounds=min(3, ROUNDS), iterations=1)
     errors = [abs(figure / rate - 1) for figure in figures]
-    row = Row(
-        "R1", f"error at {rate // MB} MB/s, {connections} connections", statistics.median(figures), rate, statistics.median(errors),
-        (min(errors), max(errors)), first=0.02, goal=0.005, at_most=True,
-    )
+    row = figure_row("R1", f"error at {rate // MB} MB/s, {connections} connections", errors, first=0.02, goal=0.005)
     add_row(row, benchmark)
     # whatever the load of the machine: never more than the rate and one frame on its way
     assert max(figures) <= rate * 1.005 + 2 * frame_size(rate) / SECONDS

@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from measure import DEVICE_SIZE, MEASURED_BYTES, MIB, fio, rate
+from measure import DEVICE_SIZE, FULL, MEASURED_BYTES, MIB, fio, rate
 
 from qrep._native.ring import read_device
 
@@ -19,7 +19,7 @@ def test_read_memory_device(compare, memory_device, open_direct, block_size, dep
     device = memory_device()
     descriptor = open_direct(device, os.O_RDONLY)
     compare(
-        "read", f"ring, M, {block_size // MIB}M q{depth} / fio",
+        "", f"ring, M, {block_size // MIB}M q{depth} / fio",
         lambda: rate(read_passes, descriptor, block_size, depth, "uring"),
         lambda: fio(device, "read", block_size, depth), first=0.9, goal=0.97,
     )
@@ -29,7 +29,7 @@ def test_read_memory_device_without_io_uring(compare, memory_device, open_direct
     device = memory_device()
     descriptor = open_direct(device, os.O_RDONLY)
     compare(
-        "read", "threads, M, 8M q2 / fio", lambda: rate(read_passes, descriptor, 8 * MIB, 2, "threads"),
+        "", "threads, M, 8M q2 / fio", lambda: rate(read_passes, descriptor, 8 * MIB, 2, "threads"),
         lambda: fio(device, "read", 8 * MIB, 2), first=0.7, goal=0.9,
     )
 
@@ -38,6 +38,16 @@ def test_read_disk_device(compare, disk_device, open_direct):
     device = disk_device()
     descriptor = open_direct(device, os.O_RDONLY)
     compare(
-        "read", "ring, D, 1M q16 / fio", lambda: rate(read_passes, descriptor, MIB, 16, "uring"),
+        "", "ring, D, 1M q16 / fio", lambda: rate(read_passes, descriptor, MIB, 16, "uring"),
         lambda: fio(device, "read", MIB, 16), first=0.9, goal=0.97,
     )
+
+
+def test_reading_with_much_in_flight_against_little(compare, memory_device, open_direct):
+    device = memory_device()
+    descriptor = open_direct(device, os.O_RDONLY)
+    for size in (2, 4, 32, 128):
+        compare(
+            "", f"ring, M, {size} MiB in flight (1M q{size}) / 16 MiB", lambda size=size: rate(read_passes, descriptor, MIB, size, "uring"),
+            lambda: rate(read_passes, descriptor, MIB, 16, "uring"), rounds=3 if FULL else 1,
+        )  # fmt: skip

@@ -7,10 +7,9 @@ import os
 import tempfile
 
 import pytest
+from lane_pair import scan
 from measure import DEVICE_SIZE, MEASURED_BYTES, MIB, fio, rate
 
-from qrep._native.connection import Connection
-from qrep._native.source_lane import SourceRun
 from qrep._native.wire import Geometry
 
 GRANULE, LEAF = 8 * MIB, 4096
@@ -18,26 +17,19 @@ PASSES = max(1, MEASURED_BYTES // DEVICE_SIZE)
 GEOMETRY = Geometry(DEVICE_SIZE, LEAF, GRANULE)
 
 
-def scan(descriptor, states, values, leaves_fd=-1, **options):
-    """One pass; the SourceRun."""
-    run = SourceRun(
-        GEOMETRY, attempt=1, session=1, key=bytes(32), sector_size=512, base_states=states, base_values=values,
-        leaves_fd=leaves_fd, **options,
-    )  # fmt: skip
-    number = run.lane(descriptor, Connection.none())
-    assert number == 0, run.failure()
-    return run
-
-
 def unknown():
     return bytes(GEOMETRY.granules), bytes(32 * GEOMETRY.granules)
+
+
+def known_now(run):
+    return run.fresh_states, run.fresh_values
 
 
 def scan_again(descriptor, known, **options):
     """PASSES passes over what did not change; bytes."""
     total = 0
     for _ in range(PASSES):
-        counters = scan(descriptor, known.fresh_states, known.fresh_values, **options).counters()
+        counters = scan(GEOMETRY, descriptor, known, **options).counters()
         assert counters["changed"] == 0
         total += counters["read"]
     return total
@@ -50,10 +42,10 @@ def waits(run):
 
 
 def compare_unchanged(compare, id, case, device, descriptor, ceiling, **options):
-    known = scan(descriptor, *unknown())
+    known = known_now(scan(GEOMETRY, descriptor, unknown()))
     compare(
         id, case, lambda: rate(scan_again, descriptor, known), ceiling,
-        note=waits(scan(descriptor, known.fresh_states, known.fresh_values)), **options,
+        note=waits(scan(GEOMETRY, descriptor, known)), **options,
     )  # fmt: skip
 
 
@@ -69,7 +61,7 @@ def test_an_unchanged_scan_of_a_memory_device(compare, memory_device, open_direc
 def test_an_unchanged_scan_without_io_uring(compare, memory_device, open_direct, backend):
     device = memory_device()
     descriptor = open_direct(device, os.O_RDONLY)
-    known = scan(descriptor, *unknown())
+    known = known_now(scan(GEOMETRY, descriptor, unknown()))
     compare(
         "S1", f"the same, {backend}", lambda: rate(lambda: scan_again(descriptor, known, ring_backend=backend)),
         lambda: fio(device, "read", 8 * MIB, 2), first=0.5, goal=0.75,
@@ -98,6 +90,6 @@ def test_a_first_scan_that_fills_the_map(compare, memory_device, open_direct):
     with tempfile.TemporaryFile() as leaves:
         compare(
             "S0", "first scan with leaf pages, M / fio 8M q2",
-            lambda: rate(lambda: sum(scan(descriptor, *unknown(), leaves_fd=leaves.fileno()).counters()["read"] for _ in range(PASSES))),
+            lambda: rate(lambda: sum(scan(GEOMETRY, descriptor, unknown(), leaves_fd=leaves.fileno()).counters()["read"] for _ in range(PASSES))),
             lambda: fio(device, "read", 8 * MIB, 2), first=0.5, goal=0.7,
         )  # fmt: skip

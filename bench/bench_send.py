@@ -1,5 +1,8 @@
 """Sending frames through the ring over loopback, against a bare send loop over the same kind of connection."""
 
+import socket
+from pathlib import Path
+
 import pytest
 from measure import FULL, GIB, MIB, rate
 from wire_loop import connect, frames_of, receive_all, run_with_peer
@@ -11,9 +14,11 @@ TOTAL = 2 * GIB if FULL else 512 * MIB
 FRAME = 2 * MIB
 
 
-def bare_send(total):
-    """sendmsg of header and payload in a loop: what a connection can take."""
+def bare_send(total, congestion=None):
+    """sendmsg of header and payload in a loop: what a connection can take. congestion: instead of the one it is tuned to."""
     with connect() as (ours, theirs):
+        for end in (ours, theirs) if congestion else ():
+            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, congestion)
         header, payload = frames_of(FRAME)
 
         def send():
@@ -58,11 +63,17 @@ def ring_send(total, backend, zero_copy=False):
 
 @pytest.mark.parametrize("backend", ["uring", "threads"])
 def test_send_over_loopback(compare, backend):
-    compare("send", f"{backend}, 1 connection / bare loop", lambda: ring_send(TOTAL, backend), lambda: bare_send(TOTAL),
+    compare("", f"{backend}, 1 connection / bare loop", lambda: ring_send(TOTAL, backend), lambda: bare_send(TOTAL),
             first=0.9 if backend == "uring" else 0.8, goal=0.97)
 
 
 def test_zero_copy_over_loopback_is_slower_and_says_copied(compare):
     # Not judged: loopback always copies, after the work of preparing not to. It shows what the fall-back to plain sends is worth.
-    compare("send", "uring, zero-copy, 1 connection / bare loop", lambda: ring_send(TOTAL, "uring", True), lambda: bare_send(TOTAL),
+    compare("", "uring, zero-copy, 1 connection / bare loop", lambda: ring_send(TOTAL, "uring", True), lambda: bare_send(TOTAL),
             note="loopback always copies")
+
+
+def test_bbr_over_loopback(compare):
+    if "bbr" not in Path("/proc/sys/net/ipv4/tcp_available_congestion_control").read_text().split():
+        pytest.skip("this kernel has no bbr")
+    compare("", "bare loop, bbr / cubic", lambda: bare_send(TOTAL, b"bbr"), lambda: bare_send(TOTAL))

@@ -21,6 +21,6 @@ def test_write_memory_device(compare, memory_device, open_direct, block_size, de
     descriptor = open_direct(device)
     pattern = random.Random(1).randbytes(block_size)
     compare(
-        "write", f"{backend}, M, {block_size // MIB}M q{depth} / fio", lambda: rate(write_passes, descriptor, pattern, depth, backend),
+        "", f"{backend}, M, {block_size // MIB}M q{depth} / fio", lambda: rate(write_passes, descriptor, pattern, depth, backend),
         lambda: fio(device, "write", block_size, depth), first=0.9 if backend == "uring" else 0.7, goal=0.97,
     )

@@ -1,6 +1,6 @@
 """What every bench uses: fixtures for devices and comparisons, and one table at the end of the session (helpers: measure.py).
 
-    QREP_BENCH=full pytest bench       full sizes (2 GiB devices, 5 rounds); a row below its `first` figure fails
+    QREP_BENCH=full pytest bench       full sizes (2 GiB devices, 5 rounds); a row below its `first` figure fails the session
     pytest bench                       smoke: does it run, is the ratio plausible; small and noisy, nothing is judged by it
 
 A bench measures nothing alone. `compare` runs its ceiling before each of its rounds, so that both meet the same weather:
@@ -15,61 +15,86 @@ Both callables return a figure where more is better, as a rule bytes per second.
 import contextlib
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import tempfile
 from pathlib import Path
 
 import pytest
-from measure import DEVICE_SIZE, FULL, MIB, ROUNDS, ROWS, Row, add_row, make_loop
+import results
+from measure import DEVICE_SIZE, FULL, MIB, PREFIX, ROUNDS, ROWS, Row, add_row, make_loop, sweep, wait_quiet
 
 
-@pytest.fixture
-def compare(benchmark):
-    """compare(id, case, ours, ceiling, *, first, goal, ...) -> Row, also kept for the table.
+def pytest_configure(config):
+    # The table of ratios says it all; the plug-in's own, of seconds, is for whoever asks for it (-v).
+    if hasattr(config.option, "benchmark_quiet"):
+        config.option.benchmark_quiet = True
+    # Ended by a signal, a bench takes its devices and mounts down all the same.
+    if FULL:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+class Comparison:
+    """compare(id, case, ours, ceiling, *, first, goal, ...) -> Row, also kept for the table. As often as a bench likes.
 
     ours, ceiling: callables that return a figure. setup: called before every round of ours, not measured.
     """
 
-    def run(id, case, ours, ceiling, *, first=None, goal=None, at_most=False, unit="GB/s", rounds=ROUNDS, setup=None, note=""):
-        tops, figures = [], []
+    def __init__(self, benchmark):
+        self._benchmark = benchmark
+
+    def __call__(self, id, case, ours, ceiling, *, first=None, goal=None, at_most=False, unit="GB/s", rounds=ROUNDS, setup=None, note=""):
+        tops, figures, busy = [], [], []
 
         def before():
+            busy.append(wait_quiet())
             tops.append(ceiling())
             if setup is not None:
                 setup()
 
-        benchmark.pedantic(lambda: figures.append(ours()), setup=before, rounds=rounds, iterations=1)
+        if self._benchmark is not None:
+            self._benchmark.pedantic(lambda: figures.append(ours()), setup=before, rounds=rounds, iterations=1)
+        else:
+            for _ in range(rounds):
+                before()
+                figures.append(ours())
         ratios = [figure / top for figure, top in zip(figures, tops, strict=True)]
         row = Row(
             id, case, statistics.median(figures), statistics.median(tops), statistics.median(ratios), (min(ratios), max(ratios)),
-            first, goal, at_most, unit, note,
-        )
+            first, goal, at_most, unit, note, busy=statistics.median(busy),
+        )  # fmt: skip
+        benchmark, self._benchmark = self._benchmark, None  # the plug-in times one thing per test
         return add_row(row, benchmark)
 
-    return run
+
+@pytest.fixture
+def compare(benchmark):
+    return Comparison(benchmark)
 
 
-def figure_text(value, unit):
-    return f"{value / 1e9:.2f} GB/s" if unit == "GB/s" else f"{value:.4g} {unit}"
+def below_first():
+    return [row for row in ROWS if FULL and row.verdict == "below first"]
 
 
-def pytest_terminal_summary(terminalreporter):
+def pytest_sessionfinish(session, exitstatus):
+    if exitstatus == pytest.ExitCode.OK and below_first():
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter, config):
     if not ROWS:
         return
     size = f"{DEVICE_SIZE // MIB} MiB devices, {ROUNDS} rounds"
     terminalreporter.section(f"ratios to ceilings of the same run ({'full' if FULL else 'smoke: not for judging'}; {size})")
-    lines = [("id", "case", "ours", "ceiling", "ratio", "min-max", "first", "goal", "")]
-    for row in ROWS:
-        wanted = ["" if each is None else f"{'<=' if row.at_most else '>='}{each:g}" for each in (row.first, row.goal)]
-        verdict = row.verdict if FULL else ""
-        lines.append((
-            row.id, row.case, figure_text(row.ours, row.unit), figure_text(row.ceiling, row.unit), f"{row.ratio:.3f}",
-            f"{row.spread[0]:.2f}-{row.spread[1]:.2f}", *wanted, " ".join(filter(None, (verdict, row.note))),
-        ))
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    lines = [results.HEAD, *(results.cells(row) for row in ROWS)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(results.HEAD))]
     for line in lines:
         terminalreporter.write_line("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    for row in below_first():
+        terminalreporter.write_line(f"below first: {row.id} {row.case}: {row.ratio:.3f}", red=True)
+    if FULL and results.is_whole(config, ROWS):
+        results.write(Path(__file__).with_name("RESULTS.md"), ROWS)
 
 
 @pytest.fixture(scope="session")
@@ -77,7 +102,8 @@ def huge_tmpfs():
     """A directory on a tmpfs of our own, backed by huge pages: +16 % read and +40 % write against /dev/shm."""
     if os.geteuid() != 0:
         pytest.skip("needs root (mount, loop devices)")
-    point = tempfile.mkdtemp(prefix="qrep-bench-")
+    sweep()
+    point = tempfile.mkdtemp(prefix=PREFIX)
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "huge=always,size=90%", "tmpfs", point], check=False)
     if mounted.returncode:
         subprocess.run(["mount", "-t", "tmpfs", "-o", "size=90%", "tmpfs", point], check=True)
@@ -101,7 +127,7 @@ def disk_device():
     if os.geteuid() != 0 or shutil.which("fio") is None:
         pytest.skip("needs root (loop devices) and fio, the ceiling")
     with contextlib.ExitStack() as stack:
-        directory = tempfile.mkdtemp(prefix="qrep-bench-", dir=os.environ.get("QREP_BENCH_DIR", "/var/tmp"))
+        directory = tempfile.mkdtemp(prefix=PREFIX, dir=os.environ.get("QREP_BENCH_DIR", "/var/tmp"))
         stack.callback(os.rmdir, directory)
         yield lambda size=DEVICE_SIZE, fill="random": make_loop(stack, directory, size, fill)
 

@@ -1,6 +1,7 @@
 """Source lanes and target lanes in one process, joined by loopback TCP: the whole flow below the control plane."""
 
 import contextlib
+import itertools
 import os
 import secrets
 import socket
@@ -10,6 +11,7 @@ import time
 from qrep._native.connection import Connection
 from qrep._native.source_lane import SourceRun
 from qrep._native.target_lane import TargetRun
+from qrep.daemon.joblist import LOCAL_BUFFER
 
 TCP_CONGESTION = 13
 
@@ -29,10 +31,42 @@ def tcp_pairs(count):
         return pairs
 
 
-def replicate(geometry, source_fd, target_fd, *, connections=2, base=None, undo_fd=-1, source_options=None, target_options=None):
+def socket_pairs(count):
+    """The same of a job whose two ends are in one agent: no TCP."""
+    pairs = [socket.socketpair() for _ in range(count)]
+    for end in itertools.chain(*pairs):
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LOCAL_BUFFER)
+    return pairs
+
+
+def scan(geometry, descriptor, known, leaves_fd=-1, **options):
+    """Look at every granule with one lane that sends nothing; the SourceRun. known: (states, values) to compare with."""
+    run = SourceRun(
+        geometry, attempt=1, session=1, key=bytes(32), sector_size=512, base_states=known[0], base_values=known[1], leaves_fd=leaves_fd,
+        **options,
+    )  # fmt: skip
+    if run.lane(descriptor, Connection.none()):
+        raise RuntimeError(f"the scan failed: {run.failure()}")
+    return run
+
+
+def whole_map(geometry, descriptor):
+    """(states, values) of what a device holds now."""
+    run = scan(geometry, descriptor, (bytes(geometry.granules), bytes(32 * geometry.granules)))
+    return bytes(run.fresh_states), bytes(run.fresh_values)
+
+
+def scan_rate(geometry, descriptor, known):
+    """Bytes per second of a scan."""
+    started = time.perf_counter()
+    return scan(geometry, descriptor, known).counters()["read"] / (time.perf_counter() - started)
+
+
+def replicate(geometry, source_fd, target_fd, *, connections=2, base=None, undo_fd=-1, source_options=None, target_options=None,
+              pairs=tcp_pairs, flush=False):  # fmt: skip
     """Send the volume from one descriptor to the other; (SourceRun, TargetRun, seconds). base: (states, values) or None: all is sent.
 
-    The time is that of the lanes, from the first start to the last return. Raises RuntimeError with the failures if a lane fails.
+    The time is that of the lanes, from the first start to the last return, and of a flush of the target at the end if asked for. Raises RuntimeError with the failures if a lane fails.
     """
     states, values = base or (bytes(geometry.granules), bytes(32 * geometry.granules))
     identity = {"attempt": secrets.randbits(63), "session": 1, "key": secrets.token_bytes(32), "sector_size": 512}
@@ -42,7 +76,7 @@ def replicate(geometry, source_fd, target_fd, *, connections=2, base=None, undo_
     results = {}
     with contextlib.ExitStack() as stack:
         threads = []
-        for index, (ours, theirs) in enumerate(tcp_pairs(connections)):
+        for index, (ours, theirs) in enumerate(pairs(connections)):
             stack.enter_context(ours), stack.enter_context(theirs)
             for name, run, fd, end in (("target", target, target_fd, theirs), ("source", source, source_fd, ours)):
                 connection = Connection.socket(end.fileno(), index)
@@ -56,6 +90,8 @@ def replicate(geometry, source_fd, target_fd, *, connections=2, base=None, undo_
             thread.start()
         for thread in threads:
             thread.join()
+        if flush:
+            os.fdatasync(target_fd)
         seconds = time.perf_counter() - started
     if any(results.values()):
         raise RuntimeError(f"{results}: source {source.failure()}, target {target.failure()}")

@@ -3,30 +3,32 @@
 import dataclasses
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import tempfile
 import time
 from pathlib import Path
 
-import pytest
-
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 FULL = os.environ.get("QREP_BENCH", "smoke") == "full"
 DEVICE_SIZE = 2 * GIB if FULL else 64 * MIB
-ROUNDS = 5 if FULL else 2
+ROUNDS = 5 if FULL else 1
 # fio and small devices: enough bytes that one measurement takes tens of milliseconds.
 MEASURED_BYTES = 2 * GIB if FULL else 256 * MIB
 
 
 @dataclasses.dataclass
 class Row:
-    """One line of the table. ours, ceiling: medians; ratio: median of the rounds' own ratios; at_most: less is better."""
+    """One line of the table. ours, ceiling: medians; ratio: median of the rounds' own ratios; at_most: less is better.
+
+    ceiling None: the figure itself is judged, and stands in `ratio`.
+    """
 
     id: str
     case: str
     ours: float
-    ceiling: float
+    ceiling: float | None
     ratio: float
     spread: tuple
     first: float | None = None
@@ -34,6 +36,8 @@ class Row:
     at_most: bool = False
     unit: str = "GB/s"
     note: str = ""
+    section: str = ""  # of RESULTS.md: the bench that measured it
+    busy: float = 0.0  # share of the CPUs that something else took before the rounds: median
 
     @property
     def verdict(self):
@@ -82,24 +86,68 @@ def fio(device, direction, block_size, depth, size=None):
     return report["jobs"][0][direction]["bw_bytes"]
 
 
+QUIET, QUIET_WAIT_S = 0.10, 6.0
+
+
+def wait_quiet():
+    """Wait for a moment in which nothing else runs, a few seconds at most: other load hits the two sides of a ratio differently.
+
+    Returns the share of the CPUs that was busy at the end of the wait. Does not wait at smoke size.
+    """
+    deadline = time.monotonic() + QUIET_WAIT_S
+    while FULL:
+        busy, began = busy_seconds(), time.monotonic()
+        time.sleep(0.1)
+        share = (busy_seconds() - busy) / (time.monotonic() - began) / os.cpu_count()
+        if share <= QUIET or time.monotonic() > deadline:
+            return share
+    return 0.0
+
+
+def figure_row(id, case, figures, *, first=None, goal=None, at_most=True, unit="", note=""):
+    """A row of figures that are judged as they are: milliseconds, MiB, an error."""
+    median = statistics.median(figures)
+    return Row(id, case, median, None, median, (min(figures), max(figures)), first, goal, at_most, unit, note)
+
+
 def add_row(row, benchmark=None):
-    """Put a row that was measured in another way into the table, and judge it like the others."""
+    """Put a row into the table. At full size a row below `first` fails the session, at its end: what comes after it is measured, too."""
+    running = os.environ.get("PYTEST_CURRENT_TEST", "")  # bench/bench_read.py::test_... (call)
+    row.section = row.section or Path(running.split("::", 1)[0]).stem.removeprefix("bench_")
     ROWS.append(row)
     if benchmark is not None:
         benchmark.extra_info.update({"id": row.id, "case": row.case, "ours": row.ours, "ceiling": row.ceiling, "ratio": row.ratio})
-    if FULL and row.verdict == "below first":
-        pytest.fail(f"{row.id} {row.case}: ratio {row.ratio:.3f}, the first figure to reach is {row.first}")
     return row
 
 
-def fill_file(path, size, seed):
+def fill_file(path, size, seed, offset=0):
     """Incompressible bytes, the same for the same seed, no block twice."""
     import numpy
 
     source = numpy.random.default_rng(seed)
     with open(path, "r+b") as image:
+        image.seek(offset)
         for start in range(0, size, 64 * MIB):
             image.write(source.bytes(min(64 * MIB, size - start)))
+
+
+PREFIX = f"qrep-bench-{os.getpid()}-"
+
+
+def sweep(places=("/tmp", "/var/tmp", os.environ.get("QREP_BENCH_DIR", "/var/tmp"))):
+    """Take away what a bench that was killed left: its loop devices, mounts and directories. Their names say whose they are."""
+    for found in {path for place in places for path in Path(place).glob("qrep-bench-*-*")}:
+        owner = found.name.split("-")[2]
+        if not owner.isdigit() or Path("/proc", owner).exists():
+            continue
+        listed = subprocess.run(["losetup", "--list", "--noheadings", "--output", "NAME,BACK-FILE"], capture_output=True, text=True, check=True)
+        for name, backing in (line.split(None, 1) for line in listed.stdout.splitlines() if " " in line.strip()):
+            if backing.startswith(f"{found}/"):
+                subprocess.run(["umount", "--quiet", name], check=False)
+                subprocess.run(["losetup", "--detach", name], check=False)
+        if os.path.ismount(found):
+            subprocess.run(["umount", "--lazy", found], check=False)
+        shutil.rmtree(found, ignore_errors=True)
 
 
 def make_loop(stack, directory, size, fill):

@@ -6,7 +6,7 @@ import statistics
 import time
 from dataclasses import dataclass
 
-from measure import FULL, Row, add_row
+from measure import FULL, Row, add_row, wait_quiet
 
 ROUNDS = 9 if FULL else 1
 
@@ -27,6 +27,7 @@ def measure_ratio(ours, reference, size, rounds=ROUNDS, clock=time.perf_counter)
     clock: time.thread_time where both sides are one thread that never waits; what else runs then counts for neither.
     """
     ratios, our_seconds, reference_seconds = [], [], []
+    wait_quiet()
     for number in range(rounds):
         elapsed = {}
         for side in (ours, reference) if number % 2 else (reference, ours):

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define READ_SIZE (1u << 20) /* per request; a segment is 16 of them (bench/RESULTS.md, storage: 8 to 32 MiB in flight) */
+#define READ_SIZE (1u << 20) /* per request; a segment is 16 of them (bench/RESULTS.md, read: what is in flight) */
 
 struct reader {
     struct qrep_ring *ring;
