@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import time
 
 import pytest
 from cli_process import Terminal
@@ -90,3 +92,19 @@ def test_nothing_is_left_behind(copier, source, memory_dir):
     assert not {name for name in left if name.startswith(("qrep-serve-", "qrep-copy-"))}
     with pytest.raises(ProcessLookupError):
         os.kill(copier.far_pid(), 0)
+
+
+def test_ctrl_c_while_ssh_hangs_ends_at_once(copier, source, memory_dir):
+    hanging = memory_dir / "hanging-ssh"
+    hanging.write_text("#!/bin/sh\nexec sleep 600\n")
+    hanging.chmod(0o755)
+    copier.remote[1] = str(hanging)
+    process = copier.start(source, "/tmp/x")
+    for _ in range(200):
+        if subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, check=False).returncode == 0:
+            break
+        time.sleep(0.05)
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=10)
+    assert process.returncode == 130

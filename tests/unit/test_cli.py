@@ -1,27 +1,12 @@
-"""Every command against an agent that is only its API: what is asked, what is shown, how it ends."""
+"""The everyday commands against an agent that is only its API: what is asked, what is shown, how it ends."""
 
 import json
 
 import pytest
-from cli_process import call
-from fake_agent import FINGERPRINT, JOB, PROGRESS, VOLUME, Failure, serving
+from fake_agent import FINGERPRINT, JOB, PROGRESS, VOLUME, Failure
 
 ROOT = "c0" * 32
 RUN = {"counter": 42, "sent": 3 << 20, "size": 500 << 30, "seconds": 64, "resumed": False, "fuzzy": False, "root": ROOT}
-
-
-@pytest.fixture
-def agent(tmp_path, monkeypatch):
-    monkeypatch.setenv("TZ", "UTC")
-    monkeypatch.setenv("QREP_SOCKET", str(tmp_path / "s"))
-    monkeypatch.setenv("QREP_CONFIG_DIR", str(tmp_path / "etc"))
-    with serving(tmp_path / "s") as agent:
-        yield agent
-
-
-@pytest.fixture
-def qrep(capsys):
-    return lambda *arguments: call(capsys, *arguments)
 
 
 def running(**changes):
@@ -148,82 +133,3 @@ def test_events_are_lines_and_json_lines(agent, qrep):
     assert set(agent.asked[-1][3]) == {"since", "job"}
     assert [json.loads(line)["id"] for line in qrep("events", "--json").out.splitlines()] == [7, 7]
     assert qrep("events", "--since", "soon").code == 2
-
-
-def test_volume_add_set_show_and_remove(agent, qrep):
-    agent.on("POST", "/volumes", VOLUME).on("PATCH", "/volumes/db", VOLUME).on("GET", "/volumes/db", VOLUME).on("DELETE", "/volumes/db", {})
-    assert qrep("volume", "add", "db", "/dev/vg0/db").out == "db  /dev/vg0/db  500 GiB  snapshots: reflink\n"
-    assert agent.bodies("POST", "/volumes") == [{"name": "db", "device": "/dev/vg0/db"}]
-    assert qrep("volume", "set", "db", "--accept", "site-a", "--undo-space", "100G").code == 0
-    assert agent.bodies("PATCH", "/volumes/db") == [{"accept": ["site-a"], "undo_space": "100G"}]
-    assert "serial" in qrep("volume", "show", "db").out
-    assert "would be forgotten" in qrep("volume", "remove", "db", "-n").out
-    assert not agent.bodies("DELETE", "/volumes/db")
-    assert qrep("volume", "remove", "db", "-y").out == "db: removed\n"
-    agent.on("GET", "/volumes/db", VOLUME | {"jobs": ["nightly"]})
-    answer = qrep("volume", "remove", "db", "-y")
-    assert (answer.code, answer.err) == (5, "refused: volume db is used by nightly\n  action: qrep job delete nightly\n")
-
-
-def test_job_create_tells_the_first_run_and_the_next_step(agent, qrep):
-    made = {"name": "db", "mode": "async", "source": "db", "target": "site-b:db", "size": 500 << 30, "full": True, "via": "10.0.1.2", "notes": []}
-    agent.on("POST", "/jobs", made)
-    assert qrep("job", "create", "db", "--source", "db", "--target", "site-b:db").out == (
-        "Created job db (async): db -> site-b:db via 10.0.1.2\n  first run: full copy, 500 GiB\nNext: qrep start db\n"
-    )
-    assert qrep("job", "create", "db", "--source", "db", "--target", "site-b:db", "-n").out.startswith("Would create job db")
-    assert agent.bodies("POST", "/jobs")[-1]["dry_run"] is True
-
-
-def test_job_create_over_a_signature_asks_and_without_a_terminal_refuses(agent, qrep):
-    def create(body, _query):
-        if not body["overwrite"]:
-            return Failure("signature", 5, "target /dev/sdb is not qrep's and carries ext4")
-        return {"name": "db", "mode": "async", "source": "db", "target": "b", "size": 1, "full": True}
-
-    agent.on("POST", "/jobs", create)
-    answer = qrep("job", "create", "db", "--source", "db", "--target", "b")
-    assert answer.code == 5 and "carries ext4" in answer.err and "add -y" in answer.err
-    assert [body["overwrite"] for body in agent.bodies("POST", "/jobs")] == [False]
-    assert qrep("job", "create", "db", "--source", "db", "--target", "b", "-y").code == 0
-
-
-def test_job_set_show_and_delete(agent, qrep):
-    agent.on("PATCH", "/jobs/db", JOB).on("GET", "/jobs/db", JOB).on("DELETE", "/jobs/db", {})
-    assert "generation" in qrep("job", "set", "db", "--connections", "4").out
-    assert agent.bodies("PATCH", "/jobs/db") == [{"connections": 4}]
-    assert qrep("job", "show", "db").out.startswith("db\n")
-    assert "would be forgotten" in qrep("job", "delete", "db", "--dry-run").out
-    assert qrep("job", "delete", "db", "--yes").out == "db: deleted\n"
-
-
-def test_snapshot_verbs_name_the_point(agent, qrep):
-    time = JOB["last_sync_point"]
-    agent.on("GET", "/volumes/db/snapshots", [{"point": "41", "time": time, "fuzzy": True, "undo_bytes": 4096, "current": False}])
-    agent.on("GET", "/volumes/db", VOLUME)
-    assert qrep("snapshot", "db").out.splitlines()[1] == "db@41  2026-11-22T00:00:03  fuzzy  4 KiB"
-    agent.task("POST", "/volumes/db/rollback", result={"time": time, "bytes": 8192, "counter": 43, "root": ROOT})
-    assert qrep("snapshot", "rollback", "db@41", "-n").out == "db goes back to 2026-11-22T00:00:03: 8 KiB are put back.\n"
-    assert f"root {ROOT}" in qrep("snapshot", "rollback", "db@41", "-y").out
-    assert qrep("snapshot", "copy", "db@41", "/tmp/x", "-n").out == "Would write 500 GiB of db@41 to /tmp/x.\n"
-    agent.task("POST", "/volumes/db/copy", result={"size": 8192, "root": ROOT})
-    assert qrep("snapshot", "copy", "db@41", "/tmp/x").out == f"/tmp/x: 8 KiB of db@41\n  root {ROOT}\n"
-    agent.on("DELETE", "/volumes/db/snapshots/41", {"deleted": ["41"]})
-    assert qrep("snapshot", "delete", "db@41", "-y").code == 0
-    assert qrep("snapshot", "rollback", "db").code == 2
-
-
-def test_peer_add_pins_what_is_presented_and_refuses_another_fingerprint(agent, qrep):
-    agent.on("POST", "/peers/look", {"fingerprint": FINGERPRINT, "address": "10.0.1.2"})
-    agent.on("POST", "/peers", {"name": "site-b", "reachable": 2, "version": "1.0.0", "mutual": True}).on("DELETE", "/peers/site-b", {})
-    answer = qrep("peer", "add", "site-b", "10.0.1.2,10.0.2.2", "-y")
-    assert answer.out == "site-b added: 2 addresses reachable, TLS 1.3, qrep 1.0.0\n"
-    assert agent.bodies("POST", "/peers") == [{"name": "site-b", "addresses": ["10.0.1.2", "10.0.2.2"], "fingerprint": FINGERPRINT}]
-    assert qrep("peer", "add", "site-b", "10.0.1.2", "--fingerprint", "SHA256:00").code == 5
-    assert qrep("peer", "remove", "site-b", "-y").out == "site-b: removed\n"
-    assert len(agent.bodies("POST", "/peers")) == 1
-
-
-def test_a_name_that_is_not_a_name_reaches_the_agent_as_one_path_segment(agent, qrep):
-    assert qrep("job", "show", "../volumes/db").code == 7
-    assert agent.asked[-1][1] == "/jobs/../volumes/db"

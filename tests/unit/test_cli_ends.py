@@ -9,21 +9,8 @@ import threading
 import time
 
 import pytest
-from cli_process import COMMAND, Terminal, call, environment, start
-from fake_agent import FINGERPRINT, JOB, PROGRESS, VOLUME, Failure, serving
-
-
-@pytest.fixture
-def agent(tmp_path, monkeypatch):
-    monkeypatch.setenv("TZ", "UTC")
-    monkeypatch.setenv("QREP_SOCKET", str(tmp_path / "s"))
-    with serving(tmp_path / "s") as agent:
-        yield agent
-
-
-@pytest.fixture
-def qrep(capsys):
-    return lambda *arguments: call(capsys, *arguments)
+from cli_process import COMMAND, Terminal, environment, start
+from fake_agent import FINGERPRINT, JOB, PROGRESS, VOLUME, Failure
 
 
 @pytest.mark.parametrize(
@@ -235,3 +222,13 @@ def test_help_names_every_command_and_imports_none_of_them(qrep):
            "print([m for m in ('numpy', 'rich', 'http.client', 'msgspec', 'ssl') if m in sys.modules])"  # fmt: skip
     done = subprocess.run([COMMAND[0], "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.endswith("[]\n")
+
+
+def test_state_lies_in_the_home_of_a_user_who_is_not_root(monkeypatch):
+    from qrep.cli import app
+
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setenv("XDG_STATE_HOME", "/home/x/state")
+    assert app.default_state_dir() == "/home/x/state/qrep"
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert app.default_state_dir() == "/var/lib/qrep"

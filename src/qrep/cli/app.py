@@ -9,6 +9,13 @@ import click
 from qrep.errors import Interrupted, QrepError, Refused, UsageError
 
 
+def default_state_dir():
+    """Of this user: `qrep copy` between image files needs no root."""
+    if os.geteuid() == 0:
+        return "/var/lib/qrep"
+    return os.path.join(os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state"), "qrep")
+
+
 class App:
     """The options of this invocation. One per process, reached as `ctx.obj`."""
 
@@ -18,7 +25,7 @@ class App:
         self.verbose = False
         self.socket = os.environ.get("QREP_SOCKET") or "/run/qrep/qrep.sock"
         self.config_dir = os.environ.get("QREP_CONFIG_DIR") or "/etc/qrep"
-        self.state_dir = os.environ.get("QREP_STATE_DIR") or "/var/lib/qrep"
+        self.state_dir = os.environ.get("QREP_STATE_DIR") or default_state_dir()
 
     def client(self):
         from qrep.client import Client

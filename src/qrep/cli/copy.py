@@ -126,6 +126,8 @@ def run_to_the_end(app, run, title):
                 ended.wait(LOOK_S)
                 show.show(run.progress())
             except KeyboardInterrupt:
+                if not interrupted:
+                    app.say("stopping in order; what was copied is kept")
                 interrupted = True
                 run.stop()
     result = outcome[0]
@@ -177,6 +179,8 @@ def copy(app, source, target, dry_run, yes, rate, connections, map_dir, snapshot
     here = CopySource(source, state_dir=app.state_dir, map_dir=map_dir, snapshots=snapshots, connections=connections)
     bucket = Bucket(bytes_per_s) if bytes_per_s else None
     host, path = split_target(target)
+    if host is None and (direct or direct_address):
+        raise UsageError("--direct is for a target on another host", hint="write [USER@]HOST:TARGET")
     if host is None:
         end = LocalEnd(app, os.path.abspath(path), here, bucket)
     else:

@@ -108,7 +108,7 @@ def verify_text(name, result):
     text = f"{name}: the two sides are equal at generation {result['counter']} ({when(result.get('last_sync_point'))})"
     return (
         text
-        + f"\n  root {result['root']}"
+        + f"\n  root {result['root'] or result.get('target_root')}"
         + ("  (confirmed by the packaged blake3)" if result.get("independent") else "")
     )
 

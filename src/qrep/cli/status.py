@@ -69,7 +69,10 @@ def overview(jobs):
     return text + ("\n\n" + "\n".join(problems) if problems else "")
 
 
-def flow_line(progress):
+def flow_line(job, progress):
+    if job.get("role") == "target":
+        received, written = progress.get("sent") or 0, progress.get("written") or 0
+        return f"received {units.format_size(received)}  written {units.format_size(written)}"
     parts = [f"read {units.format_size(progress.get('read', 0))}"]
     hashed = f"hashed {units.format_size(progress.get('hashed', 0))}"
     if progress.get("hash_bytes_per_s"):
@@ -104,7 +107,7 @@ def detail(job, node):
     if job.get("root"):
         lines.append(f"  root    {job['root']}  (b3sum of the target at that sync point)")
     if progress:
-        lines.append("  " + flow_line(progress))
+        lines.append("  " + flow_line(job, progress))
     last = job.get("last_run")
     if last and not progress:
         lines.append(

@@ -3,7 +3,7 @@
 import click
 
 from qrep import units
-from qrep.cli.app import Group
+from qrep.cli.app import Group, printable
 from qrep.client import part
 from qrep.cli.render import table
 from qrep.errors import Refused
@@ -21,7 +21,7 @@ def line(volume):
 def listing(volumes):
     if not volumes:
         return "no volumes\n  action: qrep volume add NAME DEVICE"
-    return table(
+    text = table(
         ("VOLUME", "DEVICE", "SIZE", "SNAPSHOTS", "ROLE", "JOBS"),
         [
             (
@@ -35,13 +35,31 @@ def listing(volumes):
             for volume in volumes
         ],
     )
+    problems = [line for volume in volumes for line in problem_lines(volume)]
+    return text + ("\n\n" + "\n".join(problems) if problems else "")
+
+
+def problem_lines(volume):
+    """What keeps it out of service and what to do; nothing if all is well."""
+    problem = volume.get("problem")
+    if not problem:
+        return []
+    action = problem.get("hint") or f"qrep volume show {volume['name']}"
+    return [f"{volume['name']}: {printable(problem['message'])}", f"{' ' * len(volume['name'])}  action: {printable(action)}"]
+
+
+def size_text(volume):
+    if not volume.get("size"):
+        return "unknown"
+    sectors = f", sectors of {volume['sector_size']}" if volume.get("sector_size") else ", when it was last seen"
+    return f"{units.format_size(volume['size'])} ({volume['size']} bytes){sectors}"
 
 
 def details(volume):
     rows = [
         ("id", volume["id"]),
         ("device", volume["device"]),
-        ("size", f"{units.format_size(volume['size'])} ({volume['size']} bytes), sectors of {volume['sector_size']}"),
+        ("size", size_text(volume)),
         (
             "snapshots",
             snapshots_text(volume)
@@ -61,7 +79,8 @@ def details(volume):
         if value and name != "size"
     ]
     width = max(len(name) for name, _ in rows)
-    return f"{volume['name']}\n" + "\n".join(f"  {name.ljust(width)}  {value}" for name, value in rows)
+    lines = [volume["name"], *(f"  {name.ljust(width)}  {value}" for name, value in rows)]
+    return "\n".join([*lines, *problem_lines(volume)])
 
 
 @click.group(cls=Group)

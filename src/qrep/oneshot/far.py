@@ -161,6 +161,7 @@ class Doors:
         if purpose != tls.DATA:
             stream.close()
             return
+        tls.welcome(stream)
         self._deliver(stream, lambda ready, index: transport.DataConnection(ready, index))
 
     def _take_helper(self, helper):

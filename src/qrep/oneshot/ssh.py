@@ -15,6 +15,7 @@ from qrep.oneshot import opening
 from qrep.protocol import transport
 
 BUFFER = 4 << 20  # bytes of a socket pair's buffer
+GRACE_S = 1.0  # what a process of ssh gets that has not even answered
 END_S = 30.0  # what the far end gets to let go of its device
 ANSWER_S = 180.0  # recovery and a claim that a dead process still holds come before the answer; so does a typed password
 OPTIONS = ("-o", "ServerAliveInterval=10", "-o", "ServerAliveCountMax=3", "-T")
@@ -41,20 +42,15 @@ class SshTarget:
     def ask(self, **changes):
         """The far end's Answer, without a session. Raises what it refuses with, Unreachable."""
         stream, process = self._start("--stdio")
-        try:
-            return self._open(stream, process, self._offer(**changes))
-        finally:
-            stream.close()
-            self._wait(process)
+        answer = self._open(stream, process, self._offer(**changes))
+        stream.close()
+        self._wait(process)
+        return answer
 
     def dial(self):
         """A fresh control Channel to a far end of its own."""
         stream, process = self._start("--stdio")
-        try:
-            self.answer = self._open(stream, process, self._offer())
-        except BaseException:
-            stream.close()
-            raise
+        self.answer = self._open(stream, process, self._offer())
         return transport.Channel(stream, "target")
 
     def connect(self, token):
@@ -107,6 +103,15 @@ class SshTarget:
         return near, process
 
     def _open(self, stream, process, offer):
+        """The answer to an offer. When there is none, for whatever reason, the process is ended: ssh may hang in a connect."""
+        try:
+            return self._exchange(stream, process, offer)
+        except BaseException:
+            stream.close()
+            self._wait(process, GRACE_S)
+            raise
+
+    def _exchange(self, stream, process, offer):
         stream.settimeout(ANSWER_S)
         try:
             opening.say(stream, offer)
@@ -114,7 +119,6 @@ class SshTarget:
         except TimeoutError:
             raise Unreachable(f"{self.host} did not answer in {ANSWER_S:g} s", hint="try that ssh command by hand") from None
         except (OSError, Unreachable) as err:
-            stream.close()
             raise self._ended(process) from err
         stream.settimeout(None)
         if answer.error is not None:
@@ -148,9 +152,9 @@ class SshTarget:
         return tls.connect(self.identity, (self._address, self.answer.port), tls.DATA, far, 10.0)
 
     @staticmethod
-    def _wait(process):
+    def _wait(process, seconds=END_S):
         try:
-            process.wait(END_S)
+            process.wait(seconds)
         except subprocess.TimeoutExpired:
             process.terminate()
             process.wait()

@@ -1,0 +1,100 @@
+"""volume, job, snapshot and peer against an agent that is only its API."""
+
+from fake_agent import FINGERPRINT, JOB, VOLUME, Failure
+
+ROOT = "c0" * 32
+
+
+def test_volume_add_set_show_and_remove(agent, qrep):
+    agent.on("POST", "/volumes", VOLUME).on("PATCH", "/volumes/db", VOLUME).on("GET", "/volumes/db", VOLUME).on("DELETE", "/volumes/db", {})
+    assert qrep("volume", "add", "db", "/dev/vg0/db").out == "db  /dev/vg0/db  500 GiB  snapshots: reflink\n"
+    assert agent.bodies("POST", "/volumes") == [{"name": "db", "device": "/dev/vg0/db"}]
+    assert qrep("volume", "set", "db", "--accept", "site-a", "--undo-space", "100G").code == 0
+    assert agent.bodies("PATCH", "/volumes/db") == [{"accept": ["site-a"], "undo_space": "100G"}]
+    assert "serial" in qrep("volume", "show", "db").out
+    assert "would be forgotten" in qrep("volume", "remove", "db", "-n").out
+    assert not agent.bodies("DELETE", "/volumes/db")
+    assert qrep("volume", "remove", "db", "-y").out == "db: removed\n"
+    agent.on("GET", "/volumes/db", VOLUME | {"jobs": ["nightly"]})
+    answer = qrep("volume", "remove", "db", "-y")
+    assert (answer.code, answer.err) == (5, "refused: volume db is used by nightly\n  action: qrep job delete nightly\n")
+
+
+def test_a_volume_that_is_out_of_service_says_why_and_what_to_do(agent, qrep):
+    problem = {"code": "no-such-device", "exit": 7, "message": "/dev/vg0/db: no such device", "hint": "lsblk"}
+    agent.on("GET", "/volumes", [VOLUME | {"problem": problem}]).on("GET", "/volumes/db", VOLUME | {"problem": problem, "sector_size": None})
+    for arguments in (("volume",), ("volume", "show", "db")):
+        assert qrep(*arguments).out.splitlines()[-2:] == ["db: /dev/vg0/db: no such device", "    action: lsblk"]
+
+
+def test_a_job_that_writes_here_is_shown_as_its_target_sees_it(agent, qrep):
+    unknown = dict.fromkeys(("connections", "path", "rate_bytes_per_s", "last_sync_point", "lag_seconds", "counter", "generation"))
+    progress = {"phase": "syncing", "percent": None, "sent": 3 << 20, "written": 2 << 20, "read": 0, "hashed": 0, "changed": 0}
+    job = JOB | unknown | {"role": "target", "source": "site-a:db", "target": "db", "state": "syncing", "progress": progress}
+    agent.on("GET", "/status", {"node": {"name": "b"}, "jobs": [job]})
+    assert qrep("status").out.splitlines()[1].split() == ["db", "async", "syncing", "site-a:db", "->", "db", "-", "-", "-", "-"]
+    assert "received 3 MiB  written 2 MiB" in qrep("status", "db").out
+
+
+def test_job_create_tells_the_first_run_and_the_next_step(agent, qrep):
+    made = {"name": "db", "mode": "async", "source": "db", "target": "site-b:db", "size": 500 << 30, "full": True, "via": "10.0.1.2", "notes": []}
+    agent.on("POST", "/jobs", made)
+    assert qrep("job", "create", "db", "--source", "db", "--target", "site-b:db").out == (
+        "Created job db (async): db -> site-b:db via 10.0.1.2\n  first run: full copy, 500 GiB\nNext: qrep start db\n"
+    )
+    assert qrep("job", "create", "db", "--source", "db", "--target", "site-b:db", "-n").out.startswith("Would create job db")
+    assert agent.bodies("POST", "/jobs")[-1]["dry_run"] is True
+
+
+def test_job_create_over_a_signature_asks_and_without_a_terminal_refuses(agent, qrep):
+    def create(body, _query):
+        if not body["overwrite"]:
+            return Failure("signature", 5, "target /dev/sdb is not qrep's and carries ext4")
+        return {"name": "db", "mode": "async", "source": "db", "target": "b", "size": 1, "full": True}
+
+    agent.on("POST", "/jobs", create)
+    answer = qrep("job", "create", "db", "--source", "db", "--target", "b")
+    assert answer.code == 5 and "carries ext4" in answer.err and "add -y" in answer.err
+    assert [body["overwrite"] for body in agent.bodies("POST", "/jobs")] == [False]
+    assert qrep("job", "create", "db", "--source", "db", "--target", "b", "-y").code == 0
+
+
+def test_job_set_show_and_delete(agent, qrep):
+    agent.on("PATCH", "/jobs/db", JOB).on("GET", "/jobs/db", JOB).on("DELETE", "/jobs/db", {})
+    assert "generation" in qrep("job", "set", "db", "--connections", "4").out
+    assert agent.bodies("PATCH", "/jobs/db") == [{"connections": 4}]
+    assert qrep("job", "show", "db").out.startswith("db\n")
+    assert "would be forgotten" in qrep("job", "delete", "db", "--dry-run").out
+    assert qrep("job", "delete", "db", "--yes").out == "db: deleted\n"
+
+
+def test_snapshot_verbs_name_the_point(agent, qrep):
+    time = JOB["last_sync_point"]
+    agent.on("GET", "/volumes/db/snapshots", [{"point": "41", "time": time, "fuzzy": True, "undo_bytes": 4096, "current": False}])
+    agent.on("GET", "/volumes/db", VOLUME)
+    assert qrep("snapshot", "db").out.splitlines()[1] == "db@41  2026-11-22T00:00:03  fuzzy  4 KiB"
+    agent.task("POST", "/volumes/db/rollback", result={"time": time, "bytes": 8192, "counter": 43, "root": ROOT})
+    assert qrep("snapshot", "rollback", "db@41", "-n").out == "db goes back to 2026-11-22T00:00:03: 8 KiB are put back.\n"
+    assert f"root {ROOT}" in qrep("snapshot", "rollback", "db@41", "-y").out
+    assert qrep("snapshot", "copy", "db@41", "/tmp/x", "-n").out == "Would write 500 GiB of db@41 to /tmp/x.\n"
+    agent.task("POST", "/volumes/db/copy", result={"size": 8192, "root": ROOT})
+    assert qrep("snapshot", "copy", "db@41", "/tmp/x").out == f"/tmp/x: 8 KiB of db@41\n  root {ROOT}\n"
+    agent.on("DELETE", "/volumes/db/snapshots/41", {"deleted": ["41"]})
+    assert qrep("snapshot", "delete", "db@41", "-y").code == 0
+    assert qrep("snapshot", "rollback", "db").code == 2
+
+
+def test_peer_add_pins_what_is_presented_and_refuses_another_fingerprint(agent, qrep):
+    agent.on("POST", "/peers/look", {"fingerprint": FINGERPRINT, "address": "10.0.1.2"})
+    agent.on("POST", "/peers", {"name": "site-b", "reachable": 2, "version": "1.0.0", "mutual": True}).on("DELETE", "/peers/site-b", {})
+    answer = qrep("peer", "add", "site-b", "10.0.1.2,10.0.2.2", "-y")
+    assert answer.out == "site-b added: 2 addresses reachable, TLS 1.3, qrep 1.0.0\n"
+    assert agent.bodies("POST", "/peers") == [{"name": "site-b", "addresses": ["10.0.1.2", "10.0.2.2"], "fingerprint": FINGERPRINT}]
+    assert qrep("peer", "add", "site-b", "10.0.1.2", "--fingerprint", "SHA256:00").code == 5
+    assert qrep("peer", "remove", "site-b", "-y").out == "site-b: removed\n"
+    assert len(agent.bodies("POST", "/peers")) == 1
+
+
+def test_a_name_that_is_not_a_name_reaches_the_agent_as_one_path_segment(agent, qrep):
+    assert qrep("job", "show", "../volumes/db").code == 7
+    assert agent.asked[-1][1] == "/jobs/../volumes/db"
