@@ -1,5 +1,6 @@
 """What tests do to the machine besides the fixtures of conftest.py: run tools, make images and partitions."""
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -29,6 +30,17 @@ def image(directory, name="image", size=8 * MIB):
     with open(directory / name, "wb") as file:
         file.truncate(size)
     return directory / name
+
+
+@contextlib.contextmanager
+def loop_devices(*backings):
+    """Paths of loop devices over files, for fixtures that live longer than a test."""
+    with contextlib.ExitStack() as stack:
+        devices = []
+        for backing in backings:
+            devices.append(run("losetup", "--find", "--show", backing))
+            stack.callback(run, "losetup", "--detach", devices[-1])
+        yield devices
 
 
 def partitioned(disk):

@@ -22,19 +22,19 @@ class HalfOpen:
         self._lock = threading.Lock()
         self._sockets = {}  # socket -> host, oldest first
 
-    def add(self, plain, host):
+    def add(self, stream, host):
         with self._lock:
             if len(self._sockets) >= self._limit:
                 most, _count = Counter(self._sockets.values()).most_common(1)[0]
                 oldest = next(known for known, owner in self._sockets.items() if owner == most)
                 del self._sockets[oldest]
-                with contextlib.suppress(OSError):  # its thread sees the end of the stream, and closes it
-                    oldest.shutdown(socket.SHUT_RDWR)
-            self._sockets[plain] = host
+                with contextlib.suppress(OSError):  # below TLS; its thread sees the end and closes it
+                    socket.socket.shutdown(oldest, socket.SHUT_RDWR)
+            self._sockets[stream] = host
 
-    def remove(self, plain):
+    def remove(self, stream):
         with self._lock:
-            self._sockets.pop(plain, None)
+            self._sockets.pop(stream, None)
 
     def __len__(self):
         with self._lock:

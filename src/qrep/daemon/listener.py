@@ -84,14 +84,10 @@ class Listener:
                     return
                 threading.Event().wait(ACCEPT_RETRY_S)  # out of descriptors: those in use come back
                 continue
-            self.half_open.add(plain, address[0])
             threading.Thread(target=self._serve, args=(plain, address[0]), name=f"peer {address[0]}", daemon=True).start()
 
     def _serve(self, plain, host):
-        try:
-            accepted = self._handshake(plain, host)
-        finally:
-            self.half_open.remove(plain)
+        accepted = self._handshake(plain, host)
         if accepted is None:
             return
         stream, peer, purpose = accepted
@@ -120,20 +116,29 @@ class Listener:
 
     def _handshake(self, plain, host):
         """(stream, peer, purpose), or None: it was closed and told of."""
+        peers, stream = self.peers(), plain
         try:
-            peers = self.peers()
             context = tls.server_context(self.identity, [peer.certificate for peer in peers.values()])
             plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            return tls.accept(context, plain, peers)
-        except OSError as err:
-            plain.close()
-            if isinstance(err, ssl.SSLCertVerificationError):
-                reason = "it presents a key that is not pinned here (qrep peer add pins it)"
-            else:
-                reason = err.reason if isinstance(err, ssl.SSLError) and err.reason else err.strerror or str(err)
-            self._tell(f"{host}: {reason}", address=host, reason="handshake")
+            stream = tls.wrap(context, plain)
+            self.half_open.add(stream, host)
+            try:
+                return stream, *tls.accept(stream, peers)
+            finally:
+                self.half_open.remove(stream)
+        except (OSError, Refused) as err:
+            stream.close()
+            self._tell(f"{host}: {_reason(err)}", address=host, reason="handshake")
             return None
 
     def _tell(self, text, **data):
         if not self._stopping:
             self._refusals.tell(text, **data)
+
+
+def _reason(err):
+    if isinstance(err, ssl.SSLCertVerificationError):
+        return "it presents a key that is not pinned here (qrep peer add pins it)"
+    if isinstance(err, ssl.SSLError) and err.reason:
+        return err.reason
+    return getattr(err, "strerror", None) or str(err)

@@ -9,7 +9,7 @@ import ssl
 from qrep.daemon.identity import fingerprint_of
 from qrep.errors import Refused, Unreachable
 
-CONTROL, DATA, ASK = "qrep-control/1", "qrep-data/1", "qrep-ask/1"
+PURPOSES = CONTROL, DATA, ASK = "qrep-control/1", "qrep-data/1", "qrep-ask/1"
 HANDSHAKE_S = 10.0
 # TLS 1.3 lets a client speak before the server has looked at its certificate. This byte says that it has, so that a host which is
 # not pinned there hears so here, and not as some broken stream later.
@@ -33,7 +33,7 @@ def _context(side, identity, pinned):
 def server_context(identity, pinned):
     context = _context(ssl.PROTOCOL_TLS_SERVER, identity, pinned)
     context.num_tickets = 0
-    context.set_alpn_protocols([CONTROL, DATA, ASK])
+    context.set_alpn_protocols(list(PURPOSES))
     return context
 
 
@@ -100,25 +100,28 @@ def welcome(stream):
     stream.sendall(WELCOME)
 
 
-def accept(context, plain, peers):
-    """Handshake on an accepted connection. Returns (TLS socket, peer name, purpose). Raises OSError; `plain` is closed then.
+def wrap(context, plain):
+    """The server's end of a handshake that accept() is to make; it may take HANDSHAKE_S in all. `plain` is given up."""
+    plain.settimeout(HANDSHAKE_S)
+    return context.wrap_socket(plain, server_side=True, do_handshake_on_connect=False)
+
+
+def accept(stream, peers):
+    """Make the handshake. Returns (peer name, purpose). Raises OSError, or Refused after a handshake that does not suffice.
 
     peers: name -> config.Peer. The key must be one of theirs exactly, whatever else the certificate says.
     """
-    plain.settimeout(HANDSHAKE_S)
-    try:
-        stream = context.wrap_socket(plain, server_side=True)
-    except OSError:
-        plain.close()
-        raise
+    stream.do_handshake()
     der = stream.getpeercert(binary_form=True)
     fingerprint = fingerprint_of(der) if der else None
-    for name, peer in peers.items():
-        if peer.fingerprint == fingerprint and stream.selected_alpn_protocol() in (CONTROL, DATA, ASK):
-            stream.settimeout(None)
-            return stream, name, stream.selected_alpn_protocol()
-    stream.close()
-    raise ssl.SSLError("the key is not pinned here, or the connection says not what it is for")
+    name = next((name for name, peer in peers.items() if peer.fingerprint == fingerprint), None)
+    if name is None:
+        raise Refused("it presents a key that is not pinned here (qrep peer add pins it)", code="not-pinned")
+    purpose = stream.selected_alpn_protocol()
+    if purpose not in PURPOSES:
+        raise Refused(f"{name} does not say what the connection is for", code="no-purpose")
+    stream.settimeout(None)
+    return name, purpose
 
 
 def look(identity, address, timeout=HANDSHAKE_S):
