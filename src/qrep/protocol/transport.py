@@ -12,6 +12,7 @@ import ssl
 import threading
 import time
 
+from qrep._native import sockets
 from qrep._native.connection import Connection
 from qrep.errors import ProtocolError, TimedOut, Unreachable
 from qrep.protocol import messages
@@ -230,6 +231,10 @@ class DataConnection:
     def __init__(self, stream, index, *, zero_copy=False, bucket=None):
         """stream: a connected socket, TLS socket or PipeStream, blocking; ours from here on. index: inside the session."""
         self.stream = stream
+        if getattr(stream, "family", None) in (socket.AF_INET, socket.AF_INET6):
+            with contextlib.suppress(OSError):  # a connection that broke meanwhile says so when a lane uses it
+                # No time-out of the kernel's: a target that flushes for long takes nothing meanwhile, and is not gone.
+                sockets.tune(stream.fileno(), user_timeout_ms=0, zero_copy=zero_copy)
         if isinstance(stream, PipeStream):
             self.native = Connection.pipes(stream.receive_fd, stream.send_fd, index, bucket=bucket)
         elif isinstance(stream, ssl.SSLSocket):
