@@ -88,8 +88,16 @@ def test_nothing_is_left_behind(copier, source, memory_dir):
     before = set(os.listdir(tempfile.gettempdir()))
     copier(source, memory_dir / "a.img")
     copier(source, memory_dir / "b.img", "--direct")
+    process = copier.start(source, memory_dir / "c.img", "--direct", "--rate", "8M")
+    wait_until_changed(memory_dir / "c.img")
+    far = copier.far_pid()
+    kill(process)
+    for _ in range(200):
+        if not os.path.exists(f"/proc/{far}"):
+            break
+        time.sleep(0.05)
     left = set(os.listdir(tempfile.gettempdir())) - before
-    assert not {name for name in left if name.startswith(("qrep-serve-", "qrep-copy-"))}
+    assert not {name for name in left if name.startswith(("qrep-serve", "qrep-copy"))}
     with pytest.raises(ProcessLookupError):
         os.kill(copier.far_pid(), 0)
 

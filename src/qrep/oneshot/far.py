@@ -6,9 +6,10 @@ the first through a private socket, and stays until it is told that they are don
 
 import contextlib
 import os
+import secrets
 import socket
 import stat
-import tempfile
+import struct
 import threading
 
 from qrep.errors import ProtocolError, QrepError, UsageError
@@ -35,6 +36,13 @@ class HandedConnection(transport.DataConnection):
     def close(self):
         super().close()
         self._helper.close()
+
+
+def address_of(name):
+    """Of a helper's door: @NAME has no file, so nothing is left behind by whoever is killed; who comes is asked for its user."""
+    if not name.startswith("@"):
+        raise UsageError(f"{name!r} is no door of a copy", hint="only `qrep copy` calls this")
+    return "\0" + name[1:]
 
 
 def stream_of(receive_fd, send_fd):
@@ -96,15 +104,14 @@ class Doors:
         self._slots = threading.BoundedSemaphore(HANDSHAKES_MAX)
 
     def __enter__(self):
-        self._directory = tempfile.TemporaryDirectory(prefix="qrep-serve-")  # 0700
         if self._certificate:
             self._listening, self.where = self._listen_tls()
         else:
-            path = os.path.join(self._directory.name, "join")
+            name = f"@qrep-copy-{secrets.token_hex(16)}"
             self._listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            self._listening.bind(path)
+            self._listening.bind(address_of(name))
             self._listening.listen(64)
-            self.where = {"join": path}
+            self.where = {"join": name}
         threading.Thread(target=self._accept, daemon=True).start()
         return self
 
@@ -112,23 +119,20 @@ class Doors:
         with contextlib.suppress(OSError):
             self._listening.shutdown(socket.SHUT_RDWR)
         self._listening.close()
-        self._directory.cleanup()
 
     def _listen_tls(self):
-        from cryptography import x509
-
-        from qrep import config, store
+        from qrep import config
         from qrep.daemon import tls
-        from qrep.daemon.identity import Identity, fingerprint_of
+        from qrep.oneshot.keys import OneUseIdentity, fingerprint_of_pem
 
-        with store.Directory(self._directory.name) as keys:
-            identity = Identity(keys, "copy")
         try:
-            fingerprint = fingerprint_of(x509.load_pem_x509_certificate(self._certificate.encode()))
+            fingerprint = fingerprint_of_pem(self._certificate)
         except ValueError as err:
             raise ProtocolError(f"the near end's certificate is none: {err}") from err
+        identity = OneUseIdentity()
         self._peers = {"near": config.Peer(addresses=["near"], fingerprint=fingerprint, certificate=self._certificate)}
         self._context = tls.server_context(identity, [self._certificate])
+        identity.close()  # the context has read it
         dual = socket.has_dualstack_ipv6()
         listening = socket.create_server(("", 0), family=socket.AF_INET6 if dual else socket.AF_INET, dualstack_ipv6=dual)
         return listening, {"port": listening.getsockname()[1], "certificate": identity.certificate}
@@ -165,6 +169,9 @@ class Doors:
         self._deliver(stream, lambda ready, index: transport.DataConnection(ready, index))
 
     def _take_helper(self, helper):
+        _pid, uid, _gid = struct.unpack("3i", helper.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
+        if uid != os.geteuid():
+            raise ProtocolError("a helper of another user")
         helper.settimeout(10.0)
         hello, descriptors, _flags, _address = socket.recv_fds(helper, len(HELLO), 2)
         if hello != HELLO or len(descriptors) != 2:
@@ -188,7 +195,7 @@ def join(path, receive_fd, send_fd):
     """The helper: hand over the two descriptors and wait until they are done with."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as door:
         try:
-            door.connect(path)
+            door.connect(address_of(path))
             socket.send_fds(door, [HELLO], [receive_fd, send_fd])
         except OSError as err:
             raise UsageError(f"{path}: {err.strerror}", hint="only `qrep copy` calls this") from err

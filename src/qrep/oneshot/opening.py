@@ -26,7 +26,7 @@ class Offer(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class Answer(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """volume_id: of the target. join: path of the socket that `serve --join` hands its descriptors to. port, certificate: where data
+    """volume_id: of the target. join: @NAME of the socket that `serve --join` hands its descriptors to. port, certificate: where data
     goes, if not over ssh. error: QrepError.as_dict() instead of all that."""
 
     error: dict | None = None

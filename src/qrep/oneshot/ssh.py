@@ -7,10 +7,9 @@ import shlex
 import signal
 import socket
 import subprocess
-import tempfile
 import threading
 
-from qrep.errors import Unreachable, UsageError, from_dict
+from qrep.errors import ProtocolError, Unreachable, UsageError, from_dict
 from qrep.oneshot import opening
 from qrep.protocol import transport
 
@@ -35,7 +34,6 @@ class SshTarget:
         self._remote_qrep, self._direct = remote_qrep, direct
         self._address = address or host.rpartition("@")[2].strip("[]")
         self.answer = self._identity = None
-        self._keys = tempfile.TemporaryDirectory(prefix="qrep-copy-") if direct else None
         self._processes = []
         self._connecting = threading.Lock()  # one after the other, should they ask for a password
 
@@ -67,18 +65,17 @@ class SshTarget:
         """Wait until the far ends have let go of the device; the channels were closed before."""
         for process in self._processes:
             self._wait(process)
-        if self._keys is not None:
-            self._keys.cleanup()
+        if self._identity is not None:
+            self._identity.close()
+            self._identity = None
 
     @property
     def identity(self):
         """The one-use key of this copy."""
         if self._identity is None:
-            from qrep import store
-            from qrep.daemon.identity import Identity
+            from qrep.oneshot.keys import OneUseIdentity
 
-            with store.Directory(self._keys.name) as keys:
-                self._identity = Identity(keys, "copy")
+            self._identity = OneUseIdentity()
         return self._identity
 
     def _offer(self, **changes):
@@ -143,12 +140,13 @@ class SshTarget:
     def _connect_directly(self):
         from qrep import config
         from qrep.daemon import tls
-        from qrep.daemon.identity import fingerprint_of
-        from cryptography import x509
+        from qrep.oneshot.keys import fingerprint_of_pem
 
         certificate = self.answer.certificate
-        fingerprint = fingerprint_of(x509.load_pem_x509_certificate(certificate.encode()))
-        far = config.Peer(addresses=[self._address], fingerprint=fingerprint, certificate=certificate)
+        try:
+            far = config.Peer(addresses=[self._address], fingerprint=fingerprint_of_pem(certificate), certificate=certificate)
+        except ValueError as err:
+            raise ProtocolError(f"the far end's certificate is none: {err}") from err
         return tls.connect(self.identity, (self._address, self.answer.port), tls.DATA, far, 10.0)
 
     @staticmethod
