@@ -1,0 +1,99 @@
+"""T1: a first run between two agents, over TLS 1.3, against what two cores could do at best.
+
+The bound is cores / sum of what each step costs: reading, hashing at both ends, TLS at both ends, writing, in busy core-seconds per GB of this
+machine (/proc/stat, so other load counts as ours), each measured by itself in the same session.
+"""
+
+import os
+import socket
+import ssl
+import threading
+
+import pytest
+from agents import Agents
+from lane_pair import scan, whole_map
+from measure import DEVICE_SIZE, MIB, busy_seconds, fio, rate
+from ratios import huge_memory
+
+from qrep._native import hasher
+from qrep._native.wire import Geometry
+from qrep.daemon.identity import Identity
+from qrep.store import Directory
+
+LEAF, GRANULE, PIECE = 4096, 8 * MIB, MIB
+
+
+def cost(function, size):
+    """Busy core-seconds per GB of `size` bytes that function() moves."""
+    before = busy_seconds()
+    function()
+    return (busy_seconds() - before) / (size / 1e9)
+
+
+def send_over_tls(identity, size):
+    """`size` bytes through one TLS 1.3 connection over loopback, both ends here; OpenSSL works without the GIL."""
+    server, client = (ssl.SSLContext(side) for side in (ssl.PROTOCOL_TLS_SERVER, ssl.PROTOCOL_TLS_CLIENT))
+    server.load_cert_chain(identity.certificate_path, identity.key_path)
+    client.check_hostname, client.verify_mode = False, ssl.CERT_NONE
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        near = socket.create_connection(listening.getsockname())
+        far, _ = listening.accept()
+    for end in (near, far):
+        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"cubic")
+
+    def receive():
+        with server.wrap_socket(far, server_side=True) as stream:
+            buffer, left = bytearray(PIECE), size
+            while left:
+                left -= stream.recv_into(buffer)
+
+    receiver = threading.Thread(target=receive)
+    receiver.start()
+    with client.wrap_socket(near) as stream:
+        piece = os.urandom(PIECE)
+        for _ in range(size // PIECE):
+            stream.sendall(piece)
+        receiver.join()
+
+
+def bound(identity, source, target):
+    """Bytes per second that the cores of this machine allow."""
+    memory = huge_memory(GRANULE)
+    leaves = bytearray(GRANULE // LEAF * 32)
+
+    def hash_all():
+        for _ in range(DEVICE_SIZE // GRANULE):
+            hasher.subtree(memory, 0, LEAF, leaves)
+
+    steps = (
+        cost(lambda: fio(source, "read", GRANULE, 2), DEVICE_SIZE), cost(lambda: fio(target, "write", GRANULE, 2), DEVICE_SIZE),
+        2 * cost(hash_all, DEVICE_SIZE), cost(lambda: send_over_tls(identity, DEVICE_SIZE), DEVICE_SIZE),
+    )  # fmt: skip
+    return os.cpu_count() / sum(steps) * 1e9
+
+
+@pytest.mark.slow  # tests/system has runs between two agents; here only the figure is new
+def test_a_first_run_over_tls(compare, memory_device, open_direct, tmp_path):
+    source, target = memory_device(), memory_device(fill="zero")
+    directory = tmp_path / "keys"
+    directory.mkdir(mode=0o700)
+    numbers = iter(range(100))
+    with Directory(str(directory)) as keys, Agents(tmp_path) as agents:
+        identity = Identity(keys, "bench")
+        near, far = agents.replica(source, target, connections=2, source_volume=("--snapshots", "none"))
+
+        def first_run():
+            return rate(near.run, size=DEVICE_SIZE)
+
+        def new_job():
+            if next(numbers):
+                near.qrep("job", "delete", "db", "-y")
+                far.qrep("volume", "remove", "db", "-y")
+                far.qrep("volume", "add", "db", target, "--accept", near.name)
+                near.qrep("job", "create", "db", "--source", "db", "--target", f"{far.name}:db", "-y")
+
+        compare("T1", "full run of two agents over TLS, start --wait / bound", first_run, lambda: bound(identity, source, target),
+                setup=new_job, first=0.6, goal=0.85)  # fmt: skip
+    descriptor = open_direct(source, os.O_RDONLY)
+    geometry = Geometry(DEVICE_SIZE, LEAF, GRANULE)
+    assert scan(geometry, open_direct(target, os.O_RDONLY), whole_map(geometry, descriptor)).counters()["changed"] == 0
