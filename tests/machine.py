@@ -52,3 +52,29 @@ def partitioned(disk):
         assert time.monotonic() < deadline, "the partitions of a loop device did not appear"
         time.sleep(0.01)
     return disk
+
+
+def bad_spots(directory, size, extents, undo_after):
+    """A file of `size` bytes of "x" whose reads fail with EIO inside `extents` [(offset, size)]: nbdkit through FUSE. Its path."""
+    for tool in ("nbdkit", "nbdfuse", "fusermount3"):
+        need_tool(tool)
+    tests = " || ".join(f"{{ [ $4 -lt {offset + length} ] && [ $end -gt {offset} ]; }}" for offset, length in extents)
+    pread = f"""
+        end=$(($4 + $3))
+        if {tests}; then echo EIO bad spot >&2; exit 1; fi
+        head -c $3 /dev/zero | tr '\\0' x
+    """
+    path, pidfile = directory / "bad-spots", directory / "bad-spots.pid"
+    path.touch()
+    server = ["nbdkit", "--exit-with-parent", "-s", "eval", f"get_size=echo {size}", f"pread={pread}"]
+    fuse = subprocess.Popen(["nbdfuse", "--pidfile", pidfile, path, "--command", *server], stderr=subprocess.PIPE)
+    undo_after.callback(fuse.wait, 10)
+    undo_after.callback(subprocess.run, ["fusermount3", "-u", path], check=True)
+    for _ in range(1000):
+        if pidfile.exists() and pidfile.read_text():
+            return path
+        if fuse.poll() is not None:
+            undo_after.pop_all()
+            pytest.skip(f"nbdfuse does not run here: {fuse.stderr.read().decode().strip()}")
+        time.sleep(0.01)
+    pytest.fail("nbdfuse did not come up in 10 s")

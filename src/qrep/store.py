@@ -65,6 +65,14 @@ def _component(name):
     return name
 
 
+def _make(path):
+    """A directory and its missing parents, each 0700; os.makedirs gives the parents what the umask says."""
+    if not os.path.isdir(path):
+        _make(os.path.dirname(path))
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path, 0o700)
+
+
 class Directory:
     """A private directory, held open. Close it, or use it in `with`."""
 
@@ -75,7 +83,7 @@ class Directory:
         """
         self.path = os.path.abspath(path)
         if descriptor is None:
-            os.makedirs(self.path, mode=0o700, exist_ok=True)
+            _make(self.path)
             descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         self.descriptor = descriptor
         try:

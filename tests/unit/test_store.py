@@ -124,3 +124,8 @@ def test_whole_transfers_survive_short_ones(tmp_path, monkeypatch):
     write_all(descriptor, b"0123456789", 5)
     assert read_exact(descriptor, 100, 5) == b"0123456789"
     os.close(descriptor)
+
+
+def test_missing_parents_are_private_too(tmp_path):
+    with Directory(tmp_path / "a" / "b" / "c"):
+        assert [(tmp_path / path).stat().st_mode & 0o777 for path in ("a", "a/b", "a/b/c")] == [0o700] * 3

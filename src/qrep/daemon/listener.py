@@ -119,7 +119,7 @@ class Listener:
         peers, stream = self.peers(), plain
         try:
             context = tls.server_context(self.identity, [peer.certificate for peer in peers.values()])
-            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            tls.keep_alive(plain)
             stream = tls.wrap(context, plain)
             self.half_open.add(stream, host)
             try:

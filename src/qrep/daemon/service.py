@@ -60,13 +60,27 @@ def run(*, config_dir, state_dir, socket_path, verbose=False):
     from qrep.daemon.node import Node
 
     class CheckedProtocol(H11Protocol):
-        """Closes connections of users that may not talk to the agent, before a byte of theirs is read."""
+        """Closes connections of users that may not talk to the agent, before a byte of theirs is looked at."""
+
+        refused = False
 
         def connection_made(self, transport):
-            if not peer_allowed(transport.get_extra_info("socket")):
+            if peer_allowed(transport.get_extra_info("socket")):
+                super().connection_made(transport)
+            else:
+                self.refused = True
                 transport.abort()
-                return
-            super().connection_made(transport)
+
+        def data_received(self, data):
+            if not self.refused:
+                super().data_received(data)
+
+        def eof_received(self):
+            return None if self.refused else super().eof_received()
+
+        def connection_lost(self, exc):
+            if not self.refused:
+                super().connection_lost(exc)
 
     class Server(uvicorn.Server):
         """Lets streams of events and long polls end as soon as a signal comes."""
@@ -91,9 +105,10 @@ def run(*, config_dir, state_dir, socket_path, verbose=False):
                 timeout_graceful_shutdown=STOP_S,
             )
             server = Server(settings)
-            # uvicorn raises what ended it once more when it is done; by then the node has still to be stopped.
+            # For signals before uvicorn has its own handlers, and after: it raises what ended it once more when it is done, and the
+            # node has still to be stopped then.
             for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, lambda *_: None)
+                signal.signal(number, lambda *_: setattr(server, "should_exit", True))
             print(
                 f"qrep: serving {socket_path}, port {node.settings.node.port}, {node.identity.fingerprint}",
                 file=sys.stderr,

@@ -11,9 +11,23 @@ from qrep.errors import Refused, Unreachable
 
 PURPOSES = CONTROL, DATA, ASK = "qrep-control/1", "qrep-data/1", "qrep-ask/1"
 HANDSHAKE_S = 10.0
+SILENCE_S = 10  # whole seconds in which not one acknowledgement came
 # TLS 1.3 lets a client speak before the server has looked at its certificate. This byte says that it has, so that a host which is
 # not pinned there hears so here, and not as some broken stream later.
 WELCOME = b"\x01"
+
+
+def keep_alive(plain):
+    """Notice a peer that is gone or cut off within SILENCE_S, whether we wait for it or send to it."""
+    for level, option, value in (
+        (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+        (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENCE_S * 1000),
+        (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, SILENCE_S // 2),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, SILENCE_S // 2),
+    ):
+        plain.setsockopt(level, option, value)
 
 
 def _context(side, identity, pinned):
@@ -52,7 +66,7 @@ def connect(identity, address, purpose, peer, timeout):
             f"{where}: {err.strerror or err}", hint="check the address, the link and that qrep daemon runs there"
         ) from err
     try:
-        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        keep_alive(plain)
         plain.settimeout(HANDSHAKE_S)
         stream = context.wrap_socket(plain)
     except ssl.SSLCertVerificationError as err:
