@@ -11,14 +11,14 @@ from sim.scenario import play
 
 TESTS = Path(__file__).resolve().parents[1]
 FIRST = int(os.environ.get("QREP_SEED", "1")) * 10_000_000
+PATHS = os.pathsep.join([str(TESTS), *sys.path])  # the qrep that is under test, built in place or installed
 PROCESSES = 2
 
 
 def run_seeds(first, count):
     """`count` seeds in two processes; every failed one is named with the line that replays it."""
     share = count // PROCESSES
-    paths = os.pathsep.join([str(TESTS), str(TESTS.parent / "src")])
-    environment = {**os.environ, "PYTHONPATH": paths}
+    environment = {**os.environ, "PYTHONPATH": PATHS}
     print(f"seeds {first} to {first + count - 1}")
     command = [sys.executable, "-m", "sim"]
     workers = [
@@ -44,7 +44,6 @@ def test_a_seed_is_a_run(seed):
 
 
 def test_a_seed_is_a_run_in_every_process():
-    paths = os.pathsep.join([str(TESTS), str(TESTS.parent / "src")])
-    environment = {**os.environ, "PYTHONPATH": paths, "PYTHONHASHSEED": "7"}
+    environment = {**os.environ, "PYTHONPATH": PATHS, "PYTHONHASHSEED": "7"}
     result = subprocess.run([sys.executable, "-m", "sim", "3"], env=environment, capture_output=True, text=True, check=True)
     assert result.stdout.split("\n", 1)[0] == play(3)

@@ -6,10 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import qrep
 from qrep.crashpoint import POINTS
 
-SOURCES = Path(qrep.__file__).parent
+SOURCES = Path(__file__).parents[2] / "src" / "qrep"  # what is installed has no C files
 CALL = re.compile(r'crashpoint\("([^"]+)"\)')
 
 
