@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -232,3 +233,26 @@ def test_state_lies_in_the_home_of_a_user_who_is_not_root(monkeypatch):
     assert app.default_state_dir() == "/home/x/state/qrep"
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     assert app.default_state_dir() == "/var/lib/qrep"
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [("qrep start d", "db"), ("qrep status ", "db"), ("qrep volume show d", "db"), ("qrep peer remove s", "site-b"), ("qrep snapshot list d", "db")],
+)
+def test_names_are_completed_as_the_agent_knows_them(agent, words, expected):
+    agent.on("GET", "/jobs", [JOB]).on("GET", "/volumes", [VOLUME]).on("GET", "/peers", [{"name": "site-b"}])
+    env = environment(agent.path, _QREP_COMPLETE="bash_complete", COMP_WORDS=words, COMP_CWORD=str(words.count(" ")))
+    done = subprocess.run(COMMAND, env=env, capture_output=True, text=True, timeout=30, check=False)
+    assert done.stdout.split() == [f"plain,{expected}"]
+    env["QREP_SOCKET"] = "/nonexistent"
+    done = subprocess.run(COMMAND, env=env, capture_output=True, text=True, timeout=30, check=False)
+    assert (done.stdout.strip(), done.stderr) == ("", "")
+
+
+def test_the_agent_of_these_tests_knows_the_requests_that_the_real_one_serves():
+    from fake_agent import REQUESTS
+
+    from qrep.daemon.control import routes
+
+    real = {(method, re.sub(r"\{\w+\}", "{}", route.path.removeprefix("/v1"))) for route in routes(None) for method in route.methods - {"HEAD"}}
+    assert set(REQUESTS) == real

@@ -14,7 +14,7 @@ from qrep.cli.follow import follower
 from qrep.errors import Interrupted, QrepError, Refused, UsageError
 
 LOOK_S = 0.2  # between two looks at the progress
-REMOTE = re.compile(r"(?P<host>(?:[^/:@\s]+@)?(?:[^/:@\s]+|\[[0-9A-Fa-f:.%\w]+\])):(?P<path>.+)\Z")
+REMOTE = re.compile(r"(?P<host>(?:[^/:@\s]+@)?(?:\[[0-9A-Fa-f:.%\w]+\]|[^/:@\s\[\]]+)):(?P<path>.+)\Z")
 
 
 def split_target(text):

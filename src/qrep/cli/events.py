@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 import click
 
 from qrep import units
+from qrep.cli import names
 from qrep.cli.app import Command
 from qrep.cli.render import when
 from qrep.errors import Unreachable, UsageError
@@ -32,7 +33,7 @@ def line(event):
 
 
 @click.command(cls=Command)
-@click.argument("job", required=False)
+@click.argument("job", required=False, shell_complete=names.jobs)
 @click.option("-f", "--follow", is_flag=True, help="Go on with new ones until Ctrl-C.")
 @click.option("--since", metavar="TIME|AGE", help="From 2026-11-21T03:00, or the last 3h.")
 @click.pass_obj

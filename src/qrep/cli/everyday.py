@@ -3,6 +3,7 @@
 import click
 
 from qrep import units
+from qrep.cli import names
 from qrep.cli.app import Command
 from qrep.client import part
 from qrep.cli.follow import follow_task
@@ -58,7 +59,7 @@ def follow_all(app, client, tasks, doing):
 
 
 @click.command(cls=Command)
-@click.argument("jobs", nargs=-1, required=True, metavar="JOB...")
+@click.argument("jobs", nargs=-1, required=True, metavar="JOB...", shell_complete=names.jobs)
 @click.option("--wait", is_flag=True, help="Follow the runs to their end.")
 @click.option(
     "-n", "--dry-run", is_flag=True, help="Say how much would move and how long it would take; change nothing."
@@ -83,7 +84,7 @@ def start(app, jobs, wait, dry_run):
 
 
 @click.command(cls=Command)
-@click.argument("jobs", nargs=-1, required=True, metavar="JOB...")
+@click.argument("jobs", nargs=-1, required=True, metavar="JOB...", shell_complete=names.jobs)
 @click.pass_obj
 def stop(app, jobs):
     """Stop the runs of JOBs and keep what has been applied; `qrep start` resumes them."""
@@ -114,7 +115,7 @@ def verify_text(name, result):
 
 
 @click.command(cls=Command)
-@click.argument("job")
+@click.argument("job", shell_complete=names.jobs)
 @click.option(
     "--independent", is_flag=True, help="Hash the target with the packaged blake3 instead of qrep's own kernel."
 )

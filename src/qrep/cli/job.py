@@ -3,6 +3,7 @@
 import click
 
 from qrep import units
+from qrep.cli import names
 from qrep.cli.app import Group
 from qrep.client import part
 from qrep.cli.render import table, when
@@ -94,7 +95,7 @@ def create_text(answer):
 
 @job.command()
 @click.argument("name")
-@click.option("--source", required=True, metavar="VOL", help="A volume of this host.")
+@click.option("--source", required=True, metavar="VOL", shell_complete=names.volumes, help="A volume of this host.")
 @click.option("--target", required=True, metavar="[PEER:]VOL", help="A volume of this host or of a peer.")
 @click.option("--mode", type=click.Choice(["async"]), default="async", show_default=True, help="Differential runs.")
 @settings
@@ -116,7 +117,7 @@ def create(app, name, dry_run, yes, **options):
 
 
 @job.command("set")
-@click.argument("name")
+@click.argument("name", shell_complete=names.jobs)
 @settings
 @click.pass_obj
 def set_(app, name, **options):
@@ -126,7 +127,7 @@ def set_(app, name, **options):
 
 
 @job.command()
-@click.argument("name")
+@click.argument("name", shell_complete=names.jobs)
 @click.pass_obj
 def show(app, name):
     """Everything about job NAME."""
@@ -135,7 +136,7 @@ def show(app, name):
 
 
 @job.command()
-@click.argument("name")
+@click.argument("name", shell_complete=names.jobs)
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @click.option("-n", "--dry-run", is_flag=True, help="Say what would be forgotten; change nothing.")
 @click.pass_obj

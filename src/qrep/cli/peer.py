@@ -2,6 +2,7 @@
 
 import click
 
+from qrep.cli import names
 from qrep.cli.app import Group
 from qrep.client import part
 from qrep.cli.render import table
@@ -60,7 +61,7 @@ def add(app, name, addresses, fingerprint, yes):
 
 
 @peer.command()
-@click.argument("name")
+@click.argument("name", shell_complete=names.peers)
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @click.pass_obj
 def remove(app, name, yes):

@@ -5,6 +5,7 @@ import os
 import click
 
 from qrep import units
+from qrep.cli import names
 from qrep.cli.app import Command, Group
 from qrep.client import part
 from qrep.cli.follow import follow_task
@@ -68,7 +69,7 @@ def snapshot(ctx):
 
 
 @snapshot.command("list", hidden=True)
-@click.argument("volume")
+@click.argument("volume", shell_complete=names.volumes)
 @click.pass_obj
 def list_(app, volume):
     """The sync points of VOLUME."""

@@ -3,6 +3,7 @@
 import click
 
 from qrep import units
+from qrep.cli import names
 from qrep.cli.app import Command, printable
 from qrep.cli.render import lag, table, when
 from qrep.errors import Degraded
@@ -131,7 +132,7 @@ def not_fine(jobs):
 
 
 @click.command(cls=Command)
-@click.argument("jobs", nargs=-1, metavar="[JOB]...")
+@click.argument("jobs", nargs=-1, metavar="[JOB]...", shell_complete=names.jobs)
 @click.option("--watch", is_flag=True, help="Keep showing it until Ctrl-C.")
 @click.option("--check", is_flag=True, help="Print only what is not fine; exit 3 if anything is.")
 @click.pass_obj

@@ -3,6 +3,7 @@
 import click
 
 from qrep import units
+from qrep.cli import names
 from qrep.cli.app import Group, printable
 from qrep.client import part
 from qrep.cli.render import table
@@ -101,7 +102,7 @@ SETTINGS = (
     ),
     click.option("--undo-space", metavar="SIZE|2x", help="How much they may take, absolute or in volumes."),
     click.option(
-        "--accept", metavar="PEER", multiple=True, help="A peer that may replicate onto this volume; none by default."
+        "--accept", metavar="PEER", multiple=True, shell_complete=names.peers, help="A peer that may replicate onto this volume; none by default."
     ),
 )
 
@@ -137,7 +138,7 @@ def add(app, name, device, **options):
 
 
 @volume.command("set")
-@click.argument("name")
+@click.argument("name", shell_complete=names.volumes)
 @settings
 @click.pass_obj
 def set_(app, name, **options):
@@ -147,7 +148,7 @@ def set_(app, name, **options):
 
 
 @volume.command()
-@click.argument("name")
+@click.argument("name", shell_complete=names.volumes)
 @click.pass_obj
 def show(app, name):
     """Everything about volume NAME."""
@@ -156,7 +157,7 @@ def show(app, name):
 
 
 @volume.command()
-@click.argument("name")
+@click.argument("name", shell_complete=names.volumes)
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @click.option("-n", "--dry-run", is_flag=True, help="Say what would be forgotten; change nothing.")
 @click.pass_obj

@@ -29,10 +29,11 @@ class SshTarget:
     def __init__(self, host, offer, *, rsh=None, remote_qrep="qrep", direct=False, address=None, bucket=None):
         if host.startswith("-") or not host:
             raise UsageError(f"{host!r} is no host")
-        self.host, self.offer, self._bucket = host, offer, bucket
+        user, at, name = host.rpartition("@")
+        self.host, self.offer, self._bucket = f"{user}{at}{name.strip('[]')}", offer, bucket
         self._rsh = shlex.split(rsh) if rsh else ["ssh", *OPTIONS]
         self._remote_qrep, self._direct = remote_qrep, direct
-        self._address = address or host.rpartition("@")[2].strip("[]")
+        self._address = address or name.strip("[]")
         self.answer = self._identity = None
         self._processes = []
         self._connecting = threading.Lock()  # one after the other, should they ask for a password
