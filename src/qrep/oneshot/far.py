@@ -161,11 +161,15 @@ class Doors:
     def _take_tls(self, plain):
         from qrep.daemon import tls
 
-        stream, _name, purpose = tls.accept(self._context, plain, self._peers)
-        if purpose != tls.DATA:
+        stream = tls.wrap(self._context, plain)
+        try:
+            _name, purpose = tls.accept(stream, self._peers)
+            if purpose != tls.DATA:
+                raise ProtocolError("only data connections come in here")
+            tls.welcome(stream)
+        except (OSError, QrepError):
             stream.close()
-            return
-        tls.welcome(stream)
+            raise
         self._deliver(stream, lambda ready, index: transport.DataConnection(ready, index))
 
     def _take_helper(self, helper):
