@@ -4,6 +4,7 @@ import os
 
 import click
 
+from qrep import units
 from qrep.cli.app import Command
 from qrep.cli.render import colour, table
 from qrep.errors import ConfigError, Refused
@@ -20,11 +21,6 @@ def daemon(app):
     return run(config_dir=app.config_dir, state_dir=app.state_dir, socket_path=app.socket, verbose=app.verbose)
 
 
-def feature_table(features):
-    mark = {True: colour("yes", 32), False: colour("no", 33)}
-    return table(("FEATURE", "HERE"), [(name, mark[bool(present)]) for name, present in features.items()])
-
-
 @click.command(cls=Command)
 @click.pass_obj
 def probe(app):
@@ -36,11 +32,28 @@ def probe(app):
 
 
 def probe_text(found):
-    lines = [f"{name.replace('_', ' '):<18}  {value}" for name, value in found.items() if not isinstance(value, dict)]
-    for name, value in found.items():
-        if isinstance(value, dict):
-            lines += ["", name.replace("_", " "), feature_table(value)]
-    return "\n".join(lines)
+    """First what is used and why, then the feature table."""
+    uring, ring = found["io_uring"], found["ring"]
+    limit = found["memlock_limit"]
+    lines = [
+        ("kernel", f"{found['kernel']} {found['machine']}, {found['cpus']} CPUs"),
+        ("requests", f"{'io_uring' if ring['backend'] == 'uring' else ring['backend']}: {ring['why']}"),
+        ("hash kernel", found["hash_kernel"]),
+        ("huge pages", found["huge_pages"]),
+        ("locked memory", "unlimited" if limit in (None, -1) else units.format_size(limit)),
+        ("zero-copy send", f"on loopback: {found['zero_copy']['loopback']}"),
+    ]
+    text = "\n".join(f"{name:<15} {value}" for name, value in lines)
+    features = [
+        (name, colour("yes", 32) if present else colour("no", 33))
+        for group in ("setup_flags", "features", "opcodes")
+        for name, present in uring.get(group, {}).items()
+    ]
+    features += [
+        (name.replace("_", " "), colour("yes", 32) if uring.get(name) else colour("no", 33))
+        for name in ("registered_files", "registered_buffers")
+    ]
+    return f"{text}\n\n{table(('IO_URING', 'HERE'), features)}"
 
 
 @click.command(cls=Command)
