@@ -154,6 +154,11 @@ class Agent:
         code, out, _err = self.run_command(*arguments)
         return out, code
 
+    def client(self):
+        from qrep.client import Client
+
+        return Client(str(self.socket))
+
     def job(self, name="db"):
         return self.qrep("status", name)["jobs"][0]
 

@@ -64,9 +64,20 @@ def bad_spots(directory, size, extents, undo_after):
         if {tests}; then echo EIO bad spot >&2; exit 1; fi
         head -c $3 /dev/zero | tr '\\0' x
     """
-    path, pidfile = directory / "bad-spots", directory / "bad-spots.pid"
+    return _served(directory, "bad-spots", undo_after, "eval", f"get_size=echo {size}", f"pread={pread}")
+
+
+def slow_reads(directory, size, delay, undo_after):
+    """A file of `size` bytes in memory whose every read takes `delay`: nbdkit through FUSE. Its path."""
+    for tool in ("nbdkit", "nbdfuse", "fusermount3"):
+        need_tool(tool)
+    return _served(directory, "slow-reads", undo_after, "--filter=delay", "memory", str(size), f"delay-read={delay}")
+
+
+def _served(directory, name, undo_after, *nbdkit):
+    path, pidfile = directory / name, directory / f"{name}.pid"
     path.touch()
-    server = ["nbdkit", "--exit-with-parent", "-s", "eval", f"get_size=echo {size}", f"pread={pread}"]
+    server = ["nbdkit", "--exit-with-parent", "-s", *nbdkit]
     fuse = subprocess.Popen(["nbdfuse", "--pidfile", pidfile, path, "--command", *server], stderr=subprocess.PIPE)
     undo_after.callback(fuse.wait, 10)
     undo_after.callback(subprocess.run, ["fusermount3", "-u", path], check=True)

@@ -130,6 +130,17 @@ def test_a_host_that_was_set_up_anew_is_not_the_one_that_was_pinned(agents, loop
     assert a.run()["root"] == b3sum(target) != root
 
 
+def test_a_peer_that_is_removed_is_cut_off_in_the_middle_of_its_run(agents, loop_device, fill):
+    source, target = loop_device(16 * MIB), loop_device(16 * MIB)
+    fill(source, 16 * MIB)
+    a, b = agents.replica(source, target, link_rate=6 * MIB)
+    a.qrep("start", "db")
+    wait_until(lambda: agents.link.carried > 4 * MIB)
+    b.qrep("peer", "remove", "site-a", "-y")
+    wait_until(lambda: a.job()["state"] == "failed")
+    assert a.job()["problem"]["code"] == "not-pinned" and b.job()["counter"] is None
+
+
 def test_peer_add_pins_only_what_was_shown(agents):
     a, b = agents.pair(known=False)
     wrong = "SHA256:" + ":".join(["00"] * 32)

@@ -1,6 +1,7 @@
 """The local API: HTTP/JSON on the unix socket (docs/API.md). Every handler runs in a worker thread and calls the node."""
 
 import json
+import sqlite3
 from datetime import datetime
 
 from starlette.applications import Starlette
@@ -59,8 +60,8 @@ async def _on_error(_request, error):
     return _answer(error)
 
 
-async def _on_os_error(_request, error):
-    return _answer(QrepError(str(error)))
+async def _on_system_error(_request, error):
+    return _answer(QrepError(str(error), code="system", hint="see the agent's log; is its disk full?"))
 
 
 async def _on_http(_request, error):
@@ -231,5 +232,5 @@ async def _events(node, after, since, job, follow, request):
 
 
 def application(node):
-    handlers = {QrepError: _on_error, OSError: _on_os_error, HTTPException: _on_http}
+    handlers = {QrepError: _on_error, OSError: _on_system_error, sqlite3.Error: _on_system_error, HTTPException: _on_http}
     return Starlette(routes=routes(node), exception_handlers=handlers)

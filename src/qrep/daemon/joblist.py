@@ -1,23 +1,20 @@
-"""The jobs of this node: made, changed, deleted, started, and how each reaches its target."""
+"""The jobs of this node: made, changed, deleted, started, taken up, interrupted."""
 
 import os
 import shutil
-import socket
 import threading
 import time
 
 import msgspec
 
-from qrep import config, units
+from qrep import config
 from qrep.daemon import asks
 from qrep.daemon.managed import shape
-from qrep.errors import ConfigError, NotFound, ProtocolError, QrepError, Refused, Unreachable
+from qrep.daemon.route import Route
+from qrep.errors import ConfigError, NotFound, QrepError, Refused, Unreachable
 from qrep.jobs.run import JobRunner
-from qrep.protocol import transport
 from qrep.settings import bad_values
 from qrep.volumes import registry
-
-LOCAL_BUFFER = 4 << 20  # bytes of a local connection's socket buffer
 
 
 class Jobs:
@@ -59,66 +56,12 @@ class Jobs:
             code="no-such-job",
         )
 
-    # ---- how a job reaches its target ----
-
     def _runner(self, name, settings):
-        peer, _, target = settings.target.rpartition(":")
-        if peer:
-            dial, connect = (
-                (lambda: self.node.peers.reach(peer).channel()),
-                (lambda token: self.node.peers.reach(peer).data_connection(token)),
-            )
-        else:
-            dial, connect = (lambda: self._dial_local(target, name)), self._connect_local
+        route = Route(self.node, name, settings)
         return JobRunner(
-            name, settings, request=lambda: self._request(name, settings), dial=dial, connect=connect, db=self.node.db,
-            events=self.node.events, slots=self.node.slots,
+            name, settings, request=route.request, dial=route.dial, connect=route.connect, db=self.node.db, events=self.node.events,
+            slots=self.node.slots,
         )  # fmt: skip
-
-    def _dial_local(self, volume, job):
-        target = self.node.volumes.get(volume).replica()
-        source_end, target_end = transport.local_pair()
-        threading.Thread(
-            target=self.node.sessions.serve, args=(target, target_end, None, volume, job), name=f"target of {job}", daemon=True
-        ).start()
-        return source_end
-
-    def _connect_local(self, token):
-        here, there = socket.socketpair()
-        for end in (here, there):
-            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LOCAL_BUFFER)
-        index = self.node.rendezvous.deliver(token, lambda index: transport.DataConnection(there, index))
-        if index is None:
-            here.close()
-            there.close()
-            raise ProtocolError("nobody waits for this data connection")
-        return transport.DataConnection(here, index)
-
-    def _request(self, name, settings):
-        from qrep.source.flow import RunRequest
-
-        volume = self.node.volumes.get(settings.source)
-        info = volume.inspect()
-        if info.size != settings.size:
-            raise Refused(
-                f"{settings.source} has {units.format_size(info.size)} now, {units.format_size(settings.size)} when job {name} was created",
-                hint="delete the job and create it again",
-                code="source-resized",
-            )
-        directory = os.path.join(self.node.state.path, "sources", settings.id)
-        return RunRequest(
-            job_id=bytes.fromhex(settings.id),
-            volume_id=bytes.fromhex(settings.target_volume),
-            device=info,
-            backend=registry.choose(volume.settings.snapshots, info).backend,
-            map_directory=os.path.join(directory, "map"),
-            run_directory=directory,
-            leaf_size=settings.leaf,
-            granule_size=settings.granule,
-            connections=settings.connections,
-            initial=settings.initial,
-            timeout_s=units.parse_duration(settings.timeout),
-        )
 
     # ---- made, changed, deleted ----
 

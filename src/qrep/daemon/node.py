@@ -21,7 +21,7 @@ from qrep.daemon.volumes import Volumes
 from qrep.errors import Refused
 from qrep.protocol import transport
 
-STOP_S = 4.0  # for runs to end; with the API's requests and the target volumes below 10 s
+STOP_S = 3.0  # for runs to end, and for target volumes; with the API's requests below 10 s
 
 
 class Node:
@@ -77,9 +77,9 @@ class Node:
         self.stopping.set()
         self.listener.stop()
         self.jobs.interrupt(STOP_S)
-        for volume in self.volumes.all():
-            volume.close_target()
-        self.events.add("agent-stopped", "in order", pid=os.getpid())
+        busy = self.volumes.close(STOP_S)
+        text = f"{', '.join(busy)} would not end soon; recovery follows at the next start" if busy else "in order"
+        self.events.add("agent-stopped", text, pid=os.getpid())
         self.db.close()
         os.close(self._alone)
 
@@ -116,8 +116,10 @@ class Node:
         self.listener.drop(name)
         return {"removed": name}
 
-    def note_root(self, volume, target):
+    def note_root(self, target):
         """After a session: remember the root of what was committed."""
         root, status = target.root(), target.status()
         if root is not None and status["committed_id"]:
-            self.db.add_root(target.volume_id.hex(), status["committed_id"], root.hex())
+            volume_id = target.volume_id.hex()
+            self.db.add_root(volume_id, status["committed_id"], root.hex())
+            self.db.keep_roots(volume_id, [point.id.hex() for point in target.sync_points()])

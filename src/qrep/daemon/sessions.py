@@ -57,7 +57,10 @@ class Sessions:
         reason = target.serve(channel, self.node.rendezvous, hello)
         if reason is not None:
             self.node.events.add("session-ended", reason, volume=volume, job=job)
-        self.node.note_root(volume, target)
+        if target.damaged:
+            self.node.events.add("volume-damaged", target.damaged, volume=volume, job=job)
+        else:
+            self.node.note_root(target)
 
     def data(self, stream, peer):
         """A connection of a run that was told the token by the volume it writes to."""

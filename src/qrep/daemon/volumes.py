@@ -3,6 +3,7 @@
 import os
 import shutil
 import threading
+import time
 
 import msgspec
 
@@ -54,6 +55,17 @@ class Volumes:
                     "an unfinished generation was taken back; it holds its last sync point",
                     volume=volume.name,
                 )
+
+    def close(self, timeout):
+        """Let all devices go, at the end. Returns the names of those that were still busy after `timeout` seconds: putting much back,
+        or reading a device afresh, which the end of the process ends as a crash would (R1)."""
+        closing = {volume.name: threading.Thread(target=volume.close_target, daemon=True) for volume in self.all()}
+        for thread in closing.values():
+            thread.start()
+        deadline = time.monotonic() + timeout
+        for thread in closing.values():
+            thread.join(max(0.0, deadline - time.monotonic()))
+        return [name for name, thread in closing.items() if thread.is_alive()]
 
     def add(self, name, settings):
         """settings: dict of config.Volume's fields but id and identity. Returns the ManagedVolume."""

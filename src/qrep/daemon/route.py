@@ -1,0 +1,67 @@
+"""How a job gets from its source volume to its target: what its run is asked to do, and its connections."""
+
+import os
+import socket
+import threading
+
+from qrep import units
+from qrep.errors import ProtocolError, Refused
+from qrep.protocol import transport
+from qrep.volumes import registry
+
+LOCAL_BUFFER = 4 << 20  # bytes of a local connection's socket buffer
+
+
+class Route:
+    """Of one job. settings: config.Job; its changes count from the next run on."""
+
+    def __init__(self, node, name, settings):
+        self.node, self.name, self.settings = node, name, settings
+        self._peer, _, self._volume = settings.target.rpartition(":")
+
+    def request(self):
+        """The RunRequest of now. Raises what keeps the source from being read."""
+        from qrep.source.flow import RunRequest
+
+        settings = self.settings
+        volume = self.node.volumes.get(settings.source)
+        info = volume.inspect()
+        if info.size != settings.size:
+            raise Refused(
+                f"{settings.source} has {units.format_size(info.size)} now, {units.format_size(settings.size)} when job {self.name} was created",
+                hint="delete the job and create it again",
+                code="source-resized",
+            )
+        directory = os.path.join(self.node.state.path, "sources", settings.id)
+        return RunRequest(
+            job_id=bytes.fromhex(settings.id), volume_id=bytes.fromhex(settings.target_volume), device=info,
+            backend=registry.choose(volume.settings.snapshots, info).backend, map_directory=os.path.join(directory, "map"),
+            run_directory=directory, leaf_size=settings.leaf, granule_size=settings.granule, connections=settings.connections,
+            initial=settings.initial, timeout_s=units.parse_duration(settings.timeout),
+        )  # fmt: skip
+
+    def dial(self):
+        """A fresh control channel to the target volume."""
+        if self._peer:
+            return self.node.peers.reach(self._peer).channel()
+        target = self.node.volumes.get(self._volume).replica()
+        source_end, target_end = transport.local_pair()
+        threading.Thread(
+            target=self.node.sessions.serve, args=(target, target_end, None, self._volume, self.name), name=f"target of {self.name}",
+            daemon=True,
+        ).start()  # fmt: skip
+        return source_end
+
+    def connect(self, token):
+        """A DataConnection that the target has taken for `token`."""
+        if self._peer:
+            return self.node.peers.reach(self._peer).data_connection(token)
+        here, there = socket.socketpair()
+        for end in (here, there):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LOCAL_BUFFER)
+        index = self.node.rendezvous.deliver(token, lambda index: transport.DataConnection(there, index))
+        if index is None:
+            here.close()
+            there.close()
+            raise ProtocolError("nobody waits for this data connection")
+        return transport.DataConnection(here, index)
