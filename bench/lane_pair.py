@@ -11,7 +11,7 @@ import time
 from qrep._native.connection import Connection
 from qrep._native.source_lane import SourceRun
 from qrep._native.target_lane import TargetRun
-from qrep.daemon.joblist import LOCAL_BUFFER
+from qrep.daemon.route import LOCAL_BUFFER
 
 TCP_CONGESTION = 13
 

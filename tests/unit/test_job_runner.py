@@ -1,0 +1,95 @@
+"""A job at its source: the states it may be in, one thing at a time, and runs that were going when the agent died."""
+
+import threading
+
+import pytest
+
+from qrep import states
+from qrep.config import Job
+from qrep.daemon.events import EventLog
+from qrep.daemon.statedb import StateDb
+from qrep.daemon.tasks import Task
+from qrep.errors import Refused, Unreachable
+from qrep.jobs.run import GOING, TAKE_UP_MAX, JobRunner
+from qrep.jobs.shown import job_dict
+
+JOB = Job(
+    id="ab" * 16, source="db", target="site-b:db", target_volume="cd" * 16, size=1 << 20, leaf=4096, granule=8192, connections=1
+)  # fmt: skip
+
+
+@pytest.fixture
+def make_runner(tmp_path):
+    """make_runner(request=...): the job as an agent that has just started finds it; called again, as the next one does."""
+    db = StateDb(tmp_path / "state.db")
+    events = EventLog(db, echo=False)
+
+    def make(request=None, slots=1):
+        def unreachable():
+            raise Unreachable("nobody there", code="peer-unreachable", hint="look there")
+
+        slots = threading.BoundedSemaphore(slots) if slots else threading.Semaphore(0)
+        return JobRunner("db", JOB, request=request or unreachable, dial=unreachable, connect=None, db=db, events=events, slots=slots)
+
+    yield make
+    db.close()
+
+
+def test_a_run_that_cannot_begin_leaves_the_job_failed_with_what_to_do_also_after_a_restart(make_runner):
+    runner = make_runner()
+    runner.begin("run")
+    with pytest.raises(Unreachable):
+        runner.run(Task("run", "db"))
+    for job in (runner, make_runner()):
+        shown = job_dict(job)
+        assert shown["state"] == "failed" and shown["problem"] == {"code": "peer-unreachable", "text": "nobody there", "action": "look there"}
+
+
+def test_one_thing_at_a_time(make_runner):
+    runner = make_runner()
+    runner.begin("verify")
+    assert job_dict(runner)["state"] == "verifying"
+    with pytest.raises(Refused, match="db is being verified already"):
+        runner.begin("run")
+    runner.end()
+    runner.begin("run")
+
+
+def test_a_run_waits_for_its_turn_and_can_be_stopped_there(make_runner):
+    runner = make_runner(slots=0)
+    runner.begin("run")
+    ended = []
+
+    def run():
+        try:
+            runner.run(Task("run", "db"))
+        except BaseException as error:
+            ended.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    while runner.state != "queued":
+        pass
+    assert runner.stop() == "stopped; what has been applied is kept"
+    thread.join()
+    assert ended[0].code == "interrupted" and job_dict(runner)["state"] == "stopped"
+
+
+@pytest.mark.parametrize("state", GOING)
+def test_a_run_that_was_going_is_taken_up_three_times_in_a_row_and_then_left_to_a_person(make_runner, state):
+    runner = make_runner()
+    for _ in range(TAKE_UP_MAX):
+        runner.state = state
+        runner._keep()  # and here the agent dies
+        runner = make_runner()
+        assert runner.state == "stopped" and runner.may_take_up() and not runner.may_take_up()
+    runner.state = state
+    runner._keep()
+    runner = make_runner()
+    assert not runner.may_take_up()
+    assert job_dict(runner)["problem"]["code"] == "agent-died" and "qrep start db" in job_dict(runner)["problem"]["action"]
+    assert not make_runner().may_take_up()
+
+
+def test_every_state_in_which_a_run_goes_on_can_be_stopped():
+    assert all("stop" in states.JOB[state] for state in GOING)
