@@ -61,7 +61,7 @@ def test_runs_through_the_command_line_against_bare_lanes(compare, memory_device
     compare("P1", f"full run of {gib:g} GiB, start --wait / bare lanes", lambda: rate(agent.run, size=size), bare_copy, setup=new_job,
             rounds=3 if FULL else 1, first=0.85, goal=0.97)  # fmt: skip
     compare("P1", f"unchanged run of {gib:g} GiB, start --wait / bare scan", lambda: rate(agent.run, size=size),
-            lambda: scan_rate(geometry, source_fd, known), first=0.85, goal=0.97)  # fmt: skip
+            lambda: scan_rate(geometry, source_fd, known, CONNECTIONS), first=0.85, goal=0.97)  # fmt: skip
 
 
 def peak_memory(agent):

@@ -10,7 +10,7 @@ import time
 import pytest
 from agents import b3sum
 from bench_copy import GEOMETRY, change_leaves
-from lane_pair import replicate, scan_rate, socket_pairs, whole_map
+from lane_pair import LANES, replicate, scan_rate, socket_pairs, whole_map
 from measure import DEVICE_SIZE, add_row, figure_row
 
 from qrep.copy import copy_local
@@ -54,12 +54,12 @@ def test_runs_through_the_engine_against_bare_lanes(compare, flow, open_direct):
     flow.check()
     known = whole_map(GEOMETRY, source_fd)
     # The bare scan goes on comparing with the map of now: what differs from it later is not sent, and costs it next to nothing.
-    compare("", "unchanged run / bare scan", flow.run, lambda: scan_rate(GEOMETRY, source_fd, known), first=0.85, goal=0.97)
+    compare("", "unchanged run / bare scan", flow.run, lambda: scan_rate(GEOMETRY, source_fd, known, LANES), first=0.85, goal=0.97)
     flow.check()
     seeds = itertools.count(1)
     with open(flow.source, "r+b", buffering=0) as plain:
         compare(
-            "", "1 % changed, before-images kept / bare scan", flow.run, lambda: scan_rate(GEOMETRY, source_fd, known),
+            "", "1 % changed, before-images kept / bare scan", flow.run, lambda: scan_rate(GEOMETRY, source_fd, known, LANES),
             setup=lambda: change_leaves(plain.fileno(), 0.01, next(seeds)), first=0.6, goal=0.8,
         )  # fmt: skip
     flow.check()

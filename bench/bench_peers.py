@@ -10,7 +10,7 @@ import subprocess
 import time
 
 import pytest
-from lane_pair import scan_rate, whole_map
+from lane_pair import LANES, scan_rate, whole_map
 from measure import DEVICE_SIZE, FULL, MIB
 
 from qrep._native.wire import Geometry
@@ -48,7 +48,7 @@ def test_an_unchanged_scan_against_rsync(compare, same_devices):
         pytest.skip("this rsync cannot read a device (--copy-devices, 3.2.7)")
     source, target, descriptor, known = same_devices
     command = [rsync, "--copy-devices", "--write-devices", "--inplace", "--no-whole-file", "--ignore-times", source, target]
-    compare("S7", "unchanged scan / rsync", lambda: scan_rate(GEOMETRY, descriptor, known), lambda: DEVICE_SIZE / seconds(command),
+    compare("S7", "unchanged scan / rsync", lambda: scan_rate(GEOMETRY, descriptor, known, LANES), lambda: DEVICE_SIZE / seconds(command),
             first=6, goal=10, rounds=ROUNDS)  # fmt: skip
 
 
@@ -56,7 +56,7 @@ def test_an_unchanged_scan_against_bdsync(compare, same_devices):
     bdsync = program("bdsync")
     source, target, descriptor, known = same_devices
     command = [bdsync, f"{bdsync} --server", source, target]
-    compare("S7", "unchanged scan / bdsync", lambda: scan_rate(GEOMETRY, descriptor, known), lambda: DEVICE_SIZE / seconds(command),
+    compare("S7", "unchanged scan / bdsync", lambda: scan_rate(GEOMETRY, descriptor, known, LANES), lambda: DEVICE_SIZE / seconds(command),
             first=8, goal=14, rounds=ROUNDS)  # fmt: skip
 
 
@@ -65,5 +65,5 @@ def test_an_unchanged_scan_against_blocksync_fast(compare, same_devices, tmp_pat
     source, target, descriptor, known = same_devices
     command = [blocksync, "--src", source, "--dst", target, "--digest", str(tmp_path / "digests")]
     seconds(command)  # makes the digest file
-    compare("S6", "unchanged scan / blocksync-fast with its digest file", lambda: scan_rate(GEOMETRY, descriptor, known),
+    compare("S6", "unchanged scan / blocksync-fast with its digest file", lambda: scan_rate(GEOMETRY, descriptor, known, LANES),
             lambda: DEVICE_SIZE / seconds(command), first=1.0, goal=1.4, rounds=ROUNDS)  # fmt: skip

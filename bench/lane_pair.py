@@ -7,6 +7,7 @@ import secrets
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 from qrep._native.connection import Connection
 from qrep._native.source_lane import SourceRun
@@ -14,6 +15,7 @@ from qrep._native.target_lane import TargetRun
 from qrep.daemon.route import LOCAL_BUFFER
 
 TCP_CONGESTION = 13
+LANES = 2  # connections of a job by default: what a run is made of
 
 
 def tcp_pairs(count):
@@ -39,13 +41,15 @@ def socket_pairs(count):
     return pairs
 
 
-def scan(geometry, descriptor, known, leaves_fd=-1, **options):
-    """Look at every granule with one lane that sends nothing; the SourceRun. known: (states, values) to compare with."""
+def scan(geometry, descriptor, known, leaves_fd=-1, lanes=1, **options):
+    """Look at every granule with lanes that send nothing; the SourceRun. known: (states, values) to compare with."""
     run = SourceRun(
         geometry, attempt=1, session=1, key=bytes(32), sector_size=512, base_states=known[0], base_values=known[1], leaves_fd=leaves_fd,
         **options,
     )  # fmt: skip
-    if run.lane(descriptor, Connection.none()):
+    with ThreadPoolExecutor(lanes) as pool:
+        errors = list(pool.map(lambda index: run.lane(descriptor, Connection.none(), index), range(lanes)))
+    if any(errors):
         raise RuntimeError(f"the scan failed: {run.failure()}")
     return run
 
@@ -56,10 +60,10 @@ def whole_map(geometry, descriptor):
     return bytes(run.fresh_states), bytes(run.fresh_values)
 
 
-def scan_rate(geometry, descriptor, known):
+def scan_rate(geometry, descriptor, known, lanes=1):
     """Bytes per second of a scan."""
     started = time.perf_counter()
-    return scan(geometry, descriptor, known).counters()["read"] / (time.perf_counter() - started)
+    return scan(geometry, descriptor, known, lanes=lanes).counters()["read"] / (time.perf_counter() - started)
 
 
 def replicate(geometry, source_fd, target_fd, *, connections=2, base=None, undo_fd=-1, source_options=None, target_options=None,
