@@ -20,6 +20,15 @@ def test_volume_add_set_show_and_remove(agent, qrep):
     assert (answer.code, answer.err) == (5, "refused: volume db is used by nightly\n  action: qrep job delete nightly\n")
 
 
+def test_volume_set_can_take_every_peer_back_and_refuses_what_says_nothing(agent, qrep):
+    agent.on("PATCH", "/volumes/db", VOLUME)
+    assert qrep("volume", "set", "db", "--accept-nobody").code == 0
+    assert agent.bodies("PATCH", "/volumes/db") == [{"accept": []}]
+    both, nothing = qrep("volume", "set", "db", "--accept-nobody", "--accept", "site-a"), qrep("volume", "set", "db")
+    assert (both.code, nothing.code) == (2, 2) and "contradict" in both.err and "nothing to change" in nothing.err
+    assert len(agent.bodies("PATCH", "/volumes/db")) == 1
+
+
 def test_a_volume_that_is_out_of_service_says_why_and_what_to_do(agent, qrep):
     problem = {"code": "no-such-device", "exit": 7, "message": "/dev/vg0/db: no such device", "hint": "lsblk"}
     agent.on("GET", "/volumes", [VOLUME | {"problem": problem}]).on("GET", "/volumes/db", VOLUME | {"problem": problem, "sector_size": None})

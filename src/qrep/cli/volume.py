@@ -7,7 +7,7 @@ from qrep.cli import names
 from qrep.cli.app import Group, printable
 from qrep.client import part
 from qrep.cli.render import table
-from qrep.errors import Refused
+from qrep.errors import Refused, UsageError
 
 
 def snapshots_text(volume):
@@ -140,10 +140,18 @@ def add(app, name, device, **options):
 @volume.command("set")
 @click.argument("name", shell_complete=names.volumes)
 @settings
+@click.option("--accept-nobody", is_flag=True, help="No peer may replicate onto this volume any more.")
 @click.pass_obj
-def set_(app, name, **options):
-    """Change settings of volume NAME."""
-    answer = app.client().call("PATCH", f"/volumes/{part(name)}", given(**options))
+def set_(app, name, accept_nobody, **options):
+    """Change settings of volume NAME. --accept replaces the peers that were accepted."""
+    changes = given(**options)
+    if accept_nobody:
+        if "accept" in changes:
+            raise UsageError("--accept and --accept-nobody contradict each other", hint="give one of them")
+        changes["accept"] = []
+    if not changes:
+        raise UsageError("nothing to change was given", hint=f"qrep volume show {name} shows the settings; qrep volume set --help lists them")
+    answer = app.client().call("PATCH", f"/volumes/{part(name)}", changes)
     app.data(answer, lambda: line(answer))
 
 

@@ -11,6 +11,7 @@ from qrep.errors import QrepError
 
 POLL_S = 0.004
 TRIES = 4  # to hit a run in the middle
+MIDDLE = 96 << 20  # bytes sent when an agent dies: more than the lanes have under way, so that some of it was applied
 ROOT = re.compile(r"^\s*root ([0-9a-f]{64})", re.MULTILINE)
 
 
@@ -200,7 +201,7 @@ class Story:
             while command.poll() is None:
                 self.witness.look()
                 progress = self.a.job("data")["progress"] or {}
-                if progress.get("phase") == "syncing" and progress.get("sent", 0) > 16 << 20:
+                if progress.get("phase") == "syncing" and progress.get("sent", 0) > MIDDLE:
                     site.kill()
                     if site is self.a:
                         self.a.end(command, None)
