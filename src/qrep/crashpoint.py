@@ -48,6 +48,7 @@ POINTS = {
     "snapshot-named": "and has one",
     "source-frozen": "the snapshot is there, not noted",
     "source-run-saved": "the run record is durable, the target knows nothing",
+    "source-searched": "what differs from the target is known, its leaves are not asked for",
     "source-send": "a message is about to be sent",
     "source-lanes-before": "the attempt is open, the lanes not started",
     "source-leaf-page": "a leaf page was written",

@@ -54,7 +54,10 @@ SOURCE = {
     "aborting": {"aborted": ("comparing", "freezing"), "nak": ("closed",)},
     # Fresh digests of the target, chunk by chunk: the base to compare with.
     "comparing": {"digests": ("comparing", "freezing"), "nak": ("closed",)},
-    "freezing": {"frozen": ("starting",)},
+    "freezing": {"frozen": ("searching", "starting")},
+    # Where the base is digests without leaf pages: a pass over the frozen image that sends nothing, then the pages of what differs.
+    "searching": {"differences_found": ("fetching", "starting"), "lanes_failed": ("failed",)},
+    "fetching": {"leaves": ("fetching", "starting"), "nak": ("closed",)},
     # Begin or Resume was sent.
     "starting": {"began": ("sending",), "resumed": ("overlaying", "sending"), "nak": ("closed",), "aborted": ("failed",)},
     # What the target has applied arrives in chunks.

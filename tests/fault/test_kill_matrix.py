@@ -44,6 +44,7 @@ TARGET_POINTS = (
 RECOVERY_POINTS = ("undo-restore-before", "undo-restore-batch", "target-flush-before", "target-flush-done", "superblock-write-before", "superblock-write-durable", "undo-prune-before")
 INITIAL_POINTS = ("superblock-create-before", "map-forget-before", "target-write-done", "superblock-write-before", "map-fold-before")
 ROLLBACK_POINTS = ("undo-create-durable", "rollback-undo-durable", "rollback-applied", "superblock-write-before", "superblock-write-durable", "map-fold-before")
+COMPARE_POINTS = ("source-searched", "source-leaf-page", "source-lanes-before", "source-frame-sent", "map-pending-durable")
 # Passed where a whole run on plain devices does not come by; each has its own test.
 ELSEWHERE = {
     "map-drop-before", "map-adopt-durable", "map-checkpoint-before", "map-checkpoint-durable", "target-drained",
@@ -52,7 +53,7 @@ ELSEWHERE = {
 
 
 def test_every_crash_point_is_in_the_matrix():
-    matrix = {*SOURCE_POINTS, *TARGET_POINTS, *RECOVERY_POINTS, *INITIAL_POINTS, *ROLLBACK_POINTS}
+    matrix = {*SOURCE_POINTS, *TARGET_POINTS, *RECOVERY_POINTS, *INITIAL_POINTS, *ROLLBACK_POINTS, *COMPARE_POINTS}
     assert matrix | ELSEWHERE == set(POINTS) and not matrix & ELSEWHERE
 
 
@@ -207,6 +208,12 @@ def crash_and_recover(scene, source="", target=""):
 
 @pytest.mark.parametrize("point", SOURCE_POINTS)
 def test_the_source_is_killed(committed, point):
+    crash_and_recover(committed, source=f"{point}:1")
+
+
+@pytest.mark.parametrize("point", COMPARE_POINTS)
+def test_the_source_is_killed_in_a_run_without_a_map(committed, point):
+    (committed.state / "sources" / JOB.hex() / "map" / "root").unlink()
     crash_and_recover(committed, source=f"{point}:1")
 
 

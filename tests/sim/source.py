@@ -44,11 +44,12 @@ class Volume:
 
 
 class Sending:
-    """The lanes of one session at the source."""
+    """The lanes of one session at the source; action None: of a pass that sends nothing."""
 
     def __init__(self, action):
-        self.attempt, self.session, self.key = action.attempt, action.session, action.key
-        self.open = len(action.tokens)
+        if action is not None:
+            self.attempt, self.session, self.key = action.attempt, action.session, action.key
+            self.open = len(action.tokens)
         self.work = []
         self.failure = None
         self.unreadable = 0
@@ -86,7 +87,7 @@ class Controller(Process):
     def main(self):
         yield self.world.delay(0.01)
         self.map_tag, self.states, self.values = load_map(self.store.files.get("root"), self.geometry)
-        self.leaves = self.store.files.get("leaves", {})
+        self.leaves = dict(self.store.files.get("leaves", {}))
         pending = self.store.files.get("pending")
         pending_new = load_map(pending, self.geometry)[0] if pending else None
         saved = self.store.files.get("run")
@@ -97,7 +98,7 @@ class Controller(Process):
             job_id=self.job_id, volume_id=self.volume_id, shape=(g.size, g.leaf_size, g.granule_size, 512), map_tag=self.map_tag,
             pending_new=pending_new, record=record, epoch=0, draw=self.draw, initial=initial, connections=connections,
         )  # fmt: skip
-        self.sending, self.tries = None, 0
+        self.sending, self.tries, self.same = None, 0, {}
         self.connect()
         yield from self.serve()
 
@@ -183,7 +184,7 @@ class Controller(Process):
 
     def reload(self):
         self.map_tag, self.states, self.values = load_map(self.store.files.get("root"), self.geometry)
-        self.leaves = self.store.files.get("leaves", {})
+        self.leaves = dict(self.store.files.get("leaves", {}))
         self.oracle.map(self.map_tag, self.states, self.values, self.name)
 
     def _drop(self, action):
@@ -194,12 +195,49 @@ class Controller(Process):
         yield from self.store.write("pending", None)
         yield from self.store.write("root", None)
         self.reload()
+        self.same = {}
 
     def _store_digests(self, action):
         yield 0
         first, count = action.first, len(action.states)
         self.states[first : first + count] = action.states
         self.values[first * 32 : (first + count) * 32] = action.values
+
+    def _find_differences(self, action):
+        """A pass that sends nothing. What it finds the same in a snapshot is not read again by the lanes."""
+        yield 0
+        self.sending = sending = Sending(None)
+        self.spawn(self.search(sending))
+
+    def search(self, sending):
+        g, token, different = self.geometry, self.machine.record.snapshot, []
+        self.same = {}
+        for granule in range(g.granules):
+            if self.states[granule] & records.STATE_MASK != HASHED & records.STATE_MASK:
+                continue
+            yield self.world.delay(0.002 * self.pace)
+            if sending.stopped:
+                return
+            try:
+                data = self.volume.read(token, granule * g.granule_size, g.granule_bytes(granule))
+            except OSError:
+                continue
+            page = bytearray(32 * g.granule_leaves(granule))
+            value = hasher.subtree(data, granule * g.granule_size, g.leaf_size, page)
+            if value == self.values[granule * 32 : granule * 32 + 32]:
+                self.same[granule], self.leaves[granule] = data, bytes(page)
+            elif any(data):
+                different.append(granule)
+        self.post(lambda: self.machine.differences_found(different) if self.sending is sending and self.machine.phase == "searching" else [])
+
+    def _store_leaves(self, action):
+        yield 0
+        if self.page_counts(action.page, self.values[action.granule * 32 : action.granule * 32 + 32]):
+            self.leaves[action.granule] = action.page
+
+    def page_counts(self, page, value):
+        """R8: a page that does not merge to its granule's value is not believed, wherever it comes from."""
+        return hasher.merge(page) == value
 
     def _freeze(self, action):
         yield self.world.delay(0.01)
@@ -265,6 +303,7 @@ class Controller(Process):
         self.sending = sending = Sending(action)
         states, values, leaves = bytearray(self.states), bytearray(self.values), dict(self.leaves)
         marked = bytearray(g.granules)
+        same = self.same if record.snapshot and (action.same_image or not action.resumed) else {}
         for chunk in action.applied:
             for i, mark in enumerate(chunk.marked):
                 granule = chunk.first + i
@@ -276,7 +315,7 @@ class Controller(Process):
         for granule in range(g.granules):
             whole = marked[granule] == 2
             unknown = (action.unknown == "incomplete" and not whole) or (action.unknown == "parts" and marked[granule] == 1)
-            if not (action.same_image and whole):
+            if not (action.same_image and whole) and granule not in same:
                 sending.work.append((granule, unknown))
             if not whole:
                 marked[granule] = 0
@@ -284,6 +323,8 @@ class Controller(Process):
         self.base = (states, values, leaves)
         self.fresh_states, self.fresh_values, self.fresh_leaves, self.marked = bytearray(states), bytearray(values), dict(leaves), marked
         sending.image = bytearray(self.volume.snapshots[record.snapshot]) if record.snapshot else bytearray(g.size)
+        for granule, data in same.items():
+            sending.image[granule * g.granule_size : granule * g.granule_size + len(data)] = data
         for index, token in enumerate(action.tokens):
             connection = self.network.connect(f"{self.name} data {index}")
             if connection is None:
@@ -379,7 +420,7 @@ class Controller(Process):
     def data_frames(self, writer, granule, old_page, before, page, value, data):
         g = self.geometry
         leaf_size, count = g.leaf_size, len(page) // 32
-        if old_page is None or hasher.merge(old_page) != before:  # R8: a page that is not the root's is not believed
+        if old_page is None or not self.page_counts(old_page, before):
             half = 1 << (count - 1).bit_length() >> 1
             parts = [(0, half), (half, count - half)] if count > 1 and self.world.random.random() < 0.5 else [(0, count)]
             for first, size in parts:
@@ -410,6 +451,7 @@ class Controller(Process):
 
     performers = {
         do.Send: _send, do.FoldPending: _fold, do.DropPending: _drop, do.ForgetSourceMap: _forget, do.StoreDigests: _store_digests,
+        do.FindDifferences: _find_differences, do.StoreLeaves: _store_leaves,
         do.Freeze: _freeze, do.SaveRun: _save_run, do.ClearRun: _clear_run, do.ReleaseSnapshot: _release, do.StartSending: _start_sending,
         do.StopSending: _stop_sending, do.WritePending: _write_pending, do.Finish: _finish, do.Fail: _fail,
     }  # fmt: skip

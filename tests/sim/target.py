@@ -503,6 +503,22 @@ class Target(Process):
             yield self.world.delay(0.001)
         self._reply(action.handle, say.Digests(action.first, bytes(states), bytes(values)))
 
+    def _send_leaves(self, action):
+        g = self.geometry
+        for granule in action.granules:
+            page = bytearray(32 * g.granule_leaves(granule))
+            content = self.device.read(granule * g.granule_size, g.granule_bytes(granule))
+            hasher.subtree(content, granule * g.granule_size, g.leaf_size, page)
+            yield self.world.delay(0.001)
+            self._reply(action.handle, say.Leaves(granule, self.told_page(page)))
+
+    def told_page(self, page):
+        """What it says of its leaves; a lie about them may cost bandwidth and nothing else."""
+        if self.lies and self.world.chance(self.lies):
+            leaf = self.world.random.randrange(len(page) // 32)
+            page[leaf * 32 : leaf * 32 + 32] = self.world.random.randbytes(32)
+        return bytes(page)
+
     def _send_message(self, action):
         yield 0
         if isinstance(action.message, say.State):
@@ -539,7 +555,7 @@ class Target(Process):
         do.FlushDevice: _flush_device, do.TakeCheckpoint: _take_checkpoint, do.SaveCheckpoint: _save_checkpoint,
         do.ForgetCheckpoint: _forget_checkpoint, do.RestoreUndo: _restore_undo, do.ApplyPoint: _apply_point,
         do.WritePendingMap: _write_pending_map, do.SettleMap: _settle_map, do.ForgetMap: _forget_map, do.PruneUndo: _prune_undo,
-        do.Scan: _scan, do.Reply: _send_message, do.CloseSession: _close_session, do.Faulted: _faulted, do.RecordPoint: _nothing,
+        do.Scan: _scan, do.SendLeaves: _send_leaves, do.Reply: _send_message, do.CloseSession: _close_session, do.Faulted: _faulted, do.RecordPoint: _nothing,
         do.RolledBack: _nothing, do.RollbackFailed: _nothing,
     }  # fmt: skip
 

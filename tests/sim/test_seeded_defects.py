@@ -2,7 +2,7 @@
 
 import pytest
 
-from qrep._native import wire
+from qrep._native import hasher, wire
 from qrep.protocol import actions as do
 from qrep.protocol import messages as say
 from qrep.protocol.source_machine import SourceMachine
@@ -350,6 +350,27 @@ def second_read_sent_instead_of_the_hashed_buffer():
     }
 
 
+def leaf_pages_of_a_lying_target_believed():
+    """R8: a page that does not merge to the granule's digest hides a leaf that differs. Manifest and values would notice, so both are off."""
+
+    def store_leaves(self, action):
+        """The page as a liar would send it who knows what the source holds, taken without a look."""
+        g, page = self.geometry, bytearray(action.page)
+        ours = bytearray(len(page))
+        data = self.volume.read(self.machine.record.snapshot, action.granule * g.granule_size, g.granule_bytes(action.granule))
+        hasher.subtree(data, action.granule * g.granule_size, g.leaf_size, ours)
+        different = [at for at in range(0, len(page), 32) if page[at : at + 32] != ours[at : at + 32]]
+        for at in different[1:]:
+            page[at : at + 32] = ours[at : at + 32]
+        self.leaves[action.granule] = bytes(page)
+        yield 0
+
+    cls = type("DefectController", (Controller,), {"page_counts": lambda self, page, value: True})
+    cls.performers = {**Controller.performers, do.StoreLeaves: store_leaves}
+    target = type("Believing", (target_with(manifest_collected=manifest_taken_as_told),), {"mark": mark_without_comparing})
+    return {"controller_class": cls, "target_class": target, "focus": {"weights": {"rollback": 3, "kill_source": 1}, "pace": 1, "frozen": 1.0, "busy": 1.0}}
+
+
 def unreadable_granules_left_out():
     """INV-Z."""
 
@@ -411,7 +432,7 @@ DEFECTS = [
     map_of_the_target_kept_without_a_tag, undo_pruned_too_early, map_used_without_comparing_its_tag, pending_folded_whatever_the_target_says,
     pending_folded_before_the_commit_under_the_old_tag, ids_counted_instead_of_random, parts_of_a_live_granule_not_sent_again,
     another_snapshot_taken_for_the_same_image, an_interrupted_second_image_forgotten, second_read_sent_instead_of_the_hashed_buffer,
-    unreadable_granules_left_out, frames_of_any_session_taken,
+    unreadable_granules_left_out, frames_of_any_session_taken, leaf_pages_of_a_lying_target_believed,
 ]  # fmt: skip
 
 

@@ -100,12 +100,13 @@ static int judge(struct source_lane *lane, struct source_slot *slot)
     const uint8_t hashed = QREP_STATE_HASHED | QREP_STATE_VALUE;
 
     source_count(&base->counters.granules_done, 1);
+    uint32_t leaves = qrep_granule_leaves(&base->geometry, slot->granule);
     if ((state & (QREP_STATE_MASK | QREP_STATE_VALUE)) == hashed &&
         memcmp(slot->value, base->base_values + slot->granule * QREP_DIGEST_SIZE, QREP_DIGEST_SIZE) == 0) {
         slot->state = SLOT_FREE;
-        return 0;
+        /* A base that came as digests has no pages. With one, what changes here next time travels by the leaf. */
+        return state & QREP_STATE_PAGE ? 0 : write_page(lane, slot, leaves);
     }
-    uint32_t leaves = qrep_granule_leaves(&base->geometry, slot->granule);
     find_runs(lane, slot, state, leaves);
     int rc = write_page(lane, slot, leaves);
     if (rc)

@@ -268,6 +268,22 @@ class StoreDigests(NamedTuple):
     values: bytes
 
 
+class FindDifferences(NamedTuple):
+    """Look through the frozen image with lanes that send nothing; later differences_found(granules) or lanes_failed(...).
+
+    Of the granules whose digest is stored without a leaf page, those that hold other data than the target and are not all zero there or here.
+    No attempt is open, and no page of a map that counts may be overwritten. StopSending ends it, too.
+    """
+
+
+class StoreLeaves(NamedTuple):
+    """The target's leaf page of a granule, for this session's base. R8: believed only if it merges to the digest stored for it; a page that
+    does not is left out, which costs bandwidth and is no error. Never made durable."""
+
+    granule: int
+    page: bytes
+
+
 class Freeze(NamedTuple):
     """RESULT frozen(token, fuzzy, frozen_at_ns): reopen the snapshot `token` if it is still there, else take a new one."""
 
@@ -307,7 +323,7 @@ class StartSending(NamedTuple):
 
 
 class StopSending(NamedTuple):
-    """Stop the source lanes and join them. Afterwards no lanes_finished or lanes_failed of them arrives."""
+    """Stop the source lanes and join them. Afterwards no lanes_finished, differences_found or lanes_failed of them arrives."""
 
 
 class WritePending(NamedTuple):

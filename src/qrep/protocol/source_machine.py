@@ -12,12 +12,16 @@ from qrep.protocol import actions as do
 from qrep.protocol import messages as say
 from qrep.protocol.messages import NO_ID
 from qrep.protocol.records import RunRecord
+from qrep.protocol.source_compare import SourceCompare
 from qrep.protocol.source_replies import SourceReplies
 
-CONNECTED = ("greeting", "aborting", "comparing", "freezing", "starting", "overlaying", "sending", "preparing", "committing", "giving-up")
+CONNECTED = (
+    "greeting", "aborting", "comparing", "freezing", "searching", "fetching", "starting", "overlaying", "sending", "preparing", "committing",
+    "giving-up",
+)  # fmt: skip
 
 
-class SourceMachine(SourceReplies):
+class SourceMachine(SourceReplies, SourceCompare):
     """One run.
 
     shape: (size, leaf_size, granule_size, sector_size) of the source volume, bytes. map_tag: the generation the source's map describes,
@@ -52,6 +56,8 @@ class SourceMachine(SourceReplies):
         self._lanes = False
         self._answer = None  # the Resumed whose Applied chunks are arriving
         self._applied = []
+        self._to_search = False  # the base is made of digests without leaf pages
+        self._wanted, self._asked = [], []  # granules whose pages are to be had; those asked for that have not come
         self._error = None  # why it is giving up
 
     # ---- events of the driver ----
@@ -78,8 +84,8 @@ class SourceMachine(SourceReplies):
     def frozen(self, token, fuzzy, frozen_at_ns):
         """token: "" for a live volume. fuzzy: what is read may change while it is read."""
         self._take("frozen")
-        self._go("starting")
         if self._resuming:
+            self._go("starting")
             # Only the very snapshot of the first session reads the same again.
             # Once another image was used what was applied is of both, until a pass over all granules ends with the commit.
             record = self.record
@@ -88,12 +94,18 @@ class SourceMachine(SourceReplies):
                 record, epoch=self._epoch, snapshot=token, fuzzy=fuzzy, frozen_at_ns=frozen_at_ns, mixed=not self._same_image
             )
             message = say.Resume(self.record.attempt, self._connections, self._frame_limit, self._same_image)
-        else:
-            # R5: fresh and random, never used again. An attempt of 0 means none.
-            new, attempt = self._draw(16), int.from_bytes(self._draw(8), "little") or 1
-            self.record = RunRecord(self._epoch, self._committed, new, attempt, token, fuzzy, frozen_at_ns, False)
-            message = say.Begin(self._committed, new, attempt, self._connections, self._frame_limit)
-        return [do.SaveRun(self.record), do.Send(message)]
+            return [do.SaveRun(self.record), do.Send(message)]
+        # R5: fresh and random, never used again. An attempt of 0 means none.
+        new, attempt = self._draw(16), int.from_bytes(self._draw(8), "little") or 1
+        self.record = RunRecord(self._epoch, self._committed, new, attempt, token, fuzzy, frozen_at_ns, False)
+        if self._to_search:
+            return [do.SaveRun(self.record), *self._search()]
+        self._go("starting")
+        return [do.SaveRun(self.record), self._begin()]
+
+    def _begin(self):
+        record = self.record
+        return do.Send(say.Begin(record.base, record.new, record.attempt, self._connections, self._frame_limit))
 
     def lanes_finished(self, count, manifest, unreadable):
         """All is sent. count, manifest: R7, over what was marked as sent. unreadable: granules that could not be read."""
@@ -108,6 +120,8 @@ class SourceMachine(SourceReplies):
     def lanes_failed(self, kind, text):
         """A source lane failed. kind: lower-case name of enum qrep_failure_kind."""
         self._take("lanes_failed")
+        if self.phase == "searching":  # nothing is open at the target
+            return self._end(DeviceReadError(text) if kind in ("read", "shrunk") else QrepError(text))
         if kind == "connection":
             return self._close(Unreachable(f"a data connection was lost: {text}", hint="it resumes from what has been applied"))
         return self._give_up(DeviceReadError(text) if kind in ("read", "shrunk") else QrepError(text))

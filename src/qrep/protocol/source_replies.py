@@ -7,7 +7,7 @@ random ids and nothing else (R5).
 from qrep.errors import ProtocolError, QrepError, Refused, UndoSpaceError, Unreachable
 from qrep.protocol import actions as do
 from qrep.protocol import messages as say
-from qrep.protocol.messages import GRANULES_PER_CHUNK, GRANULES_PER_SCAN, NO_ID
+from qrep.protocol.messages import GRANULES_PER_CHUNK, NO_ID
 
 STALE_ANSWERS_MAX = 8  # a target that always knows a higher epoch is lying
 RETRY_NAKS = ("connection", "frame", "attempt-gone", "base", "busy")
@@ -76,6 +76,10 @@ class SourceReplies:
             and state.open_attempt == record.attempt
             and state.open_new == record.new
             and state.committed == record.base
+            # Without the base it began with, everything that was not applied yet would travel. Comparing anew costs less.
+            and (self._base_ready or not self._would_compare())
+            # Nor does a live image overlay digests where nothing was committed: what was applied stays, and comparing finds it.
+            and (record.base != NO_ID or self._initial != "compare" or (bool(record.snapshot) and not record.mixed))
         )
 
     def _settle(self):
@@ -91,21 +95,8 @@ class SourceReplies:
         """What this run compares with; afterwards the snapshot."""
         # Digests the target gave in an earlier session are not asked twice of: they are asked for anew.
         done = self._settle()
-        if self._map_tag == NO_ID and (self._initial == "compare" or (self._initial == "auto" and self._committed != NO_ID)):
-            self._go("comparing")
-            return [*done, self._scan(0)]
-        return [*done, *self._freeze()]
-
-    def _scan(self, first):
-        self._scan_first, self._scan_count = first, min(GRANULES_PER_SCAN, self._granules - first)
-        return do.Send(say.ScanTarget(first, self._scan_count))
-
-    def _on_digests(self, message):
-        if message.first != self._scan_first or len(message.states) != self._scan_count:
-            raise ProtocolError(f"digests of granules from {message.first} on were not asked for")
-        following = message.first + self._scan_count
-        store = do.StoreDigests(message.first, message.states, message.values)
-        return [store, self._scan(following)] if following < self._granules else [store, *self._freeze()]
+        self._to_search = False
+        return [*done, *(self._compare() if self._would_compare() else self._freeze())]
 
     def _freeze(self):
         """The snapshot of an attempt that is gone serves again, unless the target has moved on since it was taken."""
@@ -217,4 +208,5 @@ class SourceReplies:
     _handlers = {
         say.State: "_on_state", say.Stale: "_on_stale", say.Began: "_on_began", say.Resumed: "_on_resumed", say.Applied: "_on_applied",
         say.Prepared: "_on_prepared", say.Committed: "_on_committed", say.Aborted: "_on_aborted", say.Nak: "_on_nak", say.Digests: "_on_digests",
+        say.Leaves: "_on_leaves",
     }  # fmt: skip

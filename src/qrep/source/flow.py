@@ -28,6 +28,7 @@ from qrep.protocol.transport import Disconnected
 from qrep.source.lanes import SourceLanes
 from qrep.source.report import Progress, RunReport
 from qrep.source.runrecord import RunFile
+from qrep.source.search import Search
 from qrep.source.work import WHOLE, Base, work_list
 
 log = logging.getLogger("qrep.source")
@@ -85,7 +86,7 @@ class Run:
         self._progress = Progress(self.geometry.size)
         self._events = queue.SimpleQueue()
         self._channel = None
-        self._lanes = self._run = self._base = self._session_base = None
+        self._lanes = self._run = self._base = self._session_base = self._search = None
         self._source_fd, self._source_info, self._frozen = -1, None, None
         self._frozen_at_ns = 0
         self._lost, self._lost_until = None, None  # why the data connections ended, and until when the target may explain
@@ -253,8 +254,20 @@ class Run:
         self._session_base = None
 
     def _store_digests(self, action):
-        self._progress.phase = "scanning"
         self._base_now().store(action.first, action.states, action.values)
+        self._progress.compared(action.first + len(action.states), self.geometry.granules)
+
+    def _find_differences(self, action):
+        self._search = Search(
+            self._base_now(), self.geometry, self._source_fd, self._source_info.io_alignment, self._map.leaves_fd, self.request.connections,
+            self.request.slots, lambda lanes: self._events.put(("lanes", lanes, None)),
+        )  # fmt: skip
+        self._lanes = self._search.lanes
+        self._progress.begin_search(self._search.run, self._search.bytes)
+
+    def _store_leaves(self, action):
+        if not self._base_now().store_page(self.geometry, self._map.leaves_fd, action.granule, action.page):
+            log.warning("the leaf values that the target gave for granule %d are not those of its digest", action.granule)
 
     def _base_now(self):
         if self._session_base is None:
@@ -310,13 +323,16 @@ class Run:
             base = base.overlaid(action.applied, action.unknown)
             self._tell("run-resumed", f"{base.marked.count(WHOLE)} of {self.geometry.granules} granules were applied already")
         self._base = base
-        work = work_list(base, self._source_fd, self.geometry, resumed=action.resumed, same_image=action.same_image, unknown=action.unknown)
+        searched = any(base.same) and (action.same_image or not (action.resumed or self._frozen.fuzzy))
+        work = work_list(
+            base, self._source_fd, self.geometry, resumed=action.resumed, same_image=action.same_image, unknown=action.unknown, searched=searched
+        )
         self._run = SourceRun(
             self.geometry, attempt=action.attempt, session=action.session, key=action.key, sector_size=self._source_info.io_alignment,
             base_states=base.states, base_values=base.values, leaves_fd=self._map.leaves_fd, work=work,
             frame_size=max(self.request.frame_limit, self.request.leaf_size), slots=self.request.slots,
         )  # fmt: skip
-        skipped = base.marked.count(WHOLE) if action.same_image else 0
+        skipped = (base.marked.count(WHOLE) if action.same_image else 0) + (base.same.count(1) if searched else 0)
         self._progress.begin(self._run, skipped * self.geometry.granule_size)
         crashpoint("source-lanes-before")
         self._lanes = SourceLanes(
@@ -324,10 +340,14 @@ class Run:
         )
 
     def _lanes_ended(self):
-        lanes, run = self._lanes, self._run
-        self._lanes = None
+        lanes, run, search = self._lanes, self._run, self._search
+        self._lanes = self._search = None
         self._progress.end()
         failure = lanes.failure()
+        if search is not None:
+            crashpoint("source-searched")
+            self._execute(self._machine.lanes_failed(*failure) if failure else self._machine.differences_found(search.take_over()))
+            return
         if failure is not None and failure[0] == "connection":
             self._lost, self._lost_until = failure, time.monotonic() + LAST_WORD_S
             return
@@ -349,7 +369,7 @@ class Run:
         self._stop_lanes()
 
     def _stop_lanes(self):
-        lanes, self._lanes = self._lanes, None
+        lanes, self._lanes, self._search = self._lanes, None, None
         if lanes is not None:
             lanes.stop()
             lanes.join()
@@ -412,7 +432,7 @@ class Run:
 
     _handlers = {
         do.Send: _send, do.FoldPending: _fold_pending, do.DropPending: _drop_pending, do.ForgetSourceMap: _forget_map,
-        do.StoreDigests: _store_digests, do.Freeze: _freeze, do.SaveRun: _save_run, do.ClearRun: _clear_run,
+        do.StoreDigests: _store_digests, do.FindDifferences: _find_differences, do.StoreLeaves: _store_leaves, do.Freeze: _freeze, do.SaveRun: _save_run, do.ClearRun: _clear_run,
         do.ReleaseSnapshot: _release_snapshot, do.StartSending: _start_sending, do.StopSending: _stop_sending,
         do.WritePending: _write_pending, do.Finish: _finish, do.Fail: _fail,
     }  # fmt: skip

@@ -15,7 +15,7 @@ TEXTS = {
 
 
 class SourceLanes:
-    """run: SourceRun. connect(token): a DataConnection, or None for a lane that only scans. on_end(lanes): called once, from a thread
+    """run: SourceRun. connect(token): a DataConnection; search.Nowhere for a lane that only scans. on_end(lanes): called once, from a thread
     of its own, when all lanes have ended."""
 
     def __init__(self, run, source_fd, tokens, connect, on_end):

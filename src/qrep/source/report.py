@@ -46,6 +46,8 @@ class Progress:
         self._run = None
         self._work = 0  # granules of the present session's work
         self._applied = 0  # bytes that need no look, because they were applied before
+        self._scanned = 0.0  # of the scanning: the target's reading is its first half, ours the second
+        self._searched = 0  # bytes of the pass over the source, while it goes on
         self._started = time.monotonic()
         self._session_started = self._started
 
@@ -54,14 +56,29 @@ class Progress:
         self._run, self._applied, self._session_started = run, applied, time.monotonic()
         self.phase = "syncing"
 
+    def compared(self, granules, total):
+        """The target has given digests of so many granules."""
+        self.phase, self._scanned = "scanning", granules / total / 2
+
+    def begin_search(self, run, size):
+        """The source is looked through for what differs: `size` bytes."""
+        self._run, self._searched, self.phase, self._scanned = run, size, "scanning", 0.5
+
     def end(self):
-        run, self._run = self._run, None
-        if run is not None:
-            self._done = _sum(self._done, run.counters())
+        counters = self._counters()
+        self._run, self._searched = None, 0
+        self._done = _sum(self._done, counters)
+        if self.phase == "scanning":
+            self._scanned = 1.0
 
     def totals(self):
-        run = self._run
-        return _sum(self._done, run.counters()) if run is not None else dict(self._done)
+        return _sum(self._done, self._counters())
+
+    def _counters(self):
+        """Of the lanes that run. What a search finds changed or zero is counted again by the lanes that send it."""
+        run, searching = self._run, self._searched
+        counters = run.counters() if run is not None else {}
+        return {name: counters[name] for name in ("read", "hashed")} if counters and searching else counters
 
     @property
     def seconds(self):
@@ -69,11 +86,13 @@ class Progress:
 
     def as_dict(self, granule_size, unreadable=0):
         """The PROGRESS of the local API."""
-        run, totals = self._run, self.totals()
-        counters = run.counters() if run is not None else {}
+        run, totals, searched, counters = self._run, self.totals(), self._searched, self._counters()
+        run = None if searched else run
         elapsed = max(time.monotonic() - self._session_started, 1e-3)
         looked_at = min(self.size, self._applied + counters.get("granules_done", 0) * granule_size)
         fraction = 1.0 if self.phase == "committing" else looked_at / self.size if run is not None else 0.0
+        if self.phase == "scanning":
+            fraction = self._scanned + (min(1.0, counters.get("read", 0) / searched) / 2 if searched else 0.0)
         here = looked_at - self._applied
         left = (self.size - looked_at) * elapsed / here if here > 0 and run is not None else None
         waits = {name: counters.get(counter, 0) for name, counter in _WAITS.items()}
@@ -91,4 +110,4 @@ class Progress:
 
 
 def _sum(first, second):
-    return {name: first.get(name, 0) + value for name, value in second.items()}
+    return {name: first.get(name, 0) + second.get(name, 0) for name in {**first, **second}}

@@ -4,34 +4,56 @@ The loops here run over granules that are special (applied, holes, unknown), nev
 """
 
 import array
+import os
 import re
 import stat
-import os
 
+from qrep._native import hasher
 from qrep._native.disk import STATE_HASHED, STATE_MASK, STATE_PAGE, STATE_SLOT, STATE_UNKNOWN, STATE_VALUE
 from qrep._native.source_lane import WORK_HOLE, WORK_UNKNOWN
-from qrep.digesttree import DIGEST_SIZE
+from qrep.digesttree import DIGEST_SIZE, page_offset
 from qrep.extents import allocated_granules
+from qrep.store import write_all
 
 PARTS, WHOLE = 1, 2  # marks of an applied list
 _WHOLE_RUN = re.compile(rb"\x02+", re.DOTALL)
 
 
 class Base:
-    """What the target is known to hold: states and values per granule, and the marks of what the open attempt has applied."""
+    """What the target is known to hold: states and values per granule, and the marks of what the open attempt has applied.
+
+    same: 1 for granules that the frozen image of this attempt was found to hold as the target does; nobody need read them again.
+    """
 
     def __init__(self, states, values):
         self.states, self.values = bytearray(states), bytearray(values)
-        self.marked = bytearray(len(self.states))
+        self.marked, self.same = bytearray(len(self.states)), bytearray(len(self.states))
 
     def store(self, first, states, values):
         """Digests that the target read afresh."""
         self.states[first : first + len(states)] = states
         self.values[first * DIGEST_SIZE : first * DIGEST_SIZE + len(values)] = values
 
+    def without_page(self):
+        """Granules of data whose value is known and whose leaves are not."""
+        return [granule for granule, state in enumerate(self.states) if state & STATE_MASK == STATE_HASHED and not state & STATE_PAGE]
+
+    def store_page(self, geometry, leaves_fd, granule, page):
+        """Keep the target's leaf values of a granule where the lanes look for them. R8: only if they merge to its value; returns whether.
+
+        page: as long as the granule has leaves.
+        """
+        value = self.values[granule * DIGEST_SIZE : (granule + 1) * DIGEST_SIZE]
+        if self.states[granule] & STATE_MASK != STATE_HASHED or hasher.merge(page) != value:
+            return False
+        write_all(leaves_fd, page, page_offset(geometry, granule, self.states[granule]))
+        self.states[granule] |= STATE_PAGE
+        return True
+
     def overlaid(self, applied, unknown):
         """A copy with the applied chunks of a resumed attempt over it. unknown "incomplete": what is not whole is not known at all."""
         base = Base(self.states, self.values)
+        base.same = self.same
         for chunk in applied:
             first = chunk.first
             base.marked[first : first + len(chunk.marked)] = chunk.marked
@@ -58,15 +80,18 @@ def _applied_state(before, applied):
     return state
 
 
-def work_list(base, source_fd, geometry, *, resumed, same_image, unknown):
-    """The work of a run as an array of uint64, or None for all granules in order, all to be read."""
-    holes = _holes(source_fd, geometry)
-    if holes is None and not resumed:
+def work_list(base, source_fd, geometry, *, resumed, same_image, unknown, searched=False):
+    """The work of a run as an array of uint64, or None for all granules in order, all to be read.
+
+    searched: the image is the frozen one in which base.same was found.
+    """
+    holes = holes_of(source_fd, geometry)
+    if holes is None and not resumed and not searched:
         return None
     work = array.array("Q")
     for granule in range(geometry.granules):
         mark = base.marked[granule]
-        if same_image and mark == WHOLE:
+        if (same_image and mark == WHOLE) or (searched and base.same[granule]):
             continue
         item = granule
         if holes is not None and holes[granule]:
@@ -77,7 +102,7 @@ def work_list(base, source_fd, geometry, *, resumed, same_image, unknown):
     return work
 
 
-def _holes(source_fd, geometry):
+def holes_of(source_fd, geometry):
     """A byte per granule, 1 where an image file has a hole; None for a device, which cannot tell."""
     if not stat.S_ISREG(os.fstat(source_fd).st_mode):
         return None

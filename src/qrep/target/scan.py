@@ -30,7 +30,7 @@ def scan(device_fd, digest_map, sector_size, first, count, progress=None):
     work = array.array("Q", range(first, first + count))
     run = SourceRun(
         digest_map.geometry, attempt=0, session=0, key=bytes(32), sector_size=sector_size, base_states=digest_map.states,
-        base_values=digest_map.values, leaves_fd=digest_map.leaves_fd, work=work,
+        base_values=digest_map.values, work=work,
     )  # fmt: skip
     lanes = [
         threading.Thread(target=run.lane, args=(device_fd, Connection.none(), index), name=f"scan-{index}", daemon=True)
