@@ -20,7 +20,6 @@ POINTS = {
     "map-fold-before": "the next generation is committed, its digests still pending",
     "map-fold-durable": "they are the map",
     "map-drop-before": "pending digests of a generation that was not committed are about to go",
-    "map-adopt-durable": "a map was replaced by fresh facts",
     "map-forget-before": "a map that does not describe the target is about to go",
     "map-checkpoint-before": "what an initial run has applied is about to be noted",
     "map-checkpoint-durable": "and is",
@@ -58,8 +57,14 @@ POINTS = {
     "source-release-before": "the snapshot is about to go",
 }
 
-_name, _, _count = os.environ.get("QREP_CRASH", "").rpartition(":")
-_left = int(_count) if _name and _count.isdigit() else 0
+_name, _left = "", 0
+
+
+def arm(text):
+    """Die at the point and passage that `text` (name:n) says; anything else: nowhere."""
+    global _name, _left
+    _name, _, count = text.rpartition(":")
+    _left = int(count) if _name and count.isdigit() else 0
 
 
 def crashpoint(name):
@@ -69,3 +74,6 @@ def crashpoint(name):
         _left -= 1
         if not _left:
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+arm(os.environ.get("QREP_CRASH", ""))

@@ -156,15 +156,6 @@ class DigestMap:
         self.directory.remove(PENDING)
         self.pending = None
 
-    def adopt(self, tag, counter, states, values, root=None):
-        """Replace the map by facts that were read afresh from a device that holds generation `tag`."""
-        content = Content(bytes(tag), counter, states, values, root=root)
-        self.directory.remove(PENDING)
-        self._write(ROOT, content)
-        self._take(content)
-        self.pending, self.reason = None, ""
-        crashpoint("map-adopt-durable")
-
     def forget(self):
         """Nothing is known from here on: the map files are gone and every granule is UNKNOWN."""
         crashpoint("map-forget-before")

@@ -1,6 +1,7 @@
 """The two ends of a replication as programs, over TCP on the loopback, for tests that kill them.
 
-    ends.py target DEVICE STATE          prints a JSON line once it is ready: port, seconds it took, committed counter; ends with its stdin
+    ends.py target DEVICE STATE          prints a JSON line once it is ready: port, seconds it took, committed counter; ends with its stdin,
+                                         when it has done what it was asked for
     ends.py rollback DEVICE STATE COUNTER  puts a sync point back, prints its counter
     ends.py source DEVICE STATE PORT [reflink]  one run; prints its report as a JSON line
 """
@@ -40,10 +41,20 @@ def target(path, state):
     status = volume.status()
     ready = {"port": listener.getsockname()[1], "seconds": time.monotonic() - start, **status}
     print(json.dumps(ready), flush=True)
-    threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
+    threading.Thread(target=leave, args=(volume,), daemon=True).start()
     while True:
         stream, _ = listener.accept()
         threading.Thread(target=accept, args=(volume, rendezvous, stream), daemon=True).start()
+
+
+def leave(volume):
+    """Once stdin ends: when no session is left and what the last one asked for is done."""
+    sys.stdin.read()
+    deadline = time.monotonic() + 2.0
+    while volume._channels and time.monotonic() < deadline:
+        time.sleep(0.002)
+    with volume.lock:
+        os._exit(0)
 
 
 def accept(volume, rendezvous, stream):
@@ -86,5 +97,9 @@ def source(path, state, port, backend="none"):
         sys.exit(1)
 
 
+def main(arguments):
+    {"target": target, "rollback": rollback, "source": source}[arguments[0]](*arguments[1:])
+
+
 if __name__ == "__main__":
-    {"target": target, "rollback": rollback, "source": source}[sys.argv[1]](*sys.argv[2:])
+    main(sys.argv[1:])

@@ -28,6 +28,12 @@ def describe(data, geometry):
     return states, values
 
 
+def replace(found, states, values):
+    """Make it the map of FIRST, as a commit does."""
+    found.write_pending(FIRST, bytes(16), 1, states, values)
+    found.fold(FIRST)
+
+
 @pytest.fixture
 def image(random_source):
     """5.5 granules and a short leaf; the third granule is zero."""
@@ -94,7 +100,7 @@ def test_the_root_of_a_device_of_one_granule_comes_from_its_leaves(opened, image
     found = opened(geometry=geometry)
     page = bytearray(6 * 32)
     value = hasher.subtree(small, 0, LEAF, page)
-    found.adopt(FIRST, 1, bytearray([HASHED]), bytearray(value))
+    replace(found, bytearray([HASHED]), bytearray(value))
     assert found.root() is None  # the page is not there yet
     assert found.store_leaf_page(0, page)
     assert found.root() == blake3.blake3(small).digest()
@@ -103,7 +109,7 @@ def test_the_root_of_a_device_of_one_granule_comes_from_its_leaves(opened, image
 def test_a_zero_device_has_a_root_without_being_read(opened):
     geometry = Geometry(9 * GRANULE, LEAF, GRANULE)
     found = opened(geometry=geometry)
-    found.adopt(FIRST, 1, bytearray([ZERO]) * 9, bytearray(9 * 32))
+    replace(found, bytearray([ZERO]) * 9, bytearray(9 * 32))
     assert found.root() == blake3.blake3(bytes(9 * GRANULE)).digest()
 
 
@@ -117,7 +123,7 @@ def test_a_root_is_not_made_up_for_a_map_that_does_not_know_everything(opened, i
     states, values = describe(image, geometry)
     states[4] = disk.STATE_UNKNOWN
     found = opened()
-    found.adopt(FIRST, 1, states, values)
+    replace(found, states, values)
     assert found.root() is None
 
 

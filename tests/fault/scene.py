@@ -1,0 +1,161 @@
+"""Two devices, their state on tmpfs, the processes at both ends, and the oracle after each kill."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import blake3
+
+from qrep._native import disk, hasher
+from qrep._native.wire import Geometry
+from qrep.digestmap import DigestMap
+from qrep.store import Directory
+from qrep.target.superblock import SuperblockFile
+
+MIB = 1 << 20
+SIZE, LEAF, GRANULE = 6 * MIB, 4096, MIB
+JOB, VOLUME = bytes([1]) * 16, bytes([2]) * 16
+READY_S = 5.0
+
+
+class Torn(AssertionError):
+    """The target does not hold its committed generation."""
+
+
+class MapLies(AssertionError):
+    """A map says of a granule what the device does not hold."""
+
+
+class Scene:
+    """images: counter -> content of every generation that may be committed. worst_ready_s: of all targets that came up. backend: of the source."""
+
+    def __init__(self, nest, source, target, state, backend="none"):
+        self.nest, self.source, self.target, self.state, self.backend = nest, str(source), str(target), Path(state), backend
+        self.images, self.worst_ready_s = {}, 0.0
+        self._running = []
+
+    # ---- processes ----
+
+    def start(self, role, *arguments, crash=""):
+        device = self.source if role == "source" else self.target
+        extra = [self.backend] if role == "source" else []
+        process = self.nest.start(role, device, self.state, *arguments, *extra, crash=crash)
+        self._running.append(process)
+        return process
+
+    def ready(self, process):
+        """What a target says when it is ready, or None if it died before."""
+        line = process.readline()
+        if not line:
+            return None
+        ready = json.loads(line)
+        self.worst_ready_s = max(self.worst_ready_s, ready["seconds"])
+        return ready
+
+    def stop_all(self):
+        for process in self._running:
+            process.close()
+        self._running.clear()
+
+    def run(self, crash_source="", crash_target=""):
+        """One run with crashes asked for; both processes are gone afterwards. Returns (source's, target's) exit codes."""
+        target = self.start("target", crash=crash_target)
+        ready = self.ready(target)
+        codes = [None, None]
+        if ready is not None:
+            source = self.start("source", ready["port"], crash=crash_source)
+            source.communicate()
+            codes[0] = source.returncode
+        codes[1] = self.finish(target)
+        self.stop_all()
+        return codes
+
+    @staticmethod
+    def finish(target):
+        """A target still folds, prunes or goes back after its source has ended. Its exit code."""
+        target.stdin.close()
+        return target.wait()
+
+    # ---- what happens ----
+
+    def write(self, data):
+        with open(self.source, "r+b") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def recover(self):
+        """A target comes up by itself, in time, holding exactly its committed generation, and no map lies."""
+        target = self.start("target")
+        ready = self.ready(target)
+        assert ready is not None, target.communicate()[1]
+        assert ready["seconds"] < READY_S and ready["damaged"] is None
+        counter = ready["committed_counter"]
+        if counter:
+            self.holds(self.images[counter])
+        self.stop_all()
+        self.maps_are_true()
+        return counter
+
+    def complete(self, image):
+        """The next run commits what the source holds."""
+        target = self.start("target")
+        source = self.start("source", self.ready(target)["port"])
+        out, err = source.communicate()
+        assert source.returncode == 0, out + err
+        report = json.loads(out)
+        assert report["root"] == blake3.blake3(image).hexdigest()
+        assert self.finish(target) == 0
+        self.stop_all()
+        self.images[report["counter"]] = image
+        self.holds(image)
+        self.maps_are_true()
+        return report
+
+    # ---- the oracle ----
+
+    def holds(self, image):
+        """b3sum and the packaged blake3 read the target and find this image."""
+        wanted = blake3.blake3(image).hexdigest()
+        with open(self.target, "rb") as file:
+            found = blake3.blake3(file.read()).hexdigest()
+        stranger = subprocess.run(["b3sum", "--no-names", self.target], capture_output=True, text=True).stdout.strip()
+        if not wanted == found == stranger:
+            raise Torn(f"{self.target}: {wanted} was committed, blake3 finds {found}, b3sum {stranger}")
+
+    def maps_are_true(self):
+        """INV-I: a map whose tag is T says of every granule what the device holds, or nothing."""
+        with Directory(self.state / "target") as directory:
+            file = SuperblockFile(directory)
+            committed = file.load().committed_id
+            file.close()
+        data = Path(self.target).read_bytes()
+        for place in (self.state / "target" / "map", self.source_map):
+            if not place.exists():
+                continue
+            digest_map = DigestMap(place, Geometry(SIZE, LEAF, GRANULE), VOLUME)
+            if digest_map.tag == committed and any(committed):
+                for granule, state in enumerate(digest_map.states):
+                    part = data[granule * GRANULE : (granule + 1) * GRANULE]
+                    kind = state & disk.STATE_MASK
+                    true = not any(part) if kind == disk.STATE_ZERO else digest_map.value(granule) == hasher.subtree(part, granule * GRANULE, LEAF)
+                    if kind != disk.STATE_UNKNOWN and not true:
+                        raise MapLies(f"{place}: granule {granule}")
+            digest_map.close()
+
+    @property
+    def source_map(self):
+        return self.state / "sources" / JOB.hex() / "map"
+
+
+def changed(image, random_source):
+    """Some leaves rewritten, one granule zeroed, one that was zero filled."""
+    data = bytearray(image)
+    for _ in range(12):
+        leaf = random_source.randrange(SIZE // LEAF)
+        data[leaf * LEAF : (leaf + 1) * LEAF] = random_source.randbytes(LEAF)
+    zeroed, filled = random_source.sample(range(SIZE // GRANULE), 2)
+    data[zeroed * GRANULE : (zeroed + 1) * GRANULE] = bytes(GRANULE)
+    data[filled * GRANULE : (filled + 1) * GRANULE] = random_source.randbytes(GRANULE)
+    return bytes(data)
