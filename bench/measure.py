@@ -86,7 +86,8 @@ def fio(device, direction, block_size, depth, size=None):
     return report["jobs"][0][direction]["bw_bytes"]
 
 
-QUIET, QUIET_WAIT_S = 0.10, 6.0
+QUIET, QUIET_WAIT_S = 0.10, 5.0
+_patience = [60.0]  # seconds that a session waits in all: a machine that is never quiet must not make it endless
 
 
 def wait_quiet():
@@ -94,12 +95,15 @@ def wait_quiet():
 
     Returns the share of the CPUs that was busy at the end of the wait. Does not wait at smoke size.
     """
-    deadline = time.monotonic() + QUIET_WAIT_S
+    began = time.monotonic()
+    wait = min(QUIET_WAIT_S, _patience[0])
     while FULL:
-        busy, began = busy_seconds(), time.monotonic()
+        busy, start = busy_seconds(), time.monotonic()
         time.sleep(0.1)
-        share = (busy_seconds() - busy) / (time.monotonic() - began) / os.cpu_count()
-        if share <= QUIET or time.monotonic() > deadline:
+        now = time.monotonic()
+        share = min(1.0, (busy_seconds() - busy) / (now - start) / os.cpu_count())
+        if share <= QUIET or now > began + wait:
+            _patience[0] -= now - began
             return share
     return 0.0
 
