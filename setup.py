@@ -21,7 +21,7 @@ NATIVE = Path("src/qrep/_native")
 LIMITED_API = "0x030B0000"
 LIMITED = not sysconfig.get_config_var("Py_GIL_DISABLED") and platform.python_implementation() == "CPython"
 
-# -O3: gcc -O2 costs the hash kernel 10 to 15 percent (bench/RESULTS.md, hash). The rest is hardening.
+# -O3: gcc -O2 costs the hash kernel about a tenth (bench/RESULTS.md, hash). The rest is hardening.
 CFLAGS = [
     "-O3", "-std=gnu11", "-g", "-Wall", "-Wextra", "-Wno-unused-parameter", "-fvisibility=hidden", "-fPIC",
     "-fstack-protector-strong", "-D_GNU_SOURCE", f"-I{NATIVE}",

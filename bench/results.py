@@ -59,7 +59,7 @@ def machine():
         ("kernel", platform.release()), ("Python", platform.python_version()),
         ("congestion control by default", Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip()),
         ("date", f"{STARTED:%Y-%m-%d %H:%M} UTC, {minutes:.0f} min"), ("commit", commit or "not a checkout"),
-        ("load average at the start", loads), ("devices", f"{DEVICE_SIZE // MIB} MiB, {ROUNDS} rounds"),
+        ("load average at the start, and at the end", f"{loads}; " + " ".join(f"{load:.2f}" for load in os.getloadavg())), ("devices", f"{DEVICE_SIZE // MIB} MiB, {ROUNDS} rounds"),
     ]  # fmt: skip
 
 

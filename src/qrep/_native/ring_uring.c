@@ -22,7 +22,7 @@ struct uring {
 
 /* --- set-up ------------------------------------------------------------------------------------------------------------------- */
 
-/* Best first. Without DEFER_TASKRUN an unchanged scan with 256 KiB requests keeps 0.74 of its speed (bench/RESULTS.md, ring). */
+/* Best first. With DEFER_TASKRUN completions run when the lane asks for them, not in the middle of a hash (bench/RESULTS.md, ring). */
 static const uint32_t setup_choices[] = {
     IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN, /* Linux 6.1 */
     IORING_SETUP_COOP_TASKRUN,                               /* Linux 5.19 */
