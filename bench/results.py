@@ -77,7 +77,7 @@ def write(path, rows):
         " the ceiling ran\nright before ours; M is a loop device over a tmpfs of huge pages, D one over a file on this machine's disk.\n"
         "Comments in the code name sections of this file.",
         "## Machine\n\n" + table(("what", "value"), machine()),
-        "## Required\n\n" + table(HEAD, [cells(row) for row in required]),
+        "## Required\n\nRatios to fio are to fio with buffers of 4 KiB pages, which is too low a ceiling: see \"The ceiling of fio\" below.\n\n" + table(HEAD, [cells(row) for row in required]),
         "Noisy rows (something else took more than a tenth of the CPUs right before their rounds): " + ("; ".join(noisy) or "none") + ".",
     ]
     for section in sorted({row.section for row in rows}):
