@@ -57,6 +57,19 @@ def test_a_sync_point_is_copied_to_a_file_and_to_a_device(five_generations, loop
     assert b.codes().count("snapshot-copied") == 2
 
 
+def test_a_file_that_is_in_use_or_has_no_directory_is_refused_and_keeps_its_bytes(five_generations, loop_device, memory_dir):
+    _a, b, target, roots = five_generations
+    other = loop_device(MIB)
+    other.backing.write_bytes(b"mine" * (MIB // 4))
+    assert b.refused("snapshot", "copy", "db@4", other.backing, "-y")["exit"] == 5
+    assert other.backing.read_bytes() == b"mine" * (MIB // 4)
+    assert b.refused("snapshot", "copy", "db@4", target.backing, "-y")["exit"] == 5
+    assert b3sum(target) == roots[5]
+    other.detach()
+    assert b.qrep("snapshot", "copy", "db@4", other.backing, "-y")["root"] == roots[4] == b3sum(other.backing), "of any size before"
+    assert b.refused("snapshot", "copy", "db@4", memory_dir / "none" / "copy.img")["code"] == "no-such-directory"
+
+
 def test_only_the_oldest_can_be_dropped(five_generations):
     _a, b, _target, _roots = five_generations
     assert b.refused("snapshot", "delete", "db@3", "-y")["code"] == "not-oldest"
@@ -64,6 +77,17 @@ def test_only_the_oldest_can_be_dropped(five_generations):
     assert b.qrep("snapshot", "delete", "db@2", "-y")["deleted"] == ["2"]
     assert [point["point"] for point in b.qrep("snapshot", "db")] == ["5", "4", "3"]
     assert "snapshot-deleted" in b.codes()
+
+
+def test_a_damaged_undo_file_ends_the_list_there_and_the_newer_sync_points_are_reached(five_generations):
+    _a, b, target, roots = five_generations
+    by_point = {point["point"]: point["id"] for point in b.qrep("snapshot", "db")}
+    (undo,) = (b.state / "targets").rglob(f"{by_point['4']}.undo")  # the way from 4 to 3
+    undo.write_bytes(bytes(undo.stat().st_size))
+    assert [point["point"] for point in b.qrep("snapshot", "db")] == ["5", "4"]
+    assert b.refused("snapshot", "rollback", "db@3", "-y")["code"] == "no-such-point"
+    b.qrep("snapshot", "rollback", "db@4", "-y")
+    assert b3sum(target) == roots[4]
 
 
 def test_fewer_sync_points_are_kept_from_the_next_run_on(five_generations):

@@ -65,7 +65,11 @@ class Points:
         chain, found = record.chain(count + 1), []
         for index, new in enumerate(chain):
             if index:
-                way = undo.header(chain[index - 1])
+                try:
+                    way = undo.header(chain[index - 1])
+                except DamagedError as err:
+                    log.warning("sync points from generation %d on back are out of reach: %s", record.committed_counter - index, err.message)
+                    break
                 if way is None or way.base_id != new:
                     break
             facts = self.facts(new, record.committed_counter - index)

@@ -163,16 +163,21 @@ def _open_copy(path, size, overwrite):
         exists = None
     if exists is not None and not overwrite and stat.S_ISREG(exists.st_mode):
         raise Refused(f"{path} exists", hint="name a new file, or give -y to overwrite it", code="exists")
+    directory = os.path.dirname(os.path.abspath(path))
+    if exists is None and not os.path.isdir(directory):
+        raise Refused(f"target {path}: there is no directory {directory}", hint="make it first", code="no-such-directory")
     if exists is None:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         os.ftruncate(descriptor, size)
         os.close(descriptor)
-    elif stat.S_ISREG(exists.st_mode):
-        os.truncate(path, 0)
-        os.truncate(path, size)
     info = device.inspect(path)
-    devicesafety.check_target(info, source=None, size_needed=size, overwrite=overwrite or info.kind == "file")
-    return devicesafety.claim(info, wait_seconds=0), info.kind == "file"
+    is_file = info.kind == "file"
+    devicesafety.check_target(info, source=None, size_needed=0 if is_file else size, overwrite=overwrite or is_file)
+    descriptor = devicesafety.claim(info, wait_seconds=0)
+    if is_file and exists is not None:  # only now is it known that nobody else uses it
+        os.ftruncate(descriptor, 0)
+        os.ftruncate(descriptor, size)
+    return descriptor, is_file
 
 
 def _copy_device(device_fd, descriptor, size, to_file, progress):
