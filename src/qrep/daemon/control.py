@@ -1,7 +1,6 @@
 """The local API: HTTP/JSON on the unix socket (docs/API.md). Every handler runs in a worker thread and calls the node."""
 
 import json
-import sqlite3
 from datetime import datetime
 
 from starlette.applications import Starlette
@@ -232,5 +231,5 @@ async def _events(node, after, since, job, follow, request):
 
 
 def application(node):
-    handlers = {QrepError: _on_error, OSError: _on_system_error, sqlite3.Error: _on_system_error, HTTPException: _on_http}
+    handlers = {QrepError: _on_error, OSError: _on_system_error, HTTPException: _on_http}
     return Starlette(routes=routes(node), exception_handlers=handlers)

@@ -59,6 +59,8 @@ class EventLog:
         row = self.db.add_event(level, code, text, job, volume, data)
         if self.echo:
             print(f"qrep {level}: {code}: {job or volume or '-'}: {text}", file=sys.stderr, flush=True)
+        if row is None:  # it could not be noted
+            return
         with self._news:
             self._last = row
             self._news.notify_all()

@@ -1,14 +1,20 @@
 """What the agent remembers besides maps, undo and superblocks: pairs, epochs, the history of runs, events. SQLite, durable.
 
-Losing this file costs history and pair records, never data: what was committed is in the superblocks.
+Losing this file costs history and pair records, never data: what was committed is in the superblocks. So a full or failing disk
+fails what must be remembered (pairs), while events, histories and states of jobs that cannot be noted are told on stderr, and the
+run or the rollback they are about goes on: it would be wrong to call it failed.
 """
 
 import json
+import logging
 import os
 import sqlite3
 import threading
 import time
 
+from qrep.errors import QrepError
+
+log = logging.getLogger("qrep.agent")
 SCHEMA_VERSION = 1
 EVENTS_KEPT = 100_000
 RUNS_KEPT = 100  # per job
@@ -25,22 +31,51 @@ CREATE INDEX event_time ON event (time);
 """
 
 
+class StateDbError(QrepError):
+    """The state database cannot be read or written."""
+
+    code = "state-db"
+
+
 class StateDb:
-    """One connection, one lock; every method is short and safe from any thread. Raises sqlite3.Error if the disk fails."""
+    """One connection, one lock; every method is short and safe from any thread. Raises StateDbError if the disk or the file is bad."""
 
     def __init__(self, path):
+        self.path = str(path)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         os.close(descriptor)
         self._lock = threading.Lock()
         self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-        self._db.row_factory = sqlite3.Row
-        self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA synchronous=FULL")
-        version = self._db.execute("PRAGMA user_version").fetchone()[0]
-        if version == 0:
-            self._db.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
-        elif version != SCHEMA_VERSION:
-            raise sqlite3.DatabaseError(f"{path} has format {version}; this qrep reads {SCHEMA_VERSION}")
+        try:
+            self._prepare()
+        except BaseException:
+            self._db.close()
+            raise
+
+    def _prepare(self):
+        try:
+            self._db.row_factory = sqlite3.Row
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=FULL")
+            version = self._db.execute("PRAGMA user_version").fetchone()[0]
+            if version == 0:
+                self._db.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
+        except sqlite3.Error as err:
+            raise self._error(err) from err
+        if version not in (0, SCHEMA_VERSION):
+            raise StateDbError(
+                f"{self.path} has format {version}; this qrep reads {SCHEMA_VERSION}", hint="use the version of qrep that wrote it"
+            )
+
+    def _error(self, err):
+        if isinstance(err, sqlite3.OperationalError):
+            hint = f"make room on the filesystem of {os.path.dirname(self.path)}, or see what is wrong with it (dmesg), then try again"
+        else:
+            hint = (
+                f"move {self.path}* away and start the agent: history and leave for peers' jobs to write here are lost, no data; "
+                "those jobs are deleted and created again where their sources are"
+            )
+        return StateDbError(f"{self.path}: {err}", hint=hint)
 
     def close(self):
         with self._lock:
@@ -48,11 +83,25 @@ class StateDb:
 
     def _all(self, sql, *values):
         with self._lock:
-            return [dict(row) for row in self._db.execute(sql, values)]
+            try:
+                return [dict(row) for row in self._db.execute(sql, values)]
+            except sqlite3.Error as err:
+                raise self._error(err) from err
 
     def _do(self, sql, *values):
         with self._lock:
-            return self._db.execute(sql, values).lastrowid
+            try:
+                return self._db.execute(sql, values).lastrowid
+            except sqlite3.Error as err:
+                raise self._error(err) from err
+
+    def _note(self, sql, *values):
+        """As _do, for what may be lost: a failure is told on stderr, and None returned."""
+        try:
+            return self._do(sql, *values)
+        except StateDbError as err:
+            log.warning("not noted: %s; %s", err.message, err.hint)
+            return None
 
     # pairs: who may write to which volume here
 
@@ -94,14 +143,14 @@ class StateDb:
 
     def set_job(self, job_id, state, problem, taken_up=0):
         """taken_up: how often a run was started again by an agent that found it unfinished."""
-        self._do("INSERT OR REPLACE INTO job VALUES (?,?,?,?)", job_id, state, json.dumps(problem) if problem else None, taken_up)
+        self._note("INSERT OR REPLACE INTO job VALUES (?,?,?,?)", job_id, state, json.dumps(problem) if problem else None, taken_up)
 
     def drop_job(self, job_id):
         self._do("DELETE FROM job WHERE job_id=?", job_id)
         self._do("DELETE FROM run WHERE job_id=?", job_id)
 
     def add_run(self, job_id, started, outcome, report):
-        self._do(
+        self._note(
             "INSERT INTO run (job_id, started, ended, outcome, report) VALUES (?,?,?,?,?)",
             job_id,
             started,
@@ -109,7 +158,7 @@ class StateDb:
             outcome,
             json.dumps(report),
         )
-        self._do(
+        self._note(
             "DELETE FROM run WHERE job_id=? AND id NOT IN (SELECT id FROM run WHERE job_id=? ORDER BY id DESC LIMIT ?)",
             job_id,
             job_id,
@@ -123,7 +172,7 @@ class StateDb:
     # roots of generations that target volumes here hold or held: what a rollback can say without reading the device
 
     def add_root(self, volume_id, generation, root):
-        self._do("INSERT OR REPLACE INTO root VALUES (?,?,?)", generation, volume_id, root)
+        self._note("INSERT OR REPLACE INTO root VALUES (?,?,?)", generation, volume_id, root)
 
     def root(self, generation):
         rows = self._all("SELECT root FROM root WHERE generation=?", generation)
@@ -131,14 +180,13 @@ class StateDb:
 
     def keep_roots(self, volume_id, generations):
         """Forget the roots of all other generations of a volume."""
-        known = [row["generation"] for row in self._all("SELECT generation FROM root WHERE volume_id=?", volume_id)]
-        for generation in set(known) - set(generations):
-            self._do("DELETE FROM root WHERE generation=?", generation)
+        kept = ",".join("?" * len(generations))
+        self._note(f"DELETE FROM root WHERE volume_id=? AND generation NOT IN ({kept})", volume_id, *generations)
 
     # events
 
     def add_event(self, level, code, text, job, volume, data):
-        row = self._do(
+        row = self._note(
             "INSERT INTO event (time, level, code, job, volume, text, data) VALUES (?,?,?,?,?,?,?)",
             time.time(),
             level,
@@ -148,8 +196,8 @@ class StateDb:
             text,
             json.dumps(data),
         )
-        if row % 1000 == 0:
-            self._do("DELETE FROM event WHERE id <= ?", row - EVENTS_KEPT)
+        if row is not None and row % 1000 == 0:
+            self._note("DELETE FROM event WHERE id <= ?", row - EVENTS_KEPT)
         return row
 
     def events(self, after, since, job, limit):
