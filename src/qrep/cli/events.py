@@ -8,7 +8,7 @@ from qrep import units
 from qrep.cli import names
 from qrep.cli.app import Command
 from qrep.cli.render import when
-from qrep.errors import Unreachable, UsageError
+from qrep.errors import NotFound, Unreachable, UsageError
 
 
 def since_stamp(text):
@@ -39,11 +39,15 @@ def line(event):
 @click.pass_obj
 def events(app, job, follow, since):
     """What happened, to all jobs or to JOB. With --json one object a line."""
+    client, shown = app.client(), 0
     try:
-        for event in app.client().lines("/events", job=job, since=since_stamp(since), follow=1 if follow else None):
+        for event in client.lines("/events", job=job, since=since_stamp(since), follow=1 if follow else None):
             app.data(event, line(event))
+            shown += 1
     except KeyboardInterrupt:
         return 130 if not follow else 0
     if follow:
         raise Unreachable(f"the agent at {app.socket} broke off", hint="see what the agent last wrote to its stderr")
+    if job and not shown and job not in [known["name"] for known in client.get("/status")["jobs"]]:
+        raise NotFound(f"no job called {job}, and no events of one", hint="qrep status lists the jobs", code="no-such-job")
     return 0
