@@ -143,4 +143,4 @@ def bad_values(value):
 def _check_power(text, low, high):
     size = units.parse_size(text) if isinstance(text, str) else text
     if size & (size - 1) or not low <= size <= high:
-        raise UsageError(f"{text} is not a power of two from {units.exact_size(low)} to {units.exact_size(high)}")
+        raise UsageError(f"{text} is not a power of two from {units.exact_size(low)} to {units.exact_size(high)}", hint="write it like 4K, 64K or 8M")

@@ -180,7 +180,7 @@ class SourceReplies:
         if kind in ("undo", "undo_space"):
             error = UndoSpaceError(
                 f"the undo store of the target is full, the run was rolled back: {text}",
-                hint="raise the limit (--undo-limit), keep fewer sync points, or run more often",
+                hint="where the target is: qrep volume set VOLUME --undo-space SIZE, or make room there; or keep fewer sync points, or run more often",
             )
         else:
             error = QrepError(f"the target rolled the run back: {message.reason}", code="rolled-back")
