@@ -38,7 +38,7 @@ def test_equal_sides_are_proved_equal_by_the_map_and_by_the_packaged_blake3(repl
 
 
 def test_planted_damage_is_found_leaf_by_leaf(replicated):
-    a, _b, _source, target = replicated
+    a, _b, source, target = replicated
     damage(target.backing, 5 * MIB + 100, b"x")
     damage(target.backing, 9 * MIB, b"y" * 8192)
     damage(target.backing, SIZE - 1, b"z")
@@ -53,6 +53,14 @@ def test_planted_damage_is_found_leaf_by_leaf(replicated):
         assert result["root"] != result["target_root"] == b3sum(target)
     event = a.events("verify-differs")[0]
     assert event["level"] == "error" and event["data"]["extents"] == wanted
+    assert "qrep start db" in a.run_command("verify", "db")[2]
+
+    a.kill()
+    a.start()
+    report = a.run()
+    assert report["root"] == b3sum(target) == b3sum(source), "the run that follows puts it right, what should be zero, too"
+    assert report["changed"] == 4 * 4096 and a.qrep("verify", "db", "--independent")["equal"]
+    assert a.run()["changed"] == 0, "and believes its map again"
 
 
 def test_there_is_nothing_to_compare_before_the_first_run(agents, loop_device):

@@ -131,7 +131,7 @@ def verify(app, job, independent):
             return Differences.exit_code
         raise Differences(
             verify_text(job, result),
-            hint=f"find out who wrote to the target; then qrep job set {job} --initial compare, and qrep start {job}",
+            hint=f"find out who wrote to the target; qrep start {job} compares both sides afresh and puts it right",
         )
     app.data(result, verify_text(job, result))
     return 0

@@ -123,6 +123,7 @@ class JobRunner:
 
     def _run(self, task, started):
         from qrep.source.flow import Run
+        from qrep.source.verify import forget_if_different
 
         self._go("start", "queued")
         self.problem = None
@@ -131,7 +132,9 @@ class JobRunner:
         try:
             self._go("slot", "connecting")
             self._keep()
-            run = Run(self.request(), self._dial_for_run, self._connect, observer=self)
+            request = self.request()
+            forget_if_different(request)
+            run = Run(request, self._dial_for_run, self._connect, observer=self)
             self.follow(run)
             task.progress = self.progress
             self.events.add("run-started", f"{self.settings.source} -> {self.settings.target}", job=self.name)

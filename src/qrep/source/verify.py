@@ -8,8 +8,10 @@ from qrep.digestmap import DIGEST_SIZE, DigestMap
 from qrep.errors import ProtocolError, QrepError, Refused
 from qrep.protocol import messages as say
 from qrep.source.runrecord import RunFile
+from qrep.store import Directory
 
 STALE_ANSWERS_MAX = 8
+DIFFERS = "differs"  # a file beside run.json: a verify found that the target does not hold what the map says
 ANSWER_TIMEOUT_S = 600.0
 
 
@@ -66,7 +68,11 @@ class Verification:
                     f"the map of {self.request.device.path} does not describe what the target holds: there is nothing to compare with",
                     code="no-common-generation", hint="run the job first: qrep start JOB",
                 )  # fmt: skip
-            return self._compare(state)
+            report = self._compare(state)
+            if not report.ok:
+                with Directory(self.request.run_directory) as directory:
+                    directory.write(DIFFERS, b"")
+            return report
         finally:
             if self._channel is not None:
                 self._channel.close()
@@ -176,6 +182,21 @@ class Verification:
                 raise QrepError(f"the target refused: {message.message}", code=message.code)
             else:
                 raise ProtocolError(f"the target said {type(message).__struct_config__.tag}, which was not asked for")
+
+
+def forget_if_different(request):
+    """Before a run: if a verify found differences since the last one, the map is forgotten, so that both sides are compared afresh and
+    what differs is put right. The map is kept until then, so that a second verify finds the same. Returns whether it was forgotten."""
+    with Directory(request.run_directory) as directory:
+        if directory.read(DIFFERS, 0) is None:
+            return False
+        digest_map = DigestMap(request.map_directory, request.geometry, request.volume_id)
+        try:
+            digest_map.forget()
+        finally:
+            digest_map.close()
+        directory.remove(DIFFERS)
+    return True
 
 
 def verify(request, dial, independent=False):
