@@ -79,3 +79,19 @@ def test_a_source_of_another_size(agents, loop_device, fill):
     run("losetup", "--set-capacity", source)
     assert_refused(a.refused("start", "db", "--wait"), "wrong-device")
     assert b3sum(target, SIZE) == root
+
+
+def test_a_replica_that_was_mounted_when_its_agent_started_serves_once_it_is_unmounted(agents, loop_device, mount, fill):
+    source, target = loop_device(SIZE), loop_device(SIZE)
+    run("mkfs.ext4", "-q", source.path)
+    a, b = agents.replica(source, target)
+    root = a.run()["root"]
+    b.terminate()
+    point = mount(target, "ro,noload")
+    b.start()
+    assert_refused(a.refused("start", "db", "--wait"), "target-mounted")
+    assert b.job()["problem"]["code"] == "target-mounted" and "umount" in b.job()["problem"]["action"]
+    run("umount", point)
+    assert b.job()["problem"] is None and b.job()["root"] == root, "the action was enough"
+    fill(source, MIB, offset=4 * MIB)
+    assert a.run()["root"] == b3sum(target) == b3sum(source)

@@ -27,6 +27,7 @@ class ManagedVolume:
     def __init__(self, name, settings, state_path):
         self.name, self.settings = name, settings
         self.target = self.error = None
+        self._sync_points = 7
         self.lock = threading.RLock()
         self._state_path = state_path
 
@@ -59,24 +60,24 @@ class ManagedVolume:
                 if held:
                     self.open_target(sync_points=kept)
 
-    def open_target(self, *, sync_points, overwrite=False, source=None):
+    def open_target(self, *, sync_points, overwrite=False, source=None, claim_wait=30):
         """Claim the device and recover it: from now on nobody else writes to it (R1). Returns the TargetVolume.
 
-        Raises DamagedError when qrep's own records of it are damaged; it is then held, and out of service.
+        claim_wait: seconds to wait for a dead predecessor's writes. Raises DamagedError when qrep's own records of it are damaged; it is then held, and out of service.
         """
         from qrep.target.volume import TargetVolume
 
         with self.lock:
             if self.target is not None:
                 return self.target
-            target = None
+            target, self._sync_points = None, sync_points
             try:
                 info = self.inspect()
                 leaf, granule = shape(self.settings)
                 target = TargetVolume(
                     info, self.directory, volume_id=bytes.fromhex(self.settings.id), leaf_size=leaf, granule_size=granule,
                     undo_directory=self.settings.undo or None, undo_limit=undo_limit(self.settings, info.size),
-                    sync_points=sync_points, overwrite=overwrite, source=source,
+                    sync_points=sync_points, overwrite=overwrite, source=source, claim_wait=claim_wait,
                 )  # fmt: skip
                 target.open()
                 if target.damaged:
@@ -86,7 +87,6 @@ class ManagedVolume:
                 if target is not None:
                     target.close()
                 raise
-            self._sync_points = sync_points
             self.error, self.target = None, target
             return target
 
@@ -112,10 +112,19 @@ class ManagedVolume:
                 raise DamagedError(f"{self.name} is out of service: {target.damaged}", hint=self.way_out())
             return target
         if self.error is not None:
-            raise self.error
+            return self._tried_again()
         raise Refused(
             f"{self.name} is not a replica", hint="it becomes one when a job names it as its target", code="not-a-replica"
         )
+
+    def _tried_again(self):
+        """What kept it out of service may have been put right: the device is back, or unmounted. Damaged records are for a person."""
+        if isinstance(self.error, DamagedError) or not self.is_replica() or not self.lock.acquire(blocking=False):
+            raise self.error
+        try:
+            return self.open_target(sync_points=self._sync_points, claim_wait=0)
+        finally:
+            self.lock.release()
 
     def as_dict(self, jobs):
         settings = self.settings
