@@ -1,5 +1,6 @@
 """Whole runs: what is committed is what b3sum sees, only what changed travels, and sync points can be had back."""
 
+import errno
 import os
 import threading
 import time
@@ -331,3 +332,20 @@ def test_unreadable_sectors_are_listed_and_nothing_is_committed(site, monkeypatc
         assert site.volume.machine.record.committed_counter == 1 and b3sum(site.target_path) == first.root
 
 
+
+
+def test_a_full_state_directory_of_the_source_is_named_with_the_way_out_and_the_target_stays(site, monkeypatch):
+    with site:
+        first = site.run()
+        write_at(site.source, 0, b"changed")
+        with monkeypatch.context() as patch:
+            patch.setattr("qrep.source.runrecord.RunFile.save", full_disk)
+            with pytest.raises(QrepError, match="No space left") as raised:
+                site.run()
+        assert raised.value.code == "no-space" and str(site.directory) in raised.value.message and "make room" in raised.value.hint
+        assert b3sum(site.target_path) == first.root
+        same(site, site.run())
+
+
+def full_disk(*_arguments, **_named):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -5,6 +5,7 @@
 """
 
 import contextlib
+import errno
 import logging
 import os
 import queue
@@ -236,7 +237,14 @@ class Run:
             except Disconnected:
                 waiting = list(self._machine.disconnected())
             except (OSError, QrepError, MemoryError) as err:
-                waiting = list(self._machine.failed(action, err))
+                waiting = list(self._machine.failed(action, self._named(err)))
+
+    def _named(self, error):
+        """A full disk is that of the state directory: sources are only read."""
+        if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            return error
+        directory = self.request.run_directory
+        return QrepError(f"{directory}: {error.strerror}", hint=f"make room on the filesystem of {directory}, then start the run again", code="no-space")
 
     def _send(self, action):
         crashpoint("source-send")

@@ -1,5 +1,6 @@
 """The lanes of one source session: a thread and a data connection each, over one native run."""
 
+import os
 import threading
 
 from qrep.errors import QrepError
@@ -63,7 +64,8 @@ class SourceLanes:
         kind, error, lane, granule = native
         kind = kind.replace("-", "_")
         where = "" if granule is None else f", granule {granule}"
-        return kind, f"{TEXTS.get(kind, kind)} (lane {lane}{where}, errno {error})"
+        what = f", {os.strerror(error)}" if error else ""
+        return kind, f"{TEXTS.get(kind, kind)} (lane {lane}{where}{what})"
 
     def stop(self):
         """Tell every lane to end; does not wait."""
