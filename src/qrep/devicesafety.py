@@ -183,12 +183,13 @@ def _check_sectors(target, source, size_needed, leaf_size):
             )
     if size_needed % target.io_alignment:
         side = f"source {source.path}" if source is not None else "the source"
+        fitting = _largest_power_of_two(size_needed, target.io_alignment)
+        smaller = f"name a target with sectors of {fitting} bytes, or " if fitting >= 512 else ""
         raise Refused(
             f"{side} is {size_needed} bytes, which is not a whole number of the {target.io_alignment}-byte sectors of "
             f"target {target.path}: its last {size_needed % target.io_alignment} bytes could not be written",
             code="sector-size",
-            hint=f"name a target with sectors of {_largest_power_of_two(size_needed, target.io_alignment)} bytes, or "
-            f"make the source a multiple of {target.io_alignment} bytes",
+            hint=f"{smaller}make the source a multiple of {target.io_alignment} bytes",
         )
     if source is not None and target.logical_sector_size > source.logical_sector_size:
         return [

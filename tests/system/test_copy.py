@@ -94,6 +94,8 @@ def test_a_target_that_someone_wrote_is_overwritten_only_when_said(copier, sourc
     fill(target, random_source, 50 * MIB, 4096)
     error = copier(source, target, code=5)["error"]
     assert error["code"] == "needs-confirmation" and "written by someone else" in error["message"]
+    before = b3sum(target)
+    assert copier(source, target, "-n")["full"] and b3sum(target) == before, "a dry run asks nothing and writes nothing"
     result = copier(source, target, "-y")
     assert result["root"] == b3sum(target) == b3sum(source)
     assert result["sent"] < 20 * MIB, "digests were compared, not everything was sent"
@@ -131,6 +133,10 @@ def test_mounted_too_small_same_and_claimed_targets_are_refused_whatever_is_give
             assert copier(source, target, "-y", code=5)["error"]["code"] == reason
     finally:
         os.close(descriptor)
+    odd = loop_device(64 * MIB).backing.with_name("odd.img")
+    odd.write_bytes(bytes(12345))
+    error = copier(odd, odd.with_name("odd-copy.img"), code=5)["error"]
+    assert error["code"] == "sector-size" and error["hint"] == "make the source a multiple of 512 bytes"
     assert copier("/nowhere", small, code=7)["error"]["code"] == "no-such-device"
     assert copier(source, "/dev/qrep-no-such", code=5)["error"]["code"] == "no-such-device"
 

@@ -138,15 +138,18 @@ def run_to_the_end(app, run, title):
     return result
 
 
-def check_or_ask(app, end, yes):
-    """The target's facts. What it carries is overwritten only if a person says so."""
+def check_or_ask(app, end, yes, dry_run):
+    """The target's facts. What it carries is overwritten only if a person says so; a dry run says that it would ask."""
     end.overwrite = yes
     try:
         return end.check()
     except Refused as refusal:
         if refusal.code != "signature":
             raise
-        app.confirm(f"{refusal.message}. It will be overwritten.", yes)
+        if dry_run:
+            app.say(f"note: {refusal.message}; copy asks before it overwrites that, or wants -y")
+        else:
+            app.confirm(f"{refusal.message}. It will be overwritten.", yes)
         end.overwrite = True
         return end.check()
 
@@ -186,7 +189,7 @@ def copy(app, source, target, dry_run, yes, rate, connections, map_dir, snapshot
     else:
         options = {"rsh": rsh, "remote_qrep": remote_qrep, "direct": direct or bool(direct_address), "address": direct_address}
         end = SshEnd(host, path, here, bucket, **options)
-    volume_id, facts = check_or_ask(app, end, yes)
+    volume_id, facts = check_or_ask(app, end, yes, dry_run)
     for note in facts["notes"]:
         app.say(f"note: {note}")
     if dry_run:
