@@ -11,6 +11,7 @@ from qrep._native.ring import Ring
 
 TOTAL = 2 * GIB if FULL else 512 * MIB
 FRAME = 2 * MIB
+HEADER = 64
 
 
 def bare_receive(total):
@@ -19,7 +20,13 @@ def bare_receive(total):
 
         def receive():
             for _ in range(total // FRAME):
-                if theirs.recvmsg_into([header, payload], 0, socket.MSG_WAITALL)[0] != 64 + FRAME:
+                # MSG_WAITALL ends early where the thread has task work to do, and a ring that was closed leaves some behind.
+                arrived = theirs.recvmsg_into([header, payload], 0, socket.MSG_WAITALL)[0]
+                while 0 < arrived < HEADER + FRAME:
+                    rest = memoryview(header)[arrived:] if arrived < HEADER else memoryview(payload)[arrived - HEADER :]
+                    more = theirs.recv_into(rest)
+                    arrived = arrived + more if more else 0
+                if not arrived:
                     raise ConnectionError("the stream ended early")
             return total
 
@@ -35,7 +42,7 @@ def ring_receive(total, backend):
 
         def receive():
             for _ in range(total // FRAME):
-                if ring.receive(0, [header, slot]) != 64 + FRAME:
+                if ring.receive(0, [header, slot]) != HEADER + FRAME:
                     raise ConnectionError("the stream ended early")
             return total
 
