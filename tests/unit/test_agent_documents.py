@@ -4,7 +4,7 @@ import ast
 import re
 from pathlib import Path
 
-from qrep.daemon import control, events
+from qrep.daemon import control, control_jobs, control_volumes, events
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = [*(ROOT / "src" / "qrep").rglob("*.py")]
@@ -19,9 +19,9 @@ def test_every_route_is_documented_and_every_documented_route_exists():
 def test_every_field_that_a_request_may_have_is_documented():
     text = (ROOT / "docs" / "API.md").read_text()
     for route, fields in {
-        "POST /v1/volumes": {"name", "device", *control.VOLUME_FIELDS}, "PATCH /v1/volumes/{name}": set(control.VOLUME_CHANGES),
-        "POST /v1/jobs": {"name", "source", "target", "overwrite", "dry_run", *control.JOB_FIELDS},
-        "PATCH /v1/jobs/{name}": set(control.JOB_CHANGES),
+        "POST /v1/volumes": {"name", "device", *control_volumes.FIELDS}, "PATCH /v1/volumes/{name}": set(control_volumes.CHANGES),
+        "POST /v1/jobs": {"name", "source", "target", "overwrite", "dry_run", *control_jobs.FIELDS},
+        "PATCH /v1/jobs/{name}": set(control_jobs.CHANGES),
     }.items():  # fmt: skip
         listed = re.search(rf"^### {re.escape(route)}\n`{{(.*?)}}`", text, re.MULTILINE)[1]
         assert {field.strip(" ?") for field in listed.split(",")} == fields, route

@@ -21,21 +21,19 @@ from qrep._native.source_lane import SourceRun
 from qrep.crashpoint import crashpoint
 from qrep.device import DeviceInfo
 from qrep.digestmap import DigestMap
-from qrep.errors import DeviceReadError, Interrupted, ProtocolError, QrepError, Refused, TimedOut
+from qrep.errors import DeviceReadError, Interrupted, QrepError, Refused
 from qrep.protocol import actions as do
 from qrep.protocol import messages as say
 from qrep.protocol.source_machine import SourceMachine
 from qrep.protocol.transport import Disconnected
 from qrep.source.lanes import SourceLanes
+from qrep.source.link import Link, Patience
 from qrep.source.report import Progress, RunReport
 from qrep.source.runrecord import RunFile
 from qrep.source.search import Search
 from qrep.source.work import WHOLE, Base, work_list
 
 log = logging.getLogger("qrep.source")
-PING_S = 10.0
-SILENCE_S = 600.0  # a target that puts much back or reads everything afresh says nothing for a while
-BACKOFF_FIRST_S, BACKOFF_MAX_S = 0.2, 5.0
 LAST_WORD_S = 30.0  # when data connections end, the target says why on the control connection: this long it may take
 ROOT_BEFORE_COMMIT = 8 << 30  # bytes of zeroes whose values may be computed while the target waits; one second on two cores
 _WHOLE_RUN = re.compile(rb"\x02+", re.DOTALL)
@@ -80,13 +78,13 @@ class Run:
     """
 
     def __init__(self, request, dial, connect, *, observer=None):
-        self.request, self._dial, self._connect, self._observer = request, dial, connect, observer
+        self.request, self._connect, self._observer = request, connect, observer
         self.geometry = request.geometry
         self._map = DigestMap(request.map_directory, self.geometry, request.volume_id)
         self._run_file = RunFile(request.run_directory)
         self._progress = Progress(self.geometry.size)
         self._events = queue.SimpleQueue()
-        self._channel = None
+        self._link = Link(dial, self._events)
         self._lanes = self._run = self._base = self._session_base = self._search = None
         self._source_fd, self._source_info, self._frozen = -1, None, None
         self._frozen_at_ns = 0
@@ -109,7 +107,7 @@ class Run:
             return self._run_to_the_end()
         finally:
             self._stop_lanes()
-            self._hang_up()
+            self._link.hang_up()
             self._close_source()
             self._map.close()
             self._run_file.close()
@@ -134,7 +132,7 @@ class Run:
         )  # fmt: skip
 
     def _run_to_the_end(self):
-        patience, backoff, reached = time.monotonic() + self.request.timeout_s, BACKOFF_FIRST_S, (0, -1)
+        patience = Patience(self.request.timeout_s)
         while True:
             error = self._one_connection()
             if self._machine.phase == "done":
@@ -142,62 +140,28 @@ class Run:
             if self._stopping.is_set() or self._machine.phase == "failed" or not error.retry:
                 raise error
             record = self._machine.record
-            now = record.attempt if record is not None else 0, self._progress.totals().get("granules_done", 0)
-            if now[0] == reached[0] and now[1] > reached[1]:  # the same attempt has moved on, so it may take its time again
-                patience, backoff = time.monotonic() + self.request.timeout_s, BACKOFF_FIRST_S
-            reached = now
-            if time.monotonic() + backoff > patience:
+            attempt = record.attempt if record is not None else 0
+            wait_s = patience.interrupted(attempt, self._progress.totals().get("granules_done", 0))
+            if wait_s is None:
                 raise error
             self._interruptions += 1
-            self._tell("run-interrupted", error.message, retry_in_s=backoff)
-            if self._stopping.wait(backoff):
+            self._tell("run-interrupted", error.message, retry_in_s=wait_s)
+            if self._stopping.wait(wait_s):
                 raise Interrupted("the run was stopped; start resumes it")
-            backoff = min(2 * backoff, BACKOFF_MAX_S)
 
     def _one_connection(self):
         """One control connection to its end. Returns why it ended, None after Finish."""
         self._ending = None
         self._progress.phase = "connecting"
         try:
-            self._channel = self._dial()
+            self._link.open()
         except QrepError as err:
             return err
-        threading.Thread(target=self._listen, args=(self._channel,), name="source-control", daemon=True).start()
         self._execute(self._machine.connected())
         while self._ending is None:
             self._one_event()
-        self._hang_up()
+        self._link.hang_up()
         return None if isinstance(self._ending, do.Finish) else self._ending.error
-
-    def _listen(self, channel):
-        """A thread per connection: messages become events."""
-        heard = pinged = time.monotonic()
-        while True:
-            try:
-                message = channel.receive(1.0)
-            except TimedOut:
-                now = time.monotonic()
-                try:
-                    if now - heard > SILENCE_S:
-                        raise Disconnected("the target said nothing for too long")
-                    if now - pinged > PING_S:
-                        channel.send(say.Ping())
-                        pinged = now
-                except Disconnected:
-                    channel.close()
-                    self._events.put(("gone", channel, None))
-                    return
-                continue
-            except Disconnected:
-                self._events.put(("gone", channel, None))
-                return
-            except ProtocolError as err:
-                self._events.put(("nonsense", channel, err))
-                return
-            heard = time.monotonic()
-            if isinstance(message, say.Progress):
-                self._progress.received_by_target = message.written
-            self._events.put(("message", channel, message))
 
     def _one_event(self):
         machine = self._machine
@@ -209,21 +173,18 @@ class Run:
             return
         if kind == "stop":
             self._execute(machine.stop())
-        elif origin is self._channel and kind == "message":
+        elif origin is self._link.channel and kind == "message":
+            if isinstance(what, say.Progress):
+                self._progress.received_by_target = what.written
             self._execute(machine.message(what))
-        elif origin is self._channel and kind == "gone":
+        elif origin is self._link.channel and kind == "gone":
             self._execute(machine.disconnected())
-        elif origin is self._channel and kind == "nonsense":
+        elif origin is self._link.channel and kind == "nonsense":
             self._execute(machine.protocol_violation(what))
         elif kind == "lanes" and origin is self._lanes:
             self._lanes_ended()
         if machine.phase != "sending":
             self._lost_until = None
-
-    def _hang_up(self):
-        channel, self._channel = self._channel, None
-        if channel is not None:
-            channel.close()
 
     # ---- actions ----
 
@@ -248,7 +209,7 @@ class Run:
 
     def _send(self, action):
         crashpoint("source-send")
-        self._channel.send(action.message)
+        self._link.send(action.message)
 
     def _fold_pending(self, action):
         self._map.fold(self._map.pending.tag)

@@ -1,0 +1,38 @@
+"""Requests about jobs, and what they do."""
+
+from qrep.jobs import look
+from qrep.jobs.shown import job_dict
+
+FIELDS = {"mode": str, "initial": str, "sync_points": int, "connections": int, "timeout": str}
+CHANGES = {"initial": str, "sync_points": int, "connections": int, "timeout": str}
+
+
+def add(requests, node):
+    requests.simple("/jobs", "GET", lambda request: [job_dict(runner) for _name, runner in node.jobs.all()])
+    requests.with_body(
+        "/jobs",
+        "POST",
+        {"name": str, "source": str, "target": str},
+        FIELDS | {"overwrite": bool, "dry_run": bool},
+        lambda path, body: node.jobs.create(**body),
+    )
+    requests.simple("/jobs/{name}", "GET", lambda request: job_dict(node.jobs.get(request.path_params["name"])))
+    requests.with_body("/jobs/{name}", "PATCH", {}, CHANGES, lambda path, body: job_dict(node.jobs.change(path["name"], body)))
+    requests.simple("/jobs/{name}", "DELETE", lambda request: node.jobs.delete(request.path_params["name"]) or {})
+    requests.simple("/jobs/{name}/start", "POST", lambda request: node.jobs.start(request.path_params["name"]).as_dict())
+    requests.simple("/jobs/{name}/stop", "POST", lambda request: {"text": node.jobs.get(request.path_params["name"]).stop()})
+
+    def estimate(request):
+        runner = node.jobs.get(request.path_params["name"])
+        runner.begin("estimate")
+        return node.tasks.start("estimate", runner.name, lambda task: look.estimate(runner, task)).as_dict()
+
+    requests.simple("/jobs/{name}/estimate", "GET", estimate)
+
+    def verify(path, body):
+        runner = node.jobs.get(path["name"])
+        runner.begin("verify")
+        independent = body.get("independent", False)
+        return node.tasks.start("verify", runner.name, lambda task: look.verify(runner, task, independent)).as_dict()
+
+    requests.with_body("/jobs/{name}/verify", "POST", {}, {"independent": bool}, verify)

@@ -1,0 +1,36 @@
+"""Requests about volumes and their sync points."""
+
+from qrep.daemon.snapshots import copy_out, delete_point, list_points, plan_rollback, roll_back
+
+FIELDS = {"snapshots": str, "undo": str, "undo_space": str, "leaf": str, "granule": str, "accept": list}
+CHANGES = {"snapshots": str, "undo": str, "undo_space": str, "accept": list}
+
+
+def add(requests, node):
+    def shown(volume):
+        return volume.as_dict(node.jobs.of_volume(volume.name))
+
+    requests.simple("/volumes", "GET", lambda request: [shown(volume) for volume in node.volumes.all()])
+    requests.simple("/volumes/{name}", "GET", lambda request: shown(node.volumes.get(request.path_params["name"])))
+    requests.with_body(
+        "/volumes", "POST", {"name": str, "device": str}, FIELDS, lambda path, body: shown(node.volumes.add(body.pop("name"), body))
+    )
+    requests.with_body("/volumes/{name}", "PATCH", {}, CHANGES, lambda path, body: shown(node.volumes.change(path["name"], body)))
+    requests.simple("/volumes/{name}", "DELETE", lambda request: node.remove_volume(request.path_params["name"]))
+
+    requests.simple("/volumes/{name}/snapshots", "GET", lambda request: list_points(node, request.path_params["name"]))
+
+    def rollback(path, body):
+        action = plan_rollback if body.get("dry_run") else roll_back
+        name, point = path["name"], body["point"]
+        node.volumes.get(name).replica()
+        return node.tasks.start("rollback", name, lambda task: action(node, task, name, point)).as_dict()
+
+    requests.with_body("/volumes/{name}/rollback", "POST", {"point": str}, {"dry_run": bool}, rollback)
+
+    def copy(path, body):
+        name = path["name"]
+        return node.tasks.start("snapshot-copy", name, lambda task: copy_out(node, task, name, **body)).as_dict()
+
+    requests.with_body("/volumes/{name}/copy", "POST", {"point": str, "target": str}, {"overwrite": bool}, copy)
+    requests.simple("/volumes/{name}/snapshots/{point}", "DELETE", lambda request: delete_point(node, **request.path_params))
