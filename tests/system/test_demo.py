@@ -29,12 +29,13 @@ def able():
 
 
 def demo_things():
-    """Directories, loop devices, mounts and processes of demos."""
+    """Directories, loop devices, mounts and network namespaces of demos."""
     places = {os.path.join(parent, name) for parent in ("/dev/shm", "/var/tmp") for name in os.listdir(parent) if name.startswith("qrep-demo-")}
     with open("/proc/mounts") as file:
         mounts = {line.split()[1] for line in file if "/qrep-demo-" in line}
     loops = {line for line in run("losetup", "--list", "--noheadings", "--output", "NAME,BACK-FILE").splitlines() if "/qrep-demo-" in line}
-    return places | mounts | loops
+    spaces = {line.split()[0] for line in run("ip", "netns", "list").splitlines() if line.startswith("qrep-demo-")}
+    return places | mounts | loops | spaces
 
 
 def start(*options):

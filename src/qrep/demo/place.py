@@ -13,7 +13,7 @@ GIB = 1 << 30
 NEEDED = 3 * GIB  # bytes free: two copies of the data, what changes of them, undo
 SPARSE = GIB  # of the volume
 TOOLS = {
-    "losetup": "mount", "mount": "mount", "mkfs.ext4": "e2fsprogs", "mkfs.xfs": "xfsprogs", "b3sum": "b3sum", "fallocate": "util-linux",
+    "losetup": "mount", "mount": "mount", "mkfs.ext4": "e2fsprogs", "mkfs.xfs": "xfsprogs", "b3sum": "b3sum", "fallocate": "util-linux", "ip": "iproute2",
 }  # fmt: skip
 
 
@@ -62,6 +62,46 @@ def choose_parent():
     )
 
 
+class Cables:
+    """Two hosts as network namespaces, joined by two cables: 10.97.1.x and 10.97.2.x; site-a is .1, site-b is .2."""
+
+    SITES, COUNT = ("site-a", "site-b"), 2
+
+    def __init__(self, place):
+        self.place = place
+        self._names = {site: f"qrep-demo-{os.getpid()}-{site[-1]}" for site in self.SITES}
+        for name in self._names.values():
+            place.command("ip", "netns", "add", name)
+            place.after_all(f"ip netns delete {name}", run, "ip", "netns", "delete", name)
+        a, b = self._names.values()
+        for number in range(1, self.COUNT + 1):
+            cable = f"cable{number}"
+            place.command("ip", "link", "add", cable, "netns", a, "type", "veth", "peer", "name", cable, "netns", b)
+            for host, site in enumerate(self.SITES, 1):
+                run(*self.inside(site), "ip", "address", "add", f"10.97.{number}.{host}/24", "dev", cable)
+                run(*self.inside(site), "ip", "link", "set", cable, "up")
+        for site in self.SITES:
+            run(*self.inside(site), "ip", "link", "set", "lo", "up")
+
+    def inside(self, site):
+        """The command before a command that is to run on that host."""
+        return ["ip", "netns", "exec", self._names[site]]
+
+    def addresses(self, site):
+        host = self.SITES.index(site) + 1
+        return [f"10.97.{number}.{host}" for number in range(1, self.COUNT + 1)]
+
+    def set(self, number, word):
+        """Pull a cable ("down") or plug it in again ("up")."""
+        self.place.command(*self.inside("site-b"), "ip", "link", "set", f"cable{number}", word)
+
+    def carried(self, site):
+        """Bytes that this host has put on its cables, as the kernel counts them: all headers included."""
+        statistics = "/sys/class/net/cable{}/statistics/tx_bytes"
+        words = run(*self.inside(site), "cat", *(statistics.format(number) for number in range(1, self.COUNT + 1)))
+        return sum(int(word) for word in words.split())
+
+
 class Place:
     """say(line): told of every command. In `with`; keep: leave everything where it is."""
 
@@ -84,6 +124,11 @@ class Place:
     def after(self, action, *arguments):
         """Do something at the end, last asked first done; not with --keep."""
         self._undo.callback(action, *arguments)
+
+    def after_all(self, way_out, action, *arguments):
+        """As after(), with the shell command for --keep."""
+        self.after(action, *arguments)
+        self._ways_out.append(way_out)
 
     def ways_out(self):
         """Shell commands that remove what --keep leaves, once the agents were stopped."""

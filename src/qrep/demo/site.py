@@ -1,4 +1,4 @@
-"""One of the demo's two hosts: an agent with a configuration, state, socket and port of its own."""
+"""One of the demo's two hosts: a network namespace with an agent of its own configuration, state and socket."""
 
 import os
 import shlex
@@ -15,17 +15,16 @@ START_S, STOP_S, COMMAND_S = 30.0, 15.0, 120.0
 
 
 class Site:
-    """place: the Place. name: of the host."""
+    """place: the Place. name: of the host. cables: Cables, whose namespace of that name it lives in."""
 
-    def __init__(self, place, name):
+    def __init__(self, place, name, cables):
         self.place, self.name = place, name
+        self.addresses, self._inside = cables.addresses(name), cables.inside(name)
         self.directory = os.path.join(place.path, name)
         os.makedirs(os.path.join(self.directory, "etc"), mode=0o700)
         self.socket = os.path.join(self.directory, "qrep.sock")
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self.address = f"127.0.0.1:{probe.getsockname()[1]}"
         with open(os.path.join(self.directory, "etc", "qrep.toml"), "w") as file:
-            file.write(f'[node]\nname = "{name}"\nlisten = ["127.0.0.1"]\nport = {self.address.partition(":")[2]}\n')
+            file.write(f'[node]\nname = "{name}"\n')
         self.env = {
             **os.environ, "QREP_CONFIG_DIR": os.path.join(self.directory, "etc"), "QREP_STATE_DIR": os.path.join(self.directory, "state"),
             "QREP_SOCKET": self.socket,
@@ -38,7 +37,7 @@ class Site:
         self.place.say(f"{self.name}# qrep daemon &")
         started = time.monotonic()
         with open(os.path.join(self.directory, "agent.log"), "ab") as log:
-            self.process = subprocess.Popen([*QREP, "daemon"], env=self.env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self.process = subprocess.Popen([*self._inside, *QREP, "daemon"], env=self.env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         while time.monotonic() < started + START_S:
             if self.process.poll() is not None:
                 raise QrepError(f"the agent of {self.name} ended with {self.process.returncode}: {self.last_words()}")

@@ -5,7 +5,7 @@ import time
 
 from qrep import units
 from qrep.demo.content import Content, files_of
-from qrep.demo.place import SPARSE, Witness, b3sum
+from qrep.demo.place import SPARSE, Cables, Witness, b3sum
 from qrep.demo.site import COMMAND_S, Site
 from qrep.errors import QrepError
 
@@ -66,10 +66,11 @@ class Story:
             self.content.make()
             self.target_image = place.image("target.img", SPARSE)
             self.target = place.loop(self.target_image)
-            self.a, self.b = Site(place, "site-a"), Site(place, "site-b")
+            self.cables = Cables(place)
+            self.a, self.b = (Site(place, name, self.cables) for name in Cables.SITES)
             seconds = max(self.a.start(), self.b.start())
-            self.a.qrep("peer", "add", "site-b", self.b.address, "-y")
-            self.b.qrep("peer", "add", "site-a", self.a.address, "-y")
+            self.a.qrep("peer", "add", "site-b", ",".join(self.b.addresses), "-y")
+            self.b.qrep("peer", "add", "site-a", ",".join(self.a.addresses), "-y")
             step.measured(f"both within {seconds:.1f} s", True)
         with self.step("a job over both volumes", "created") as step:
             self.a.qrep("volume", "add", "data", self.source)
