@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from qrep import units
+from qrep import times, timezone, units
 from qrep.errors import UsageError
 
 DEFAULT_PORT = 7414
@@ -27,12 +27,16 @@ class NodeSection(_Object):
     name: str = ""  # "": the host name
     listen: list[str] = msgspec.field(default_factory=lambda: ["0.0.0.0"])
     port: Port = DEFAULT_PORT
+    time_zone: str = ""  # an IANA name, which schedules are read in; "": the system's
 
 
 class LimitsSection(_Object):
     connections_half_open: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 32
     connections: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 256
     jobs_running: Annotated[int, msgspec.Meta(ge=1, le=256)] = 32
+    pairs_local: Annotated[int, msgspec.Meta(ge=0, le=4096)] = 256  # jobs whose target is here
+    pairs_remote: Annotated[int, msgspec.Meta(ge=0, le=4096)] = 64  # jobs whose target is a peer's
+    pairs_per_source: Annotated[int, msgspec.Meta(ge=1, le=256)] = 8  # jobs of one source volume
 
 
 class Node(_Object):
@@ -79,6 +83,9 @@ class Job(_Object):
     sync_points: Annotated[int, msgspec.Meta(ge=0, le=12)] = 7  # QREP_HISTORY_MAX of disk.h
     connections: Connections = 2
     timeout: str = "30s"
+    schedule: str = ""  # times.py; "": only when it is started
+    missed: Literal["run", "skip"] = "run"  # a time that passed while the agent was down
+    rpo: str = ""  # how old the last sync point may become; "": no matter
 
 
 def check_name(kind, name):
@@ -89,6 +96,16 @@ def check_name(kind, name):
             f"{shown!r} cannot name a {kind.rstrip('s')}",
             hint="use letters, digits, '.', '_' and '-', at most 63, beginning with a letter or digit",
         )
+
+
+def parse_rpo(text):
+    """Seconds, or None for "". Raises UsageError."""
+    if not text:
+        return None
+    seconds = units.parse_duration(text)
+    if seconds < 1:
+        raise UsageError(f"an rpo of {text}: no sync point is that fresh", hint="write it like 15m or 4h")
+    return seconds
 
 
 def check_path(text, what):
@@ -112,6 +129,8 @@ def bad_values(value):
         checks = [("node.listen", lambda text=text: check_address(text)) for text in value.node.listen]
         if value.node.name:
             checks.append(("node.name", lambda: check_name("nodes", value.node.name)))
+        if value.node.time_zone:
+            checks.append(("node.time_zone", lambda: timezone.load(value.node.time_zone)))
     elif isinstance(value, Peer):
         checks = [("addresses", lambda text=text: check_address(text)) for text in value.addresses]
     elif isinstance(value, Volume):
@@ -127,6 +146,8 @@ def bad_values(value):
         peer, colon, volume = value.target.rpartition(":")
         checks = [
             ("timeout", lambda: units.parse_duration(value.timeout)),
+            ("schedule", lambda: times.parse(value.schedule)),
+            ("rpo", lambda: parse_rpo(value.rpo)),
             ("source", lambda: check_name("volumes", value.source)),
             ("target", lambda: check_name("peers", peer) if colon else None),
             ("target", lambda: check_name("volumes", volume)),
