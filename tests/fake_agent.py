@@ -31,7 +31,7 @@ REQUESTS = {
     ("POST", "/jobs/{}/verify"): ({}, {"independent": bool}),
     ("GET", "/tasks/{}"): None,
 }  # fmt: skip
-QUERIES = {"/status": {"job"}, "/events": {"since", "job", "follow", "after"}, "/tasks/{}": {"wait"}}
+QUERIES = {"/status": {"job"}, "/events": {"since", "job", "follow", "after", "level", "code"}, "/tasks/{}": {"wait"}}
 STATUS = {2: 400, 4: 502, 5: 409, 7: 404, 8: 504}
 
 PROGRESS = {

@@ -81,10 +81,10 @@ class Client:
     def post(self, path, body=None, **query):
         return self.call("POST", path, body or {}, **query)
 
-    def lines(self, path, **query):
-        """The objects of a JSON-lines answer as they arrive."""
+    def lines(self, path, timeout=None, **query):
+        """The objects of a JSON-lines answer as they arrive. timeout: seconds without a line, of which empty ones count."""
         query = {name: value for name, value in query.items() if value is not None}
-        connection, response = self._request("GET", f"/v1{path}?{urlencode(query, doseq=True)}", None, None)
+        connection, response = self._request("GET", f"/v1{path}?{urlencode(query, doseq=True)}", None, timeout)
         try:
             if response.status >= 400:
                 raise from_dict(json.loads(response.read()).get("error", {}))

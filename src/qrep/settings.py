@@ -39,11 +39,22 @@ class LimitsSection(_Object):
     pairs_per_source: Annotated[int, msgspec.Meta(ge=1, le=256)] = 8  # jobs of one source volume
 
 
+class EventsSection(_Object):
+    """How much of the event log is kept: no more than `keep` events, none older than `keep_for`; the newest 1000 always."""
+
+    keep: Annotated[int, msgspec.Meta(ge=1000, le=10_000_000)] = 100_000
+    keep_for: str = "90d"
+
+    def seconds(self):
+        return units.parse_duration(self.keep_for)
+
+
 class Node(_Object):
     """qrep.toml"""
 
     node: NodeSection = msgspec.field(default_factory=NodeSection)
     limits: LimitsSection = msgspec.field(default_factory=LimitsSection)
+    events: EventsSection = msgspec.field(default_factory=EventsSection)
 
 
 class Peer(_Object):
@@ -122,11 +133,17 @@ def check_address(text):
         raise UsageError(f"{str(text)[:80]!r} is no address", hint="write it like 10.0.1.2, site-b:7414 or [fe80::1]:7414")
 
 
+def check_keep_for(text):
+    if units.parse_duration(text) < 3600:
+        raise UsageError(f"{text!r} is less than an hour", hint="write it like 7d or 90d")
+
+
 def bad_values(value):
     """(key, UsageError) of values that have the right type and still mean nothing."""
     checks = []
     if isinstance(value, Node):
         checks = [("node.listen", lambda text=text: check_address(text)) for text in value.node.listen]
+        checks.append(("events.keep_for", lambda: check_keep_for(value.events.keep_for)))
         if value.node.name:
             checks.append(("node.name", lambda: check_name("nodes", value.node.name)))
         if value.node.time_zone:

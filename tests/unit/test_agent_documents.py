@@ -35,9 +35,9 @@ def test_every_event_is_told_somewhere_and_none_that_is_not_listed():
     """Codes are literals where they are told: `events.add("code", ...)`, `self._tell("code", ...)`, or a choice of literals before it."""
     words = set()
     for path in SOURCES:
-        if path.name == "events.py" and path.parent.name == "daemon":
-            continue
-        words |= {node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+        tree = ast.parse(path.read_text())
+        tree.body = [node for node in tree.body if not (isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "CODES")]  # the table itself
+        words |= {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
     assert set(events.CODES) <= words, set(events.CODES) - words
     for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text())):

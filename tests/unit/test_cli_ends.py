@@ -11,7 +11,7 @@ import time
 
 import pytest
 from cli_process import COMMAND, Terminal, environment, start
-from fake_agent import FINGERPRINT, JOB, PROGRESS, VOLUME, Failure
+from fake_agent import FINGERPRINT, JOB, PROGRESS, VOLUME, Failure, serving
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_without_a_good_agent_every_command_ends_in_4_and_says_where_it_looked(t
         listening.listen()
 
         def serve():
-            for _ in range(3):
+            for _ in range(4):  # events -f asks once more before it says that there is nobody
                 connection, _ = listening.accept()
                 with connection:
                     connection.recv(4096)
@@ -75,14 +75,23 @@ def test_without_a_good_agent_every_command_ends_in_4_and_says_where_it_looked(t
     listening.close()
 
 
-def test_an_agent_that_dies_while_events_are_followed_is_told(agent, tmp_path):
-    event = {"time": JOB["last_sync_point"], "level": "info", "code": "x", "text": "y"}
-    agent.on("GET", "/events", [event])
-    process = start(agent.path, "events", "-f")
-    assert "y" in process.stdout.readline()
-    agent.release.set()
-    _out, err = process.communicate(timeout=20)
-    assert process.returncode == 4 and "broke off" in err
+def test_who_follows_events_goes_on_after_the_agent_was_away_and_asks_only_for_what_is_new(tmp_path):
+    path = tmp_path / "s"
+    event = {"id": 41, "time": JOB["last_sync_point"], "level": "info", "code": "x", "text": "first", "job": None, "volume": None}
+    with serving(path) as agent:
+        agent.on("GET", "/events", [event]).on("GET", "/node", {"name": "a"})
+        process = start(path, "events", "-f", "--level", "info")
+        assert "first" in process.stdout.readline()
+    path.unlink()
+    assert "is gone; this goes on when it is back" in process.stderr.readline()
+    with serving(path) as agent:
+        agent.on("GET", "/events", [event | {"id": 42, "text": "second"}]).on("GET", "/node", {"name": "a"})
+        assert "second" in process.stdout.readline()
+        assert "is back" in process.stderr.readline()
+        assert agent.asked[-1][3] == {"after": ["41"], "level": ["info"], "follow": ["1"]}
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=20)
+    assert process.returncode == 0
 
 
 CHANGES = {

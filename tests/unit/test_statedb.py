@@ -25,11 +25,11 @@ def test_on_a_full_disk_events_and_histories_are_told_on_stderr_and_nothing_is_r
     log = EventLog(full)
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
-            log.add("run-failed", "x" * 100_000, job="db")
+            log.add("run-failed", "x", job="db", reason="x" * 100_000)
             full.add_run("ab" * 16, 0.0, "committed", {"text": "x" * 100_000})
     assert "not noted" in caplog.text and "disk is full" in caplog.text and "make room" in caplog.text
     assert capsys.readouterr().err.count("run-failed") == 3
-    assert log.read() == []
+    assert log.read() == ([], 0)
 
 
 def test_on_a_full_disk_a_pair_that_cannot_be_remembered_is_an_error_with_a_way_out(full):

@@ -1,5 +1,7 @@
 """qrep events: what happened, newest last."""
 
+import sys
+import time
 from datetime import UTC, datetime, timedelta
 
 import click
@@ -9,6 +11,10 @@ from qrep.cli import names
 from qrep.cli.app import Command
 from qrep.cli.render import when
 from qrep.errors import NotFound, Unreachable, UsageError
+
+SILENCE_S = 45.0  # an agent that says nothing for so long while it is followed hangs: it sends an empty line every 20 s
+ANSWER_S = 5.0
+AGAIN_S = 0.2
 
 
 def since_stamp(text):
@@ -32,22 +38,66 @@ def line(event):
     return f"{when(event['time'], precise=True)}  {event['level']:<7}  {event['code']:<20}  {subject}  {event['text']}"
 
 
+class Follower:
+    """Events of the agent, one after another; with follow also across its restarts: none is lost, none told twice."""
+
+    def __init__(self, app, client, query):
+        self.app, self.client, self.query = app, client, query
+        self.shown = 0
+
+    def read(self, follow):
+        """Yields events. Raises Unreachable where there is no agent to begin with."""
+        yield from self._once({"follow": 1} if follow else {})
+        while follow:
+            time.sleep(AGAIN_S)
+            self._wait_for_agent()
+            yield from self._once({"follow": 1})
+
+    def _once(self, more):
+        try:
+            for event in self.client.lines("/events", timeout=SILENCE_S if more else None, **self.query, **more):
+                self.shown += 1
+                if "id" in event:
+                    self.query["after"] = event["id"]
+                yield event
+        except Unreachable:
+            if not more or not self.shown and not self._answers():
+                raise
+
+    def _answers(self):
+        try:
+            self.client.get("/node", timeout=ANSWER_S)
+        except Unreachable:
+            return False
+        return True
+
+    def _wait_for_agent(self):
+        if not self._answers():
+            self.app.say(f"the agent at {self.app.socket} is gone; this goes on when it is back (Ctrl-C ends it)")
+            while not self._answers():
+                time.sleep(AGAIN_S)
+            self.app.say("the agent is back")
+
+
 @click.command(cls=Command)
 @click.argument("job", required=False, shell_complete=names.jobs)
-@click.option("-f", "--follow", is_flag=True, help="Go on with new ones until Ctrl-C.")
+@click.option("-f", "--follow", is_flag=True, help="Go on with new ones until Ctrl-C, also when the agent is restarted.")
 @click.option("--since", metavar="TIME|AGE", help="From 2026-11-21T03:00, or the last 3h.")
+@click.option("--level", type=click.Choice(["info", "warning", "error"]), help="Only those of this level, or worse.")
+@click.option("--code", "codes", multiple=True, metavar="CODE", help="Only those of this code; any number of times.")
 @click.pass_obj
-def events(app, job, follow, since):
+def events(app, job, follow, since, level, codes):
     """What happened, to all jobs or to JOB. With --json one object a line."""
-    client, shown = app.client(), 0
+    client = app.client()
+    query = {"job": job, "since": since_stamp(since), "level": level, "code": list(codes) or None}
+    follower = Follower(app, client, query)
     try:
-        for event in client.lines("/events", job=job, since=since_stamp(since), follow=1 if follow else None):
+        for event in follower.read(follow):
             app.data(event, line(event))
-            shown += 1
+            if follow:
+                sys.stdout.flush()
     except KeyboardInterrupt:
         return 130 if not follow else 0
-    if follow:
-        raise Unreachable(f"the agent at {app.socket} broke off", hint="see what the agent last wrote to its stderr")
-    if job and not shown and job not in [known["name"] for known in client.get("/status")["jobs"]]:
+    if job and not follower.shown and job not in [known["name"] for known in client.get("/status")["jobs"]]:
         raise NotFound(f"no job called {job}, and no events of one", hint="qrep status lists the jobs", code="no-such-job")
     return 0

@@ -1,16 +1,21 @@
 """Requests about the agent itself: what it is, its status, its files, its tasks and its events."""
 
+import asyncio
+import difflib
 import json
+import time
 from datetime import datetime
 
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
 from qrep.config import check as check_config
+from qrep.daemon.events import CODES, LEVELS
 from qrep.daemon.status import status
 from qrep.errors import UsageError
 
 WAIT_MAX = 20.0  # seconds a long poll lasts at most
+NEWS_S = 0.1  # how soon a follower hears of an event
 
 
 def add(requests, node):
@@ -27,8 +32,14 @@ def add(requests, node):
             after = int(query.get("after", "0"))
         except ValueError:
             raise UsageError("since is not an ISO time, or after is not a number") from None
-        job, follow = query.get("job"), query.get("follow") == "1"
-        return StreamingResponse(_events(node, after, since, job, follow, request), media_type="application/jsonl")
+        wanted = {"since": since, "job": query.get("job"), "level": query.get("level"), "codes": query.getlist("code")}
+        if wanted["level"] not in (None, *LEVELS):
+            raise UsageError(f"no level {wanted['level']!r}", hint=f"levels: {', '.join(LEVELS)}")
+        for code in wanted["codes"]:
+            if code not in CODES:
+                near = difflib.get_close_matches(code, CODES, 1)
+                raise UsageError(f"no event has the code {code!r}", hint=f"did you mean {near[0]}?" if near else "docs/EVENTS.md lists them")
+        return StreamingResponse(_events(node, after, wanted, query.get("follow") == "1", request), media_type="application/jsonl")
 
 
 def _task(node, request):
@@ -41,14 +52,27 @@ def _task(node, request):
     return found.as_dict()
 
 
-async def _events(node, after, since, job, follow, request):
-    """JSON lines; with follow for as long as the client listens. An empty line every WAIT_MAX seconds tells that we are here."""
+async def _events(node, after, wanted, follow, request):
+    """JSON lines; with follow for as long as the client listens. An empty line every WAIT_MAX seconds tells that we are here.
+
+    Followers wait in the event loop: however many there are, they hold no thread.
+    """
+    told = time.monotonic()
     while True:
-        events = await run_in_threadpool(node.events.read, after, since, job)
+        events, position = await run_in_threadpool(node.events.read, after, **wanted)
         for event in events:
-            after = event["id"]
             yield json.dumps(event) + "\n"
-        if not events:
-            if not follow or await request.is_disconnected() or node.stopping.is_set():
+            told = time.monotonic()
+        if position > after and events:
+            after = position
+            continue
+        after = position
+        if not follow:
+            return
+        while node.events.last <= after:
+            if node.stopping.is_set() or await request.is_disconnected():
                 return
-            await run_in_threadpool(node.events.wait, after, 0.5)
+            if time.monotonic() - told > WAIT_MAX:
+                yield "\n"
+                told = time.monotonic()
+            await asyncio.sleep(NEWS_S)

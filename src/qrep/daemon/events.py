@@ -1,14 +1,24 @@
 """The event log: what happened, with a code for scripts, kept in the state database, followed by those who ask."""
 
 import json
+import logging
+import os
 import sys
 import threading
+import time
+from collections import Counter
 from datetime import UTC, datetime
+
+from qrep.daemon.repeats import Repeats
+
+log = logging.getLogger("qrep.agent")
+LEVELS = ("info", "warning", "error")
 
 # code: (level, what it says). docs/EVENTS.md is generated from this table.
 CODES = {
     "agent-started": ("info", "the agent serves its socket and its port"),
     "agent-stopped": ("info", "the agent ended in order"),
+    "events-suppressed": ("warning", "an event repeated too often to be told every time; the text says how often it was not"),
     "volume-added": ("info", "a volume was given a name"),
     "volume-changed": ("info", "settings of a volume were changed"),
     "volume-removed": ("info", "a volume was forgotten"),
@@ -43,6 +53,8 @@ CODES = {
 }
 
 LIMIT = 1000  # events in one reading
+TEXT_MAX = 2000  # characters; some of it comes from peers
+PRIORITIES = {"info": "<6>", "warning": "<4>", "error": "<3>"}  # of sd-daemon(3), read where stderr is the journal
 
 
 class EventLog:
@@ -50,36 +62,76 @@ class EventLog:
 
     def __init__(self, db, echo=True):
         self.db, self.echo = db, echo
+        self.counts = Counter()  # by level, since the agent started, with those that were not told
+        self.listeners = []  # called with every event that is told, in the thread that adds it: they must not wait
+        self._repeats = Repeats()
+        self._lock = threading.Lock()
         self._news = threading.Condition()
-        self._last = 0
+        self._last = db.newest_event()
+        self._priorities = PRIORITIES if "JOURNAL_STREAM" in os.environ else {}
 
     def add(self, code, text, *, job=None, volume=None, **data):
         level = CODES[code][0]
-        text = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
-        row = self.db.add_event(level, code, text, job, volume, data)
+        with self._lock:
+            self.counts[level] += 1
+            admitted = self._repeats.admit((code, job, volume, data.get("peer")), time.monotonic())
+        if admitted:
+            self._tell(level, code, text, job, volume, data)
+
+    def tell_suppressed(self, everything=False):
+        """Tell what was counted instead of told, once its period is over. Called every now and then, and at the end."""
+        with self._lock:
+            due = self._repeats.due(time.monotonic(), everything)
+        for (code, job, volume, peer), count in due:
+            data = {"suppressed": code, "count": count} | ({"peer": peer} if peer else {})
+            self._tell("warning", "events-suppressed", f"{code}: {count} more were not told one by one", job, volume, data)
+
+    def prune(self, settings):
+        """Forget what is older or more than config.EventsSection says."""
+        self.db.prune_events(settings.keep, time.time() - settings.seconds())
+
+    def _tell(self, level, code, text, job, volume, data):
+        text = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text[:TEXT_MAX])
+        now = time.time()
+        row = self.db.add_event(now, level, code, text, job, volume, data)
         if self.echo:
-            print(f"qrep {level}: {code}: {job or volume or '-'}: {text}", file=sys.stderr, flush=True)
+            prefix = self._priorities.get(level, "")
+            print(f"{prefix}qrep {level}: {code}: {job or volume or '-'}: {text}", file=sys.stderr, flush=True)
+        event = {"id": row, "time": now, "level": level, "code": code, "job": job, "volume": volume, "text": text, "data": data}
+        for listener in self.listeners:
+            listener(_shown(event))
         if row is None:  # it could not be noted
             return
         with self._news:
-            self._last = row
+            self._last = max(self._last, row)
             self._news.notify_all()
 
-    def read(self, after=0, since=0.0, job=None):
-        """Up to LIMIT events after an id and a time (seconds), oldest first, as the local API gives them."""
-        return [
-            row
-            | {
-                "time": datetime.fromtimestamp(row["time"], UTC).isoformat(timespec="milliseconds"),
-                "data": json.loads(row["data"]),
-            }
-            for row in self.db.events(after, since, job, LIMIT)
-        ]
+    @property
+    def last(self):
+        """The id of the newest event."""
+        return self._last
+
+    def read(self, after=0, since=0.0, job=None, level=None, codes=()):
+        """(events, position): up to LIMIT events after an id and a time (seconds), oldest first, as the local API gives them.
+
+        level: this one or a worse one. position: the id to go on after, also where nothing fits.
+        """
+        newest = self._last
+        if after > newest:  # of a log that was lost: this one is another
+            after = 0
+        levels = LEVELS[LEVELS.index(level) :] if level else ()
+        rows = self.db.events(after, since, job, levels, codes, LIMIT)
+        position = rows[-1]["id"] if len(rows) == LIMIT else max([after, newest, *(row["id"] for row in rows[-1:])])
+        return [_shown(row | {"data": json.loads(row["data"])}) for row in rows], position
 
     def wait(self, after, timeout):
         """Wait until there is an event later than `after`, at most `timeout` seconds."""
         with self._news:
             return self._news.wait_for(lambda: self._last > after, timeout)
+
+
+def _shown(event):
+    return event | {"time": datetime.fromtimestamp(event["time"], UTC).isoformat(timespec="milliseconds")}
 
 
 def document():

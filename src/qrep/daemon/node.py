@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from qrep import __version__, config, store
 from qrep.daemon import tls
 from qrep.daemon.events import EventLog
+from qrep.daemon.housekeeping import Housekeeping
 from qrep.daemon.identity import Identity
 from qrep.daemon.joblist import Jobs
 from qrep.daemon.known import KnownPeers
@@ -50,6 +51,9 @@ class Node:
         # Bound here, so that a port that is taken is known before a device is touched; open from start() on.
         self.listener = Listener(self.identity, self.settings.node, self.settings.limits, self.peers.all, serve, self.events)
         self.jobs.load()
+        self.housekeeping = Housekeeping()
+        self.housekeeping.every(1.0, self.events.tell_suppressed)
+        self.housekeeping.every(60.0, lambda: self.events.prune(self.settings.events))
 
     def _hold(self):
         """One agent per state directory: a lock for life."""
@@ -71,14 +75,17 @@ class Node:
         self.listener.start()
         self.events.add("agent-started", f"qrep {__version__}, port {self.settings.node.port}", pid=os.getpid())
         self.jobs.take_up()
+        self.housekeeping.start()
 
     def stop(self):
         """End runs (what has been applied is kept, and they are taken up at the next start), close the port, release the devices."""
         self.stopping.set()
+        self.housekeeping.stop()
         self.listener.stop()
         self.jobs.interrupt(STOP_S)
         busy = self.volumes.close(STOP_S)
         text = f"{', '.join(busy)} would not end soon; recovery follows at the next start" if busy else "in order"
+        self.events.tell_suppressed(everything=True)
         self.events.add("agent-stopped", text, pid=os.getpid())
         self.db.close()
         os.close(self._alone)

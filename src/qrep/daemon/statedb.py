@@ -16,7 +16,8 @@ from qrep.errors import QrepError
 
 log = logging.getLogger("qrep.agent")
 SCHEMA_VERSION = 1
-EVENTS_KEPT = 100_000
+EVENTS_FLOOR = 1000  # kept whatever their age: a clock that jumps must not empty the log
+PRUNED_AT_ONCE = 5000
 RUNS_KEPT = 100  # per job
 SCHEMA = """
 CREATE TABLE pair (job_id TEXT PRIMARY KEY, peer TEXT NOT NULL, fingerprint TEXT NOT NULL, job TEXT NOT NULL, source TEXT NOT NULL,
@@ -185,10 +186,11 @@ class StateDb:
 
     # events
 
-    def add_event(self, level, code, text, job, volume, data):
-        row = self._note(
+    def add_event(self, moment, level, code, text, job, volume, data):
+        """Its id, or None where it could not be noted."""
+        return self._note(
             "INSERT INTO event (time, level, code, job, volume, text, data) VALUES (?,?,?,?,?,?,?)",
-            time.time(),
+            moment,
             level,
             code,
             job,
@@ -196,16 +198,23 @@ class StateDb:
             text,
             json.dumps(data),
         )
-        if row is not None and row % 1000 == 0:
-            self._note("DELETE FROM event WHERE id <= ?", row - EVENTS_KEPT)
-        return row
 
-    def events(self, after, since, job, limit):
-        return self._all(
-            "SELECT * FROM event WHERE id > ? AND time >= ? AND (? IS NULL OR job=?) ORDER BY id LIMIT ?",
-            after,
-            since,
-            job,
-            job,
-            limit,
-        )
+    def newest_event(self):
+        """The highest id that was ever given, 0 for none."""
+        rows = self._all("SELECT seq FROM sqlite_sequence WHERE name='event'")
+        return rows[0]["seq"] if rows else 0
+
+    def prune_events(self, keep, before):
+        """Keep the newest `keep` events, and of those what is later than `before` (seconds). A part at a time, so that nobody waits long."""
+        newest = self.newest_event()
+        sql = """DELETE FROM event WHERE id IN (
+            SELECT id FROM event WHERE id <= ? UNION SELECT id FROM event WHERE time < ? AND id <= ? ORDER BY id LIMIT ?)"""
+        self._note(sql, newest - keep, before, newest - min(keep, EVENTS_FLOOR), PRUNED_AT_ONCE)
+
+    def events(self, after, since, job, levels, codes, limit):
+        """levels, codes: only these; empty: all."""
+        wanted = [("level", levels), ("code", codes), ("job", [job] if job is not None else [])]
+        wanted = [(column, list(values)) for column, values in wanted if values]
+        more = "".join(f" AND {column} IN ({','.join('?' * len(values))})" for column, values in wanted)
+        values = [value for _column, given in wanted for value in given]
+        return self._all(f"SELECT * FROM event WHERE id > ? AND time >= ?{more} ORDER BY id LIMIT ?", after, since, *values, limit)
