@@ -24,7 +24,7 @@ class Peer(threading.Thread):
         super().__init__()
         self.geometry, self.image, self.receive, self.send = geometry, image, receive, send
         self.reader = wire.FrameReader(geometry, ATTEMPT, SESSION, index, KEY)
-        self.writer = wire.FrameWriter(geometry, ATTEMPT, SESSION, index, KEY)
+        self.writer = wire.FrameWriter(geometry, ATTEMPT, SESSION, index | wire.ANSWER, KEY)
         self.stop_after, self.on_frame = stop_after, on_frame
         self.frames, self.last, self.bytes, self.error, self.ended = [], {}, 0, None, False
         self.start()

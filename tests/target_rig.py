@@ -9,7 +9,7 @@ import threading
 from qrep._native import disk, hasher
 from qrep._native.connection import Connection
 from qrep._native.target_lane import TargetRun
-from qrep._native.wire import END, HEADER_SIZE, LAST, FrameReader, FrameWriter, Geometry
+from qrep._native.wire import ANSWER, END, HEADER_SIZE, LAST, FrameReader, FrameWriter, Geometry
 
 KIB, MIB = 1 << 10, 1 << 20
 LEAF = 4 * KIB
@@ -181,7 +181,7 @@ class Session:
             if not piece:
                 return self.result() or "no END came"
             answer += piece
-        frame = FrameReader(self.target.geometry, ATTEMPT, SESSION, self.index, KEY).header(answer)
+        frame = FrameReader(self.target.geometry, ATTEMPT, SESSION, self.index | ANSWER, KEY).header(answer)
         assert frame.kind == END
         return self.result()
 

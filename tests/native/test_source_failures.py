@@ -64,7 +64,7 @@ def test_an_answer_that_is_not_the_end_of_this_session_is_refused(kind, make_run
     states, values, _ = map_of(os.pread(source_device, SIZE, 0), GEOMETRY)
     run = make_run(states, values)
     line = Transport(kind, 0, undo_after)
-    line.send(wire.FrameWriter(GEOMETRY, ATTEMPT, SESSION + 1, 0, KEY).end())
+    line.send(wire.FrameWriter(GEOMETRY, ATTEMPT, SESSION + 1, wire.ANSWER, KEY).end())
     assert run.lane(source_device, line.connection) == errno.ESTALE
     assert run.failure() == ("frame", errno.ESTALE, 0, None)
 
@@ -72,8 +72,21 @@ def test_an_answer_that_is_not_the_end_of_this_session_is_refused(kind, make_run
 def test_an_end_before_ours_is_refused(make_run, source_device, undo_after):
     run = make_run()
     line = Transport("tcp", 0, undo_after)
-    line.send(wire.FrameWriter(GEOMETRY, ATTEMPT, SESSION, 0, KEY).end())
+    line.send(wire.FrameWriter(GEOMETRY, ATTEMPT, SESSION, wire.ANSWER, KEY).end())
     assert run.lane(source_device, line.connection) == errno.EPROTO
+
+
+@pytest.mark.parametrize("kind", ["tcp", "pipes", "stream"])
+def test_an_end_that_is_sent_back_is_not_taken_for_its_answer(kind, make_run, source_device, undo_after):
+    """Who stands in between may mirror what he sees; a connection that carried nothing else has the same number and key in both directions."""
+    states, values, _ = map_of(os.pread(source_device, SIZE, 0), GEOMETRY)
+    run = make_run(states, values)
+    line = Transport(kind, 0, undo_after)
+    mirror = threading.Thread(target=lambda: line.send(line.receive(wire.HEADER_SIZE)))
+    mirror.start()
+    assert run.lane(source_device, line.connection) == errno.ESTALE
+    assert run.failure() == ("frame", errno.ESTALE, 0, None)
+    mirror.join(10)
 
 
 def test_a_connection_serves_one_lane_once(make_run, source_device, undo_after):

@@ -82,6 +82,7 @@ struct qrep_run_base {
     uint64_t session;
     uint8_t key[QREP_DIGEST_SIZE];
     uint32_t sector_size;  /* of the device */
+    uint32_t rehearsal;    /* 1: the run measures its connections: a source reads nothing, a target keeps nothing, all else is as ever */
     int leaves_fd;         /* the map's `leaves` file, or -1: leaf values are not kept */
     const uint8_t *base_states; /* [granules], the committed map, overlaid by what a resumed attempt has applied */
     const uint8_t *base_values; /* [granules][32] */
@@ -103,7 +104,7 @@ struct qrep_source_run {
     struct qrep_run_base base;
     const uint64_t *work; /* granule indexes with the flags above, or NULL: all granules in order */
     uint64_t work_count;
-    _Atomic uint64_t cursor;   /* index of the next work item */
+    _Atomic uint64_t cursor;   /* index of the next work item; a rehearsal goes round for ever, until stop or lane_stop */
     uint32_t frame_size;       /* bytes of data per FULL frame, power of two, leaf_size..QREP_FRAME_DATA_MAX */
     uint32_t slots;            /* granule buffers per lane, >= 2 (1 is allowed, for measuring what pipelining gives) */
     uint32_t io_size;          /* bytes per read request; 0: a whole granule */

@@ -52,6 +52,19 @@ static int open_ring(struct source_lane *lane)
     return rc < 0 ? rc : 0;
 }
 
+/* Bytes that no compression on the way makes fewer (xorshift64), and that no lane shares with another. */
+static void fill_slot(uint8_t *data, size_t size, uint64_t seed)
+{
+    uint64_t word = seed * 0x9e3779b97f4a7c15ull | 1;
+
+    for (size_t i = 0; i + sizeof word <= size; i += sizeof word) {
+        word ^= word << 13;
+        word ^= word >> 7;
+        word ^= word << 17;
+        memcpy(data + i, &word, sizeof word);
+    }
+}
+
 static int open_slots(struct source_lane *lane)
 {
     uint32_t leaves = lane->granule_leaves;
@@ -63,6 +76,8 @@ static int open_slots(struct source_lane *lane)
         slot->runs = calloc(leaves, sizeof *slot->runs);
         if (!slot->leaves || !slot->runs)
             return -ENOMEM;
+        if (lane->run->base.rehearsal)
+            fill_slot(slot->data, lane->run->base.geometry.granule_size, (uint64_t)lane->lane * lane->run->slots + i + 1);
     }
     return 0;
 }
@@ -76,6 +91,7 @@ static void open_stream(struct source_lane *lane)
     };
     memcpy(lane->outgoing.key, base->key, sizeof base->key);
     lane->incoming = lane->outgoing; /* the other direction counts on its own */
+    lane->incoming.connection |= QREP_FRAME_ANSWER;
     lane->zero_copy = has_socket(lane) && lane->connection->zero_copy;
 }
 

@@ -23,7 +23,8 @@ cdef class SourceRun:
     leaves_fd: the map's `leaves` file, read and written, or -1. work: 8-byte aligned buffer of native uint64, granule
     indexes with WORK_HOLE or WORK_UNKNOWN; None: all granules in order.
     frame_size: bytes of data per frame, power of two. slots: granule buffers per lane. io_size: bytes per read, 0: whole
-    granules. ring_backend: auto, uring or threads. Raises ValueError for shapes that do not fit.
+    granules. ring_backend: auto, uring or threads. rehearsal: nothing is read, granules of made-up bytes are sent for ever,
+    until the connections are told to finish(). Raises ValueError for shapes that do not fit.
     """
 
     def __cinit__(self, *args, **kwargs):
@@ -33,7 +34,7 @@ cdef class SourceRun:
 
     def __init__(self, Geometry geometry not None, *, uint64_t attempt, uint64_t session, bytes key not None, uint32_t sector_size,
                  base_states, base_values, int leaves_fd=-1, work=None, uint32_t frame_size=2 << 20, uint32_t slots=2,
-                 uint32_t io_size=0, str ring_backend="auto"):
+                 uint32_t io_size=0, str ring_backend="auto", bint rehearsal=False):
         cdef uint64_t granules = qrep_granules(&geometry.geometry)
         cdef qrep_run_base *base = &self.run.base
         if self.view_count:
@@ -47,7 +48,7 @@ cdef class SourceRun:
         base.geometry, base.granules = geometry.geometry, granules
         base.attempt, base.session = attempt, session
         memcpy(base.key, <const uint8_t *>key, QREP_DIGEST_SIZE)
-        base.sector_size, base.leaves_fd = sector_size, leaves_fd
+        base.sector_size, base.leaves_fd, base.rehearsal = sector_size, leaves_fd, rehearsal
         base.base_states = <const uint8_t *>self.hold(base_states, False, granules, "base_states")
         base.base_values = <const uint8_t *>self.hold(base_values, False, granules * QREP_DIGEST_SIZE, "base_values")
         self.fresh_states, self.fresh_values, self.marked = bytearray(base_states), bytearray(base_values), bytearray(granules)

@@ -11,11 +11,26 @@
 
 static uint64_t work_item(const struct qrep_source_run *run, uint64_t index) { return run->work ? run->work[index] : index; }
 
+/* The slot holds what it was filled with when the lane opened. */
+static int rehearse_read(struct source_slot *slot)
+{
+    slot->read_error = 0;
+    slot->short_read = 0;
+    slot->hashed = 0;
+    slot->state = SLOT_READ;
+    return 0;
+}
+
 /* Take the next work item; of holes, the whole run of consecutive granules, so that one ZERO frame can carry it. Returns how many, 0 at the end. */
 static uint64_t take_work(struct qrep_source_run *run, uint64_t *item)
 {
-    uint64_t first = atomic_load_explicit(&run->cursor, memory_order_relaxed), count;
+    uint64_t first, count;
 
+    if (run->base.rehearsal) {
+        *item = atomic_fetch_add_explicit(&run->cursor, 1, memory_order_relaxed) % run->base.granules;
+        return 1;
+    }
+    first = atomic_load_explicit(&run->cursor, memory_order_relaxed);
     do {
         if (first >= run->work_count)
             return 0;
@@ -93,7 +108,7 @@ int source_fill(struct source_lane *lane)
             slot->granule = granule;
             slot->unknown = (item & QREP_WORK_UNKNOWN) != 0;
             slot->size = (uint32_t)qrep_granule_bytes(&run->base.geometry, granule);
-            rc = start_reads(lane, slot);
+            rc = run->base.rehearsal ? rehearse_read(slot) : start_reads(lane, slot);
         }
     }
     return rc;

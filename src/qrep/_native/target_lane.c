@@ -95,6 +95,7 @@ static int answer_end(struct target_lane *lane)
     memset(&lane->incoming, 0, sizeof lane->incoming); /* nothing comes any more; the memory outlives the request */
     lane->incoming.kind = QREP_FRAME_END;
     state.sequence = 0; /* of this direction */
+    state.connection |= QREP_FRAME_ANSWER;
     qrep_frame_seal(&lane->incoming, &state);
     lane->iov[0] = (struct iovec){&lane->incoming, sizeof lane->incoming};
     qrep_crashpoint("target-end");

@@ -34,6 +34,7 @@ cdef class TargetRun:
     punch: zero ranges are deallocated, else zeroes are written. is_file: the device is an image file.
     frame_limit: bytes of data a frame may carry. slots: frames of that size in flight per lane.
     fresh_states, fresh_values, marked: those of the session before, so that a resumed one goes on with them.
+    rehearsal: frames are checked as ever, and dropped: nothing is written, and nothing read.
     Raises ValueError for shapes that do not fit.
     """
 
@@ -46,7 +47,7 @@ cdef class TargetRun:
                  base_states, base_values, int leaves_fd=-1, int undo_fd=-1, uint64_t undo_limit=0,
                  uint64_t undo_next=QREP_UNDO_SEGMENT_SIZE, uint64_t undo_sequence=0, bytes base_id=bytes(16), bint punch=True,
                  bint is_file=False, uint32_t frame_limit=QREP_FRAME_DATA_MAX, uint32_t slots=4, str ring_backend="auto",
-                 fresh_states=None, fresh_values=None, marked=None):
+                 fresh_states=None, fresh_values=None, marked=None, bint rehearsal=False):
         cdef uint64_t granules = qrep_granules(&geometry.geometry)
         cdef qrep_run_base *base = &self.run.base
         if self.view_count:
@@ -60,7 +61,7 @@ cdef class TargetRun:
         base.geometry, base.granules = geometry.geometry, granules
         base.attempt, base.session = attempt, session
         memcpy(base.key, <const uint8_t *>key, QREP_DIGEST_SIZE)
-        base.sector_size, base.leaves_fd = sector_size, leaves_fd
+        base.sector_size, base.leaves_fd, base.rehearsal = sector_size, leaves_fd, rehearsal
         self.set_undo(undo_fd, undo_limit, undo_next, undo_sequence, base_id)
         base.base_states = <const uint8_t *>self.hold(base_states, False, granules, "base_states")
         base.base_values = <const uint8_t *>self.hold(base_values, False, granules * QREP_DIGEST_SIZE, "base_values")

@@ -23,6 +23,9 @@ enum qrep_frame_kind {
     QREP_FRAME_END = 4,  /* nothing follows on this connection; the target answers with an END of its own when all is written */
 };
 
+/* In `connection` of what the target says: without it, the END of a connection that carried nothing could be sent back as its own answer. */
+#define QREP_FRAME_ANSWER 0x80000000u
+
 #define QREP_FRAME_LAST 1u  /* flags: the last frame of its granule in this pass */
 #define QREP_FRAME_VALUE 2u /* flags: granule_value holds the chaining value of the granule once this frame is applied; not with a span > 1 */
 
@@ -41,7 +44,8 @@ struct qrep_frame_header {
     uint8_t digest[QREP_DIGEST_SIZE];
     uint8_t granule_value[QREP_DIGEST_SIZE]; /* valid with VALUE, else zero */
     uint32_t span;                           /* ZERO: granules, >= 1; else 0 */
-    uint32_t connection;                     /* index of the connection inside its session, so that frames cannot change streams */
+    uint32_t connection;                     /* index of the connection inside its session, so that frames cannot change streams; from the target
+                                                with QREP_FRAME_ANSWER, so that they cannot change direction */
     uint8_t tag[QREP_DIGEST_SIZE];           /* BLAKE3 keyed with the session key, over the 128 bytes before */
 };
 _Static_assert(sizeof(struct qrep_frame_header) == 160, "frame header layout");

@@ -15,6 +15,7 @@ cdef extern from "wire.h" nogil:
         QREP_FRAME_LAST
         QREP_FRAME_VALUE
     uint32_t QREP_RUN_ZERO  # beyond the range of a C enum
+    uint32_t QREP_FRAME_ANSWER
 
     struct qrep_frame_header:
         uint32_t magic

@@ -24,6 +24,7 @@ RUNS_MAX = QREP_FRAME_RUNS_MAX
 FULL, RUNS, ZERO, END = QREP_FRAME_FULL, QREP_FRAME_RUNS, QREP_FRAME_ZERO, QREP_FRAME_END
 LAST, VALUE = QREP_FRAME_LAST, QREP_FRAME_VALUE
 RUN_ZERO = QREP_RUN_ZERO
+ANSWER = QREP_FRAME_ANSWER  # in the connection number of what the target says
 
 # value: the granule's chaining value once the frame is applied, or None.
 Frame = namedtuple("Frame", "kind flags granule first_leaf run_count data_size span digest value sequence")
