@@ -36,6 +36,7 @@ EXAMPLES = [
     ("target", say.Progress(1, 2, 3)),
     ("target", say.Error("code", "message", "hint")),
     ("target", say.Pong()),
+    ("target", say.Beat("FlushDevice", 1, 2, 3)),
     ("join", say.Join(ID)),
     ("joined", say.Joined(63)),
 ]

@@ -5,6 +5,7 @@ import contextlib
 from qrep.daemon import asks
 from qrep.errors import ProtocolError, QrepError, Refused
 from qrep.protocol import messages, transport
+from qrep.target.pulse import Pulse
 
 
 class Sessions:
@@ -21,7 +22,9 @@ class Sessions:
         channel = transport.Channel(stream, "source")
         hello = transport.admit(channel)
         try:
-            target, pair = self._admit(hello, peer)
+            # A volume that is opened now may have to wait for a dead process's writes and put much back.
+            with Pulse(channel, lambda: messages.Beat(busy="opening", received=0, written=0, undo=0)):
+                target, pair = self._admit(hello, peer)
         except QrepError as error:
             with contextlib.suppress(transport.Disconnected):
                 channel.send(messages.Error(code=error.code, message=error.message, hint=error.hint))

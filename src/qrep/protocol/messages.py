@@ -258,6 +258,18 @@ class Pong(Message, tag="pong"):
     """Yes."""
 
 
+class Beat(Message, tag="beat"):
+    """I am here: said every second from the first message of the source on, by a thread that waits for nothing, until the session ends.
+
+    busy: what keeps the target from reading and answering just now, "": nothing does. received, written, undo: bytes, of the lanes of now.
+    """
+
+    busy: Word
+    received: Count
+    written: Count
+    undo: Count
+
+
 # ---- first message on a data connection, and its answer ----
 
 
@@ -282,7 +294,7 @@ NAK_CODES = {
 
 SOURCE_SAYS = (Hello, Begin, Resume, Prepare, Commit, Abort, ScanTarget, Verify, GetLeaves, GetRoot, Ping)
 TARGET_SAYS = (
-    State, Stale, Began, Resumed, Applied, Prepared, Committed, Aborted, Nak, Digests, Leaves, Root, Progress, Error, Pong,
+    State, Stale, Began, Resumed, Applied, Prepared, Committed, Aborted, Nak, Digests, Leaves, Root, Progress, Error, Pong, Beat,
 )  # fmt: skip
 
 _encoder = msgspec.msgpack.Encoder()

@@ -69,11 +69,11 @@ class SourceMachine(SourceReplies, SourceCompare):
         self._epoch += 1
         return [self._hello()]
 
-    def disconnected(self):
-        """The control connection is gone."""
+    def disconnected(self, why="the connection to the target was lost"):
+        """The control connection is gone, or was given up for another one."""
         if self.phase == "giving-up":
             return self._end(self._error)
-        return self._close(Unreachable("the connection to the target was lost", hint="it resumes from what has been applied"))
+        return self._close(Unreachable(why, hint="it resumes from what has been applied"))
 
     def stop(self):
         """A person ends the run; what has been applied is kept for the next start."""
@@ -147,7 +147,7 @@ class SourceMachine(SourceReplies, SourceCompare):
     def message(self, message):
         """One decoded message of the target."""
         kind = type(message).__struct_config__.tag
-        if isinstance(message, (say.Progress, say.Pong)) and self._accepted:
+        if isinstance(message, say.Beat) or (isinstance(message, (say.Progress, say.Pong)) and self._accepted):
             return []
         try:
             if isinstance(message, say.Error) and self.phase in CONNECTED:

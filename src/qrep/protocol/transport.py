@@ -67,6 +67,7 @@ class Channel:
         self._lock = threading.Lock()
         self._send_lock = threading.Lock()
         self._partial = bytearray()
+        self.heard = time.monotonic()  # when the last bytes came, also those of a message that is not whole
         if hasattr(stream, "setblocking"):
             stream.setblocking(False)
 
@@ -118,6 +119,7 @@ class Channel:
                 raise Disconnected("the peer closed the connection")
             else:
                 self._partial += part[:got]
+                self.heard = time.monotonic()
 
     def _attempt(self, operation, events):
         """(result, 0), or (None, what to wait for)."""

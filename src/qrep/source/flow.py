@@ -23,7 +23,6 @@ from qrep.device import DeviceInfo
 from qrep.digestmap import DigestMap
 from qrep.errors import DeviceReadError, Interrupted, QrepError, Refused
 from qrep.protocol import actions as do
-from qrep.protocol import messages as say
 from qrep.protocol.source_machine import SourceMachine
 from qrep.protocol.transport import Disconnected
 from qrep.source.lanes import SourceLanes
@@ -34,7 +33,7 @@ from qrep.source.search import Search
 from qrep.source.work import WHOLE, Base, work_list
 
 log = logging.getLogger("qrep.source")
-LAST_WORD_S = 30.0  # when data connections end, the target says why on the control connection: this long it may take
+LAST_WORD_S = 3.0  # when data connections end, the target says why on the control connection: this long it may take once it is not busy
 ROOT_BEFORE_COMMIT = 8 << 30  # bytes of zeroes whose values may be computed while the target waits; one second on two cores
 _WHOLE_RUN = re.compile(rb"\x02+", re.DOTALL)
 
@@ -118,6 +117,7 @@ class Run:
         self._events.put(("stop", None, None))
 
     def progress(self):
+        self._progress.received_by_target = self._link.beat.written
         return self._progress.as_dict(self.geometry.granule_size, len(self._unreadable))
 
     # ---- connections ----
@@ -134,6 +134,7 @@ class Run:
     def _run_to_the_end(self):
         patience = Patience(self.request.timeout_s)
         while True:
+            began = time.monotonic()
             error = self._one_connection()
             if self._machine.phase == "done":
                 return self._report()
@@ -141,7 +142,8 @@ class Run:
                 raise error
             record = self._machine.record
             attempt = record.attempt if record is not None else 0
-            wait_s = patience.interrupted(attempt, self._progress.totals().get("granules_done", 0))
+            connected_s = time.monotonic() - began if self._link.was_open else 0.0
+            wait_s = patience.interrupted(attempt, self._progress.totals().get("granules_done", 0), connected_s)
             if wait_s is None:
                 raise error
             self._interruptions += 1
@@ -168,17 +170,18 @@ class Run:
         try:
             kind, origin, what = self._events.get(timeout=self._lost_until and max(0.0, self._lost_until - time.monotonic()))
         except queue.Empty:
+            if self._link.beat.busy:  # with putting back what cannot be committed, for instance: what went wrong is told after that
+                self._lost_until = time.monotonic() + LAST_WORD_S
+                return
             self._lost_until = None
             self._execute(machine.lanes_failed(*self._lost))
             return
         if kind == "stop":
             self._execute(machine.stop())
         elif origin is self._link.channel and kind == "message":
-            if isinstance(what, say.Progress):
-                self._progress.received_by_target = what.written
             self._execute(machine.message(what))
         elif origin is self._link.channel and kind == "gone":
-            self._execute(machine.disconnected())
+            self._execute(machine.disconnected(what))
         elif origin is self._link.channel and kind == "nonsense":
             self._execute(machine.protocol_violation(what))
         elif kind == "lanes" and origin is self._lanes:
@@ -195,8 +198,8 @@ class Run:
             action = waiting.pop(0)
             try:
                 waiting = (self._handlers[type(action)](self, action) or []) + waiting
-            except Disconnected:
-                waiting = list(self._machine.disconnected())
+            except Disconnected as err:
+                waiting = list(self._machine.disconnected(err.message))
             except (OSError, QrepError, MemoryError) as err:
                 waiting = list(self._machine.failed(action, self._named(err)))
 
@@ -320,6 +323,8 @@ class Run:
         if failure is not None and failure[0] == "connection":
             self._lost, self._lost_until = failure, time.monotonic() + LAST_WORD_S
             return
+        if failure is not None and failure[0] == "unreachable":  # the target knows nothing of a connection that never was
+            failure = ("connection", failure[1])
         if failure is not None:
             self._execute(self._machine.lanes_failed(*failure))
             return

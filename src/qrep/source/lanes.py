@@ -37,7 +37,7 @@ class SourceLanes:
             connection = self._connect(token)
         except (OSError, QrepError) as err:
             with self._lock:
-                self._failure = self._failure or ("connection", str(err))
+                self._failure = self._failure or ("unreachable", str(err))
             self.stop()
             return
         with self._lock:
@@ -57,9 +57,10 @@ class SourceLanes:
         self._on_end(self)
 
     def failure(self):
-        """(kind, text) of what went wrong first, or None. kind: a name of enum qrep_failure_kind, with underscores."""
+        """(kind, text) of what went wrong first, or None. kind: a name of enum qrep_failure_kind, with underscores, or "unreachable": a
+        connection could not be made."""
         native = self.run.failure()
-        if native is None:
+        if native is None or self._failure is not None:
             return self._failure
         kind, error, lane, granule = native
         kind = kind.replace("-", "_")

@@ -1,5 +1,6 @@
 """The control connection of a run: one Channel after another, each listened to by a thread; and how long a run tries again."""
 
+import random
 import threading
 import time
 
@@ -7,23 +8,30 @@ from qrep.errors import ProtocolError, TimedOut
 from qrep.protocol import messages as say
 from qrep.protocol.transport import Disconnected
 
-PING_S = 10.0
-SILENCE_S = 600.0  # a target that puts much back or reads everything afresh says nothing for a while
+BEAT_S = 1.0  # both ends say that they are there so often
+SILENCE_S = 5.0  # without a byte of the target: whatever it does, its heart beats from a thread that waits for nothing
+TICK_S = 0.25
 BACKOFF_FIRST_S, BACKOFF_MAX_S = 0.2, 5.0
+JITTER = 0.2  # of a wait: many runs that lost one peer do not come back in step
+NO_BEAT = say.Beat(busy="", received=0, written=0, undo=0)
 
 
 class Link:
     """dial(): a fresh Channel to the target, raises Unreachable. events: a queue that gets (kind, channel, what) of the present channel:
-    ("message", channel, message), ("gone", channel, None), ("nonsense", channel, ProtocolError).
+    ("message", channel, message), ("gone", channel, why), ("nonsense", channel, ProtocolError). Heartbeats are not among the messages.
     """
 
     def __init__(self, dial, events):
         self._dial, self._events = dial, events
         self.channel = None
+        self.beat = NO_BEAT  # the last one
+        self.was_open = False  # since open() was called the last time
 
     def open(self):
         """Dial, and listen. Raises what dial() raises."""
+        self.was_open = False
         self.channel = self._dial()
+        self.beat, self.was_open = NO_BEAT, True
         threading.Thread(target=self._listen, args=(self.channel,), name="source-control", daemon=True).start()
 
     def send(self, message):
@@ -36,51 +44,58 @@ class Link:
             channel.close()
 
     def _listen(self, channel):
-        heard = pinged = time.monotonic()
+        try:
+            self._hear(channel)
+        except Disconnected as err:
+            channel.close()
+            self._events.put(("gone", channel, err.message))
+        except ProtocolError as err:
+            self._events.put(("nonsense", channel, err))
+
+    def _hear(self, channel):
+        due = None  # before State nothing but Hello may be said
         while True:
+            now = time.monotonic()
+            # A target that is busy does not read: what was said to it meanwhile would only pile up.
+            if due is not None and now >= due and not self.beat.busy:
+                channel.send(say.Ping())
+                due = now + BEAT_S
             try:
-                message = channel.receive(1.0)
+                message = channel.receive(TICK_S)
             except TimedOut:
-                now = time.monotonic()
-                try:
-                    if now - heard > SILENCE_S:
-                        raise Disconnected("the target said nothing for too long")
-                    if now - pinged > PING_S:
-                        channel.send(say.Ping())
-                        pinged = now
-                except Disconnected:
-                    channel.close()
-                    self._events.put(("gone", channel, None))
-                    return
+                if time.monotonic() - channel.heard > SILENCE_S:
+                    raise Disconnected(f"nothing was heard from the target for {SILENCE_S:g} s") from None
                 continue
-            except Disconnected:
-                self._events.put(("gone", channel, None))
-                return
-            except ProtocolError as err:
-                self._events.put(("nonsense", channel, err))
-                return
-            heard = time.monotonic()
-            self._events.put(("message", channel, message))
+            if isinstance(message, say.Beat):
+                self.beat = message
+            elif not isinstance(message, say.Pong):
+                if isinstance(message, say.State):
+                    due = time.monotonic() + BEAT_S
+                self._events.put(("message", channel, message))
 
 
 class Patience:
-    """How long, and how often, an interrupted run tries again: for timeout_s since it last moved on, at growing intervals."""
+    """How long, and how often, an interrupted run tries again: for timeout_s without a connection since it last moved on, at growing
+    intervals."""
 
-    def __init__(self, timeout_s):
-        self.timeout_s = timeout_s
+    def __init__(self, timeout_s, spread=random.uniform):
+        self.timeout_s, self._spread = timeout_s, spread
         self._reached = (0, -1)
         self._renew()
 
     def _renew(self):
         self._until, self.backoff_s = time.monotonic() + self.timeout_s, BACKOFF_FIRST_S
 
-    def interrupted(self, attempt, granules_done):
-        """How many seconds to wait before the next try, None: it is over. The same attempt has moved on: it may take its time again."""
+    def interrupted(self, attempt, granules_done, connected_s):
+        """How many seconds to wait before the next try, None: it is over. The same attempt has moved on: it may take its time again.
+        connected_s: how long the connection was there; that is no waiting for it."""
         if attempt == self._reached[0] and granules_done > self._reached[1]:
             self._renew()
+        else:
+            self._until += connected_s
         self._reached = attempt, granules_done
-        wait_s = self.backoff_s
+        wait_s = self.backoff_s * self._spread(1 - JITTER, 1 + JITTER)
         if time.monotonic() + wait_s > self._until:
             return None
-        self.backoff_s = min(2 * wait_s, BACKOFF_MAX_S)
+        self.backoff_s = min(2 * self.backoff_s, BACKOFF_MAX_S)
         return wait_s

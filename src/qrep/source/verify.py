@@ -1,5 +1,6 @@
 """Comparing the two sides at the last sync point: the target reads its device afresh, the source holds its map against it."""
 
+import queue
 from dataclasses import dataclass, field
 
 from qrep import digesttree
@@ -7,12 +8,13 @@ from qrep._native import disk, hasher
 from qrep.digestmap import DIGEST_SIZE, DigestMap
 from qrep.errors import ProtocolError, QrepError, Refused
 from qrep.protocol import messages as say
+from qrep.protocol.transport import Disconnected
+from qrep.source.link import Link
 from qrep.source.runrecord import RunFile
 from qrep.store import Directory
 
 STALE_ANSWERS_MAX = 8
 DIFFERS = "differs"  # a file beside run.json: a verify found that the target does not hold what the map says
-ANSWER_TIMEOUT_S = 600.0
 
 
 @dataclass
@@ -46,9 +48,11 @@ class Verification:
     """request: source.flow.RunRequest of the job. dial(): a fresh control Channel. Not while a run of the job goes on: it would end it."""
 
     def __init__(self, request, dial, *, independent=False):
-        self.request, self._dial, self.independent = request, dial, independent
+        self.request, self.independent = request, independent
         self.geometry = request.geometry
-        self._channel = self._map = None
+        self._events = queue.SimpleQueue()
+        self._link = Link(dial, self._events)
+        self._map = None
         self.compared = 0  # granules, for progress
         self.read_by_target = 0  # bytes, of an independent reading
 
@@ -61,7 +65,7 @@ class Verification:
         """A VerifyReport. Raises Unreachable, Refused when the two sides are not at the same generation or a run is open there."""
         self._map = DigestMap(self.request.map_directory, self.geometry, self.request.volume_id)
         try:
-            self._channel = self._dial()
+            self._link.open()
             state = self._greet()
             if self._map.tag != state.committed or state.committed == say.NO_ID:
                 raise Refused(
@@ -74,8 +78,7 @@ class Verification:
                     directory.write(DIFFERS, b"")
             return report
         finally:
-            if self._channel is not None:
-                self._channel.close()
+            self._link.hang_up()
             self._map.close()
 
     def _greet(self):
@@ -141,7 +144,7 @@ class Verification:
 
     def _leaves(self, granules, states, values):
         """Which leaves of these granules differ."""
-        self._channel.send(say.GetLeaves(granules=granules))
+        self._link.send(say.GetLeaves(granules=granules))
         found = []
         for granule in granules:
             answer = self._expect(say.Leaves)
@@ -161,17 +164,21 @@ class Verification:
     def _root(self, states, values):
         if self.geometry.granules > 1:
             return digesttree.root(self.geometry, states, values)
-        self._channel.send(say.GetLeaves(granules=[0]))
+        self._link.send(say.GetLeaves(granules=[0]))
         return hasher.root(self.geometry.size, self.geometry.leaf_size, self._expect(say.Leaves).page)
 
     def _ask(self, question, *answers):
-        self._channel.send(question)
+        self._link.send(question)
         return self._expect(*answers)
 
     def _expect(self, *answers):
         """The next message that is one of `answers`. Raises what an Error or Nak stands for."""
         while True:
-            message = self._channel.receive(ANSWER_TIMEOUT_S)
+            kind, _channel, message = self._events.get()
+            if kind == "gone":
+                raise Disconnected(message)
+            if kind == "nonsense":
+                raise message
             if isinstance(message, answers):
                 return message
             if isinstance(message, say.Progress):

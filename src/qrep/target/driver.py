@@ -77,11 +77,14 @@ class TargetDriver:
         waiting = list(actions)
         while waiting:
             action = waiting.pop(0)
+            self.busy = type(action).__name__
             try:
                 waiting = (self._handlers[type(action)](self, action) or []) + waiting
             except (OSError, QrepError, do.LanesFailed, MemoryError) as err:
                 log.warning("%s: %s failed: %s", self.name, type(action).__name__, err)
                 waiting = list(self.machine.failed(action, err))
+            finally:
+                self.busy = ""
         for handle in self._gone():
             self.execute(self.machine.disconnected(handle))
 

@@ -26,6 +26,7 @@ from qrep.store import Directory
 from qrep.target import rollback
 from qrep.target.driver import TargetDriver
 from qrep.target.points import Points
+from qrep.target.pulse import Pulse
 from qrep.target.superblock import SuperblockFile
 from qrep.target.undostore import UndoStore
 
@@ -33,7 +34,8 @@ log = logging.getLogger("qrep.target")
 CHECKPOINT_BYTES = 2 << 30  # how much an interrupted first run may have to send again
 CHECKPOINT_SECONDS = 10.0
 TICK_S = 1.0
-SILENCE_S = 120.0  # a source says something at least every ten seconds
+HELLO_S = 30.0  # for the first message
+SILENCE_S = 10.0  # a source says something every second
 
 
 class TargetVolume(TargetDriver):
@@ -61,6 +63,7 @@ class TargetVolume(TargetDriver):
         self._channels, self._lost, self._reasons = {}, [], {}
         self._attempt = self._checkpoint = self._rollback_result = None
         self._rollback_progress = None
+        self.busy = ""  # the action that is being carried out: what a Beat says
         self._key = self._tokens = None
         self._saved_at, self._saved_bytes = 0.0, 0
         self._session_epoch = 0
@@ -185,30 +188,39 @@ class TargetVolume(TargetDriver):
         delivered. hello: the first message, if the caller has read it. Does not raise for what a peer does. Returns why the
         session was closed from here, None if the peer ended it.
         """
-        handle = next(self._handles)
+        handle, pulse = next(self._handles), Pulse(channel, self._beat)
+        try:
+            message = hello or channel.receive(HELLO_S)
+        except QrepError as err:
+            log.info("%s: session %d: %s", self.name, handle, err)
+            pulse.end()
+            channel.close()
+            return None
+        self._make_way(message)  # before the lock is asked for: the older session may hold it
         with self.lock:
-            self.rendezvous = rendezvous
-            self._channels[handle] = channel
-            self.execute(self.machine.connected(handle))
-        message, heard = hello, time.monotonic()
+            if self.device_fd >= 0:  # else it was closed meanwhile
+                self.rendezvous = rendezvous
+                self._channels[handle] = channel
+                self.execute(self.machine.connected(handle))
+        listening = time.monotonic()
         try:
             while handle in self._channels:
                 if message is None:
                     try:
                         message = channel.receive(TICK_S)
                     except TimedOut:
-                        if time.monotonic() - heard > SILENCE_S:
-                            raise Disconnected("the source said nothing for too long") from None
+                        # While we were busy nobody listened: silence is counted from when we do.
+                        if time.monotonic() - max(channel.heard, listening) > SILENCE_S:
+                            raise Disconnected(f"nothing was heard from the source for {SILENCE_S:g} s") from None
                         self._tick(handle)
                         continue
-                heard = time.monotonic()
                 self._make_way(message)
                 with self.lock:
                     if handle in self._channels:
                         self.execute(self.machine.message(handle, message))
                         if isinstance(message, say.Hello) and self.machine.session == handle:
                             self._session_epoch = message.epoch
-                message = None
+                message, listening = None, time.monotonic()
         except ProtocolError as err:
             with self.lock:
                 if handle in self._channels:
@@ -219,36 +231,41 @@ class TargetVolume(TargetDriver):
                 if self._channels.pop(handle, None) is not None and self.device_fd >= 0:
                     self.execute(self.machine.disconnected(handle))
         finally:
+            pulse.end()
             channel.close()
             with self.lock:
                 self._channels.pop(handle, None)
         return self._reasons.pop(handle, None)
 
+    def _beat(self):
+        """What a Beat says now; waits for nothing."""
+        attempt, busy = self._attempt, self.busy
+        run = attempt.run if attempt is not None else None
+        counters = run.counters() if run is not None else {}
+        return say.Beat(busy=busy, **{name: counters.get(name, 0) for name in ("received", "written", "undo")})
+
     def _make_way(self, message):
-        """A newer session ends the waiting of the older one, which holds the lock while its last writes come in."""
-        attempt = self._attempt
+        """A newer session ends the waiting of the older one, which holds the lock while its last writes come in, or while its path takes no
+        more of what is said to it."""
         if isinstance(message, say.Hello) and message.volume_id == self.volume_id and message.epoch > self._session_epoch:
+            attempt, machine = self._attempt, self.machine
             lanes = attempt.lanes if attempt is not None else None
             if lanes is not None:
                 lanes.stop()
+            older = self._channels.get(machine.session)
+            if older is not None:
+                older.close()
 
     def _tick(self, handle):
-        """Now and then while nothing is said: progress for the source, and the checkpoint of a first run."""
+        """Now and then while nothing is said: the checkpoint of a first run."""
         with self.lock:
             attempt = self._attempt
             if handle != self.machine.session or attempt is None or attempt.run is None:
                 return
             counters = attempt.run.counters()
-            self._reply_progress(handle, counters)
             due = counters["written"] - self._saved_bytes >= CHECKPOINT_BYTES or time.monotonic() - self._saved_at >= CHECKPOINT_SECONDS
             if due:
                 self.execute(self.machine.checkpoint_due())
-
-    def _reply_progress(self, handle, counters):
-        progress = say.Progress(received=counters["received"], written=counters["written"], undo=counters["undo"])
-        channel = self._channels.get(handle)
-        if channel is not None:
-            channel.send(progress)
 
     def _restart_checkpoint_clock(self):
         run = self._attempt.run if self._attempt is not None else None
