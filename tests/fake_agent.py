@@ -8,7 +8,7 @@ import threading
 from contextlib import contextmanager
 from urllib.parse import parse_qs, unquote, urlsplit
 
-SETTINGS = {"initial": str, "sync_points": int, "connections": int, "timeout": str}
+SETTINGS = {"initial": str, "sync_points": int, "connections": int, "timeout": str, "shape": str}
 KEPT = {"snapshots": str, "undo": str, "undo_space": str, "accept": list}
 
 # (method, path): fields of the body: required, optional; None means that there must be no body
@@ -29,9 +29,14 @@ REQUESTS = {
     ("PATCH", "/jobs/{}"): ({}, SETTINGS),
     ("POST", "/jobs/{}/start"): ({}, {}), ("POST", "/jobs/{}/stop"): ({}, {}), ("GET", "/jobs/{}/estimate"): None,
     ("POST", "/jobs/{}/verify"): ({}, {"independent": bool}),
+    ("GET", "/shapes"): None, ("GET", "/shapes/{}"): None, ("DELETE", "/shapes/{}"): None, ("GET", "/limit"): None,
+    ("PATCH", "/shapes/{}"): ({}, {"peak": str, "hours": list, "off_peak": str, "dry_run": bool}),
+    ("PATCH", "/limit"): ({"rate": str}, {"dry_run": bool}),
     ("GET", "/tasks/{}"): None,
 }  # fmt: skip
-QUERIES = {"/status": {"job"}, "/events": {"since", "job", "follow", "after", "level", "code"}, "/tasks/{}": {"wait"}}
+QUERIES = {
+    "/status": {"job"}, "/events": {"since", "job", "follow", "after", "level", "code"}, "/tasks/{}": {"wait"}, "/shapes/{}": {"dry_run"},
+}  # fmt: skip
 STATUS = {2: 400, 4: 502, 5: 409, 7: 404, 8: 504}
 
 PROGRESS = {
@@ -41,7 +46,7 @@ PROGRESS = {
 }  # fmt: skip
 JOB = {
     "name": "db", "id": "0" * 32, "mode": "async", "state": "idle", "role": "source", "source": "db", "target": "site-b:db",
-    "local": False, "initial": "auto", "connections": 2, "sync_points": 7, "timeout": "30s", "size": 500 << 30,
+    "local": False, "initial": "auto", "connections": 2, "sync_points": 7, "timeout": "30s", "shape": None, "size": 500 << 30,
     "last_sync_point": "2026-11-22T00:00:03+00:00", "lag_seconds": 11520, "fuzzy": False, "counter": 41, "generation": "ab" * 16,
     "root": None, "path": {"active": 1, "total": 1, "connections": 2, "ok": True}, "rate_bytes_per_s": None, "limit": None,
     "progress": None, "problem": None, "next": None, "last_run": None,
@@ -50,6 +55,11 @@ VOLUME = {
     "name": "db", "id": "1" * 32, "device": "/dev/vg0/db", "size": 500 << 30, "sector_size": 512, "role": None, "accept": [],
     "jobs": [], "identity": {"size": 500 << 30, "serial": "S1"}, "problem": None,
     "snapshots": {"backend": "reflink", "fuzzy": False, "reason": "on XFS"},
+}  # fmt: skip
+SHAPE = {
+    "name": "office", "peak": "1G", "peak_bytes_per_s": 1 << 30, "hours": ["mon-fri 07:00-19:00"], "off_peak": "unlimited",
+    "off_peak_bytes_per_s": None, "rate_bytes_per_s": 1 << 30, "is_peak": True, "until": "2026-11-23T19:00:00+00:00",
+    "why": "peak 1 GiB/s mon-fri 07:00-19:00, until 19:00", "jobs": ["db", "web"],
 }  # fmt: skip
 FINGERPRINT = "SHA256:" + ":".join(["7b"] * 32)
 

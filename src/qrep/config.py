@@ -2,7 +2,7 @@
 
 qrep.toml                       this node
 peers/NAME.toml                 hosts that are known by their key
-volumes/NAME.toml  jobs/NAME.toml
+volumes/NAME.toml  shapes/NAME.toml  jobs/NAME.toml
 """
 
 import contextlib
@@ -17,15 +17,15 @@ import msgspec
 
 from qrep import units
 from qrep.errors import ConfigError, NotFound
-from qrep.settings import DEFAULT_PORT, NAME, Job, Node, Peer, Volume, bad_values, check_address, check_name, check_path
+from qrep.settings import DEFAULT_PORT, NAME, Job, Node, Peer, Shape, Volume, bad_values, check_address, check_name, check_path
 
 FILE_MAX = 1 << 20  # bytes of one configuration file
 
 __all__ = [
-    "DEFAULT_PORT", "KINDS", "NAME", "Config", "Job", "Node", "Peer", "Problem", "Volume", "check", "check_address", "check_name", "check_path", "parse",
+    "DEFAULT_PORT", "KINDS", "NAME", "Config", "Job", "Node", "Peer", "Problem", "Shape", "Volume", "check", "check_address", "check_name", "check_path", "parse",
 ]  # fmt: skip
 
-KINDS = {"peers": Peer, "volumes": Volume, "jobs": Job}
+KINDS = {"peers": Peer, "volumes": Volume, "shapes": Shape, "jobs": Job}
 NODE_FILE = "qrep.toml"
 
 
@@ -220,6 +220,7 @@ def _dangling(config, found):
             ("source", "volumes", job.source),
             ("target", "peers", peer),
             ("target", "volumes", "" if peer else volume),
+            ("shape", "shapes", job.shape),
         ):
             if wanted and wanted not in config.names(kind):
                 near = difflib.get_close_matches(wanted, config.names(kind), 1)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from qrep import times, timezone, units
+from qrep import times, timezone, units, weekly
 from qrep.errors import UsageError
 
 DEFAULT_PORT = 7414
@@ -37,6 +37,7 @@ class LimitsSection(_Object):
     pairs_local: Annotated[int, msgspec.Meta(ge=0, le=4096)] = 256  # jobs whose target is here
     pairs_remote: Annotated[int, msgspec.Meta(ge=0, le=4096)] = 64  # jobs whose target is a peer's
     pairs_per_source: Annotated[int, msgspec.Meta(ge=1, le=256)] = 8  # jobs of one source volume
+    rate: str = units.UNLIMITED  # of all jobs of this node together, above the shaping groups
 
 
 class EventsSection(_Object):
@@ -79,6 +80,14 @@ class Volume(_Object):
     identity: dict[str, str | int] = {}
 
 
+class Shape(_Object):
+    """shapes/NAME.toml: a rate that the jobs of a group share, by the hours of the week. hours: weekly.py; none: it is always peak."""
+
+    peak: str
+    hours: Annotated[list[str], msgspec.Meta(max_length=64)] = []
+    off_peak: str = units.UNLIMITED
+
+
 class Job(_Object):
     """jobs/NAME.toml. source: a volume here. target: VOLUME or PEER:VOLUME. target_volume: the target volume's id."""
 
@@ -94,6 +103,7 @@ class Job(_Object):
     sync_points: Annotated[int, msgspec.Meta(ge=0, le=12)] = 7  # QREP_HISTORY_MAX of disk.h
     connections: Connections = 2
     timeout: str = "30s"
+    shape: str = ""  # the shaping group that it shares a rate with; "": none
     schedule: str = ""  # times.py; "": only when it is started
     missed: Literal["run", "skip"] = "run"  # a time that passed while the agent was down
     rpo: str = ""  # how old the last sync point may become; "": no matter
@@ -117,6 +127,16 @@ def parse_rpo(text):
     if seconds < 1:
         raise UsageError(f"an rpo of {text}: no sync point is that fresh", hint="write it like 15m or 4h")
     return seconds
+
+
+RATE_MIN = 64 << 10
+
+
+def check_rate(text):
+    """Raise UsageError unless `text` is a rate that can be kept: 64 KiB/s or more, or unlimited."""
+    rate = units.parse_rate(text)
+    if rate is not None and rate < RATE_MIN:
+        raise UsageError(f"a rate of {text} is too low to be kept", hint=f"the lowest is {units.format_rate(RATE_MIN)}; or stop the jobs instead")
 
 
 def check_path(text, what):
@@ -148,6 +168,13 @@ def bad_values(value):
             checks.append(("node.name", lambda: check_name("nodes", value.node.name)))
         if value.node.time_zone:
             checks.append(("node.time_zone", lambda: timezone.load(value.node.time_zone)))
+        checks.append(("limits.rate", lambda: check_rate(value.limits.rate)))
+    elif isinstance(value, Shape):
+        checks = [
+            ("peak", lambda: check_rate(value.peak)),
+            ("off_peak", lambda: check_rate(value.off_peak)),
+            *(("hours", lambda text=text: weekly.parse([text])) for text in value.hours),
+        ]
     elif isinstance(value, Peer):
         checks = [("addresses", lambda text=text: check_address(text)) for text in value.addresses]
     elif isinstance(value, Volume):
@@ -165,6 +192,7 @@ def bad_values(value):
             ("timeout", lambda: units.parse_duration(value.timeout)),
             ("schedule", lambda: times.parse(value.schedule)),
             ("rpo", lambda: parse_rpo(value.rpo)),
+            ("shape", lambda: check_name("shapes", value.shape) if value.shape else None),
             ("source", lambda: check_name("volumes", value.source)),
             ("target", lambda: check_name("peers", peer) if colon else None),
             ("target", lambda: check_name("volumes", volume)),

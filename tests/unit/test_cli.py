@@ -78,7 +78,8 @@ def test_an_empty_list_says_what_to_do(agent, qrep):
 
 
 def test_start_dry_run_says_how_much_would_move_and_how_long_it_takes(agent, qrep):
-    estimate = {"would_send": 31 * (1 << 30) // 10, "size": 500 << 30, "full": False, "changed_since": "2026-11-21T00:00:00+00:00", "seconds": 64}
+    estimate = {"would_send": 31 * (1 << 30) // 10, "size": 500 << 30, "full": False, "changed_since": "2026-11-21T00:00:00+00:00", "seconds": 64,
+                "limit_bytes_per_s": 50 << 20}  # fmt: skip
     agent.task("GET", "/jobs/db/estimate", result=estimate)
     assert qrep("start", "db", "-n").out == (
         "Would send 3.1 GiB of 500 GiB (changed since 2026-11-21 00:00), about 1 min 04 s at the present limit.\n"

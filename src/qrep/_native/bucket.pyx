@@ -1,12 +1,15 @@
-"""Rate limits: token buckets in a chain, connection -> job -> shaping group -> node."""
+"""Rate limits: token buckets in a tree, connection -> job -> shaping group -> node."""
 
 from time import monotonic_ns
 
+cimport cython
 
+
+@cython.no_gc_clear  # the parent's memory is needed until __dealloc__ has taken this bucket out of the tree
 cdef class Bucket:
-    """Grants at most `rate` bytes per second after a burst of `capacity` bytes, here and in every parent.
+    """Grants at most `rate` bytes per second after a burst of `capacity` bytes, here and in every parent; children share alike.
 
-    rate: bytes per second, 0 for unlimited. capacity: bytes, 0 for 20 ms of the rate and at least 64 KiB.
+    rate: bytes per second, 0 for unlimited. capacity: bytes, 0 for 16 ms of the rate and at least 1 KiB.
     now_ns: CLOCK_MONOTONIC of the caller, for tests; None reads the clock. Safe from several threads.
     """
 
@@ -14,8 +17,12 @@ cdef class Bucket:
         self.parent = parent
         qrep_bucket_init(&self.bucket, rate, capacity, &parent.bucket if parent is not None else NULL, clock(now_ns))
 
+    def __dealloc__(self):
+        if self.bucket.root != NULL:
+            qrep_bucket_close(&self.bucket)
+
     def take(self, uint64_t size, *, now_ns=None):
-        """Take `size` bytes from the whole chain: 0 when they were taken, else ns to wait before asking again.
+        """Take `size` bytes from the whole chain: 0 when they were taken, else ns to wait before asking again; the request stands until then.
 
         What is larger than half a bucket is granted when that bucket is half full. The rate may change meanwhile, so a caller
         does not sleep longer than it wants to be deaf to that.
@@ -31,9 +38,31 @@ cdef class Bucket:
         with nogil:
             qrep_bucket_return(&self.bucket, size)
 
+    def leave(self):
+        """Withdraw a request that stands; nobody will ask for it again."""
+        with nogil:
+            qrep_bucket_leave(&self.bucket)
+
+    def move(self, Bucket parent not None):
+        """Go below another parent of the same tree, in use or not."""
+        if self.parent is None or self.bucket.root != parent.bucket.root:
+            raise ValueError("a bucket moves inside its tree")
+        cdef qrep_bucket *above = &parent.bucket
+        while above != NULL:
+            if above == &self.bucket:
+                raise ValueError("a bucket does not move below itself")
+            above = above.parent
+        qrep_bucket_move(&self.bucket, &parent.bucket)
+        self.parent = parent  # only now may the old one go
+
     def set_rate(self, uint64_t rate, uint64_t capacity=0, *, now_ns=None):
         """Change the rate while in use; bytes earned so far were earned at the old one."""
         qrep_bucket_set_rate(&self.bucket, rate, capacity, clock(now_ns))
+
+    @property
+    def piece(self):
+        """How many bytes a connection asks for at once."""
+        return qrep_bucket_piece(&self.bucket)
 
     @property
     def rate(self):

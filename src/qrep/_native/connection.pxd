@@ -35,12 +35,15 @@ cdef extern from "lane.h" nogil:
         int zero_copy
         qrep_stream stream
         qrep_bucket *bucket
+        uint32_t record_size
+        uint32_t record_overhead
 
 
 cdef class Connection:
     cdef qrep_connection connection  # for one lane, once: its frames are numbered from 0
     cdef atomic_int lane_stop        # 1: that lane finishes what it has taken and ends in order
-    cdef readonly Bucket bucket      # keeps connection.bucket alive
+    cdef readonly Bucket bucket      # whose rate this connection keeps to, with others
+    cdef Bucket turn                 # its child, of this connection alone: keeps connection.bucket alive
     cdef readonly object error       # what the stream raised first, or None
     cdef object wrapped
     cdef bytearray staging           # small pieces are sent from here together

@@ -17,7 +17,8 @@ cdef Py_ssize_t STAGING_SIZE = 256 << 10
 cdef class Connection:
     """One connection of a run, made by one of the constructors below and given to one lane.
 
-    index: its number inside the session, in every frame. bucket: a Bucket that wire bytes are taken from, or None.
+    index: its number inside the session, in every frame. bucket: a Bucket that wire bytes are taken from, or None; the connections that are
+    given the same one share its rate alike.
     The descriptors and the stream stay the caller's, open until the lane has returned.
     """
 
@@ -26,7 +27,9 @@ cdef class Connection:
         self.connection.index = index
         self.connection.receive_fd = self.connection.send_fd = -1
         self.bucket = bucket
-        self.connection.bucket = &bucket.bucket if bucket is not None else NULL
+        if bucket is not None:
+            self.turn = Bucket(0, parent=bucket)
+            self.connection.bucket = &self.turn.bucket
 
     @staticmethod
     def none():
@@ -64,6 +67,10 @@ cdef class Connection:
         self.connection.stream.send = stream_send
         self.connection.stream.receive = stream_receive
         return self
+
+    def count_records(self, uint32_t size, uint32_t overhead):
+        """Under a rate, count what carries this stream, too: each `size` bytes of it go out as a record with `overhead` bytes more."""
+        self.connection.record_size, self.connection.record_overhead = size, overhead
 
     def finish(self):
         """The lane takes no more work, sends what it has, and ends its stream in order."""

@@ -37,7 +37,9 @@ struct qrep_connection {
     int send_fd;      /* SOCKET: the same; PIPES: the writing end */
     int zero_copy;    /* SOCKET: 1 try SEND_ZC and fall back when the kernel says `copied`; 0 plain */
     struct qrep_stream stream;
-    struct qrep_bucket *bucket; /* NULL: unlimited; wire bytes are taken before they are sent */
+    struct qrep_bucket *bucket; /* of this connection alone; NULL: unlimited. Wire bytes are taken before they are sent */
+    uint32_t record_size;       /* what carries the stream cuts it into records of so many bytes (TLS: 16384); 0: it does not */
+    uint32_t record_overhead;   /* bytes that each record has on the wire beside them */
 };
 
 /* ---- failures: the first one wins, the others see `stop` ---- */

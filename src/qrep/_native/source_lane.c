@@ -309,6 +309,8 @@ int qrep_source_lane(struct qrep_source_run *run, int device_fd, struct qrep_con
         rc = run_lane(&lane);
         qrep_connection_end(connection, saved_flags);
     }
+    if (connection->bucket)
+        qrep_bucket_leave(connection->bucket);
     if (rc)
         qrep_connection_abort(connection); /* so that what is in flight on it completes */
     close_lane(&lane);

@@ -11,9 +11,7 @@
 /* So many notifications decide: if more than half of them say `copied`, the path does not do zero copy. */
 #define ZERO_COPY_TRIAL 16
 
-#define QUANTUM_NS 2000000u /* bytes of this time go out at once under a rate: shorter waits cost wake-ups, longer ones are bursts */
-#define QUANTUM_MIN (16u << 10)
-#define QUANTUM_MAX (256u << 10)
+#define LIMIT_POLL_NS 50000000u /* a lane asks again after this at the latest: the rate may have changed meanwhile */
 
 static int fail_connection(struct source_lane *lane, int64_t result)
 {
@@ -103,20 +101,22 @@ static void next_batch(struct source_lane *lane)
     begin_sending(lane, batch);
 }
 
-/* How many bytes may go out with one send: without a rate all, else what QUANTUM_NS of the slowest bucket of the chain allows. */
-static size_t quantum(const struct qrep_bucket *bucket)
+/* How many bytes may go out with one send. Under a rate a frame is sent in pieces: a whole one would be a burst, and at 64 KiB/s last for 32 s. */
+static size_t piece_size(const struct qrep_connection *connection)
 {
-    uint64_t slowest = 0;
-
-    for (; bucket; bucket = bucket->parent) {
-        uint64_t rate = __atomic_load_n(&bucket->rate_bytes_per_s, __ATOMIC_RELAXED);
-        if (rate != QREP_RATE_UNLIMITED && (slowest == 0 || rate < slowest))
-            slowest = rate;
-    }
-    if (slowest == 0)
+    if (connection->bucket == NULL)
         return SIZE_MAX;
-    uint64_t bytes = slowest / (1000000000u / QUANTUM_NS);
-    return bytes < QUANTUM_MIN ? QUANTUM_MIN : bytes > QUANTUM_MAX ? QUANTUM_MAX : bytes;
+    size_t bytes = qrep_bucket_piece(connection->bucket);
+    /* Whole records, as far as there are any: every record that is cut short costs as much overhead as a full one. */
+    return connection->record_size && bytes > connection->record_size ? bytes - bytes % connection->record_size : bytes;
+}
+
+/* What `size` bytes of the stream are on the wire. */
+static uint64_t wire_size(const struct qrep_connection *connection, size_t size)
+{
+    if (connection->record_size == 0)
+        return size;
+    return size + (uint64_t)connection->record_overhead * ((size + connection->record_size - 1) / connection->record_size);
 }
 
 /* The piece that was handed over is on its way; with its last one the batch is. */
@@ -159,13 +159,13 @@ static int send_piece(struct source_lane *lane)
     struct qrep_bucket *bucket = lane->connection->bucket;
     struct qrep_iov_cursor before = batch->unsent;
     unsigned piece_count;
-    size_t size = qrep_iov_take(&batch->unsent, quantum(bucket), lane->piece, SOURCE_BATCH_IOVECS, &piece_count);
+    size_t size = qrep_iov_take(&batch->unsent, piece_size(lane->connection), lane->piece, SOURCE_BATCH_IOVECS, &piece_count);
 
     if (bucket) {
         uint64_t now_ns = qrep_now_ns();
-        uint64_t wait_ns = qrep_bucket_take(bucket, size, now_ns);
+        uint64_t wait_ns = qrep_bucket_take(bucket, wire_size(lane->connection, size), now_ns);
         if (wait_ns) {
-            lane->limit_until_ns = now_ns + wait_ns;
+            lane->limit_until_ns = now_ns + (wait_ns < LIMIT_POLL_NS ? wait_ns : LIMIT_POLL_NS);
             batch->unsent = before;
             return 0;
         }
@@ -185,7 +185,7 @@ static int send_piece(struct source_lane *lane)
     lane->piece_size = 0;
     batch->unsent = before;
     if (bucket)
-        qrep_bucket_return(bucket, size);
+        qrep_bucket_return(bucket, wire_size(lane->connection, size));
     return rc == -EBUSY ? 0 : fail_connection(lane, rc); /* EBUSY: many notifications are outstanding, one will come */
 }
 

@@ -212,4 +212,4 @@ def would_send(here, volume_id, facts, bytes_per_s):
         return {"would_send": here.info.size, "size": here.info.size, "full": True, "changed_since": None, "seconds": None}
     found = estimate(here.request(volume_id, compare=False, timeout_s=1))
     seconds = found.would_send / bytes_per_s if bytes_per_s else None
-    return {"would_send": found.would_send, "size": here.info.size, "full": found.full, "changed_since": None, "seconds": seconds}
+    return {"would_send": found.would_send, "size": here.info.size, "full": found.full, "changed_since": None, "seconds": seconds, "limit_bytes_per_s": bytes_per_s}

@@ -23,7 +23,8 @@ def estimate_text(name, answer):
     else:
         text = f"Would send {moved} of {size}"
     if answer.get("seconds") is not None:
-        text += f", about {units.format_time_to_go(answer['seconds'])} at the present limit"
+        pace = "at the present limit" if answer.get("limit_bytes_per_s") else "at the speed of the last run"
+        text += f", about {units.format_time_to_go(answer['seconds'])} {pace}"
     return (f"{name}: " if name else "") + text + "."
 
 

@@ -40,6 +40,7 @@ def details(job):
         ("connections", job["connections"]),
         ("sync points", job["sync_points"]),
         ("timeout", job.get("timeout", "30s")),
+        ("shape", job.get("shape") or "none"),
         ("state", job["state"]),
         ("last sync point", when(job.get("last_sync_point"), precise=True)),
     ]
@@ -73,6 +74,7 @@ SETTINGS = (
         help="How many earlier sync points the target keeps (7).",
     ),
     click.option("--timeout", metavar="TIME", help="How long a silent peer is waited for (30s)."),
+    click.option("--shape", metavar="GROUP|none", shell_complete=names.shapes, help="The shaping group that the job shares a rate with."),
     click.option("--connections", type=click.IntRange(1, 16), metavar="N", help="Connections of one run, 1 to 16 (2)."),
 )
 
@@ -81,6 +83,11 @@ def settings(command):
     for option in reversed(SETTINGS):
         command = option(command)
     return command
+
+
+def grouped(options):
+    """The group as the agent takes it: "" is none."""
+    return options | {"shape": ""} if options.get("shape") == "none" else options
 
 
 def create_text(answer):
@@ -105,7 +112,7 @@ def create_text(answer):
 def create(app, name, dry_run, yes, **options):
     """Create job NAME. The target's content is replaced by the first run."""
     client = app.client()
-    body = given(name=name, overwrite=yes, **options)
+    body = given(name=name, overwrite=yes, **grouped(options))
     try:
         answer = client.post("/jobs", body | {"dry_run": dry_run}, timeout=60)
     except Refused as refusal:
@@ -121,8 +128,8 @@ def create(app, name, dry_run, yes, **options):
 @settings
 @click.pass_obj
 def set_(app, name, **options):
-    """Change settings of job NAME; the next run uses them."""
-    answer = app.client().call("PATCH", f"/jobs/{part(name)}", given(**options))
+    """Change settings of job NAME; the next run uses them, and a shape counts at once."""
+    answer = app.client().call("PATCH", f"/jobs/{part(name)}", given(**grouped(options)))
     app.data(answer, lambda: details(answer))
 
 

@@ -20,6 +20,7 @@ COMMANDS = {
     "job": ("job", "job", "Which volume is replicated where."),
     "snapshot": ("snapshot", "snapshot", "Sync points of a target volume."),
     "peer": ("peer", "peer", "Other hosts."),
+    "shape": ("shape", "shape", "Rates that jobs share, by the hours of the week."),
     "daemon": ("system", "daemon", "Run the agent."),
     "probe": ("system", "probe", "What this machine can do."),
     "check": ("system", "check", "Check the configuration files."),
@@ -30,7 +31,7 @@ COMMANDS = {
 HIDDEN = {"serve"}
 SECTIONS = (
     ("Every day", ("status", "start", "stop", "verify", "events", "copy")),
-    ("Objects (a noun alone lists)", ("volume", "job", "snapshot", "peer")),
+    ("Objects (a noun alone lists)", ("volume", "job", "shape", "snapshot", "peer")),
     ("System", ("daemon", "probe", "check", "demo", "completion")),
 )
 

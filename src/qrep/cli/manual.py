@@ -12,7 +12,7 @@ from qrep import __version__
 from qrep.cli.main import COMMANDS, SECTIONS, root
 
 DATE = "2026-11-22"
-OWN_PAGE = ("volume", "job", "snapshot", "peer", "copy")
+OWN_PAGE = ("volume", "job", "shape", "snapshot", "peer", "copy")
 
 EXIT_CODES = (
     (0, "It is done."), (1, "It failed."), (2, "The command or the configuration makes no sense."),
@@ -29,7 +29,7 @@ ENVIRONMENT = (
 )
 FILES = (
     ("/etc/qrep/qrep.toml", "This node: name, listen, port, limits."),
-    ("/etc/qrep/{peers,volumes,jobs}/NAME.toml", "One object a file; the commands write the file you would write."),
+    ("/etc/qrep/{peers,volumes,shapes,jobs}/NAME.toml", "One object a file; the commands write the file you would write."),
     ("/var/lib/qrep", "Maps, undo, keys and the event log; never edited by hand."),
     ("/run/qrep/qrep.sock", "Where the agent listens to this command. Only root may talk to it."),
 )
@@ -45,6 +45,11 @@ EXAMPLES = {
     ),
     "volume": (("A target that one peer may write to, with its undo elsewhere:", ("qrep volume add db /dev/vg1/db --accept site-a --undo /srv/undo",)),),
     "job": (("Compare digests first, because both sides are nearly equal already:", ("qrep job create db --source db --target site-b:db --initial compare",)),),
+    "shape": (
+        ("50 MiB/s in office hours for two jobs together, and all there is at night:",
+         ('qrep shape set office --peak 50M --hours "mon-fri 07:00-19:00"', "qrep job set db --shape office", "qrep job set web --shape office")),
+        ("Never more than 400 Mbit/s of this host, whatever its groups allow:", ("qrep shape node 400Mbit",)),
+    ),
     "snapshot": (
         ("What can be gone back to, and going there:", ("qrep snapshot db", "qrep snapshot rollback db@41")),
         ("An earlier content in a file, the volume left as it is:", ("qrep snapshot copy db@41 /srv/db-at-41.img",)),
@@ -63,6 +68,14 @@ NOTES = {
         "Over ssh, qrep must be installed on the other host. Data goes over --connections further ssh connections; with --direct, "
         "over TLS 1.3 connections to a port that the other end opens for this copy, with keys made for it.",
         "The root that is printed is the BLAKE3 of the source as it was copied: b3sum of the target says the same.",
+    ),
+    "shape": (
+        "Hours are those of the clock on the wall in the node's time zone (node.time_zone in qrep.toml, else the system's): when it goes forward, "
+        "a border that is skipped comes with the jump; when it goes back, a border inside the doubled hour comes twice. A window that ends "
+        "before it begins goes on after midnight.",
+        "What is counted is what the data connections carry: blocks, frames and the records of TLS. The headers of TCP and IP, about 4 % with "
+        "frames of 1500 bytes, come on top. The source keeps the rate; jobs whose target is on this host, too, are shaped like any other.",
+        "A group below the limit of the node gets an equal share of it beside the other groups and the jobs without one.",
     ),
     "snapshot": ("A rollback makes a new generation of the old content; what the volume held before stays a sync point itself.",),
     "volume": ("Adding a volume writes nothing to its device. A peer may replicate onto it only if it is named with --accept.",),

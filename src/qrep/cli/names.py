@@ -21,4 +21,4 @@ def _of(path):
     return complete
 
 
-jobs, volumes, peers = _of("/jobs"), _of("/volumes"), _of("/peers")
+jobs, volumes, peers, shapes = _of("/jobs"), _of("/volumes"), _of("/peers"), _of("/shapes")

@@ -30,7 +30,20 @@ def path_text(path):
 
 
 def rate_text(job):
-    return units.format_rate(job["rate_bytes_per_s"]) if job.get("rate_bytes_per_s") else "-"
+    if not job.get("rate_bytes_per_s"):
+        return "-"
+    text, limit = units.format_rate(job["rate_bytes_per_s"]), job.get("limit") or {}
+    if limit.get("rate_bytes_per_s"):
+        text += f" <= {units.format_rate(limit['rate_bytes_per_s'])} {limit.get('shape') or ''}".rstrip()
+    return text
+
+
+def limit_lines(job):
+    """Which rate is in force, and why."""
+    limit = job.get("limit")
+    if not limit:
+        return []
+    return [f"  {limit['why']}" + (f", shared with {', '.join(limit['shared_with'])}" if limit.get("shared_with") else "")]
 
 
 def sync_point_text(job):
@@ -109,6 +122,7 @@ def detail(job, node):
         lines.append(f"  root    {job['root']}  (b3sum of the target at that sync point)")
     if progress:
         lines.append("  " + flow_line(job, progress))
+    lines += limit_lines(job)
     last = job.get("last_run")
     if last and not progress:
         lines.append(

@@ -3,8 +3,8 @@
 from qrep.jobs import look
 from qrep.jobs.shown import job_dict
 
-FIELDS = {"mode": str, "initial": str, "sync_points": int, "connections": int, "timeout": str}
-CHANGES = {"initial": str, "sync_points": int, "connections": int, "timeout": str}
+FIELDS = {"mode": str, "initial": str, "sync_points": int, "connections": int, "timeout": str, "shape": str}
+CHANGES = {"initial": str, "sync_points": int, "connections": int, "timeout": str, "shape": str}
 
 
 def add(requests, node):

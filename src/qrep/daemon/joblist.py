@@ -35,6 +35,10 @@ class Jobs:
         with self._lock:
             return sorted(self._runners.items())
 
+    def unchanged(self):
+        """A context in which no job is made, changed or deleted."""
+        return self._lock
+
     def sources(self):
         """The volumes that jobs read."""
         return {runner.settings.source for _name, runner in self.all()}
@@ -60,7 +64,7 @@ class Jobs:
         route = Route(self.node, name, settings)
         return JobRunner(
             name, settings, request=route.request, dial=route.dial, connect=route.connect, db=self.node.db, events=self.node.events,
-            slots=self.node.slots,
+            slots=self.node.slots, limit=lambda: self.node.shapes.limit(name, settings.shape),
         )  # fmt: skip
 
     # ---- made, changed, deleted ----
@@ -85,6 +89,7 @@ class Jobs:
                     "leaf": leaf, "granule": granule,
                 } | settings
             )  # fmt: skip
+            self.node.shapes.check(job.shape)
             question = asks.CreatePair(
                 job_id=job.id, job=name, source=f"{self.node.name}:{source}" if peer else source, volume=target_name, size=info.size,
                 leaf=leaf, granule=granule, sync_points=job.sync_points, overwrite=overwrite, check_only=dry_run,
@@ -115,6 +120,7 @@ class Jobs:
         with self._lock:
             runner = self.get(name)
             changed = _convert(msgspec.to_builtins(runner.settings) | settings)
+            self.node.shapes.check(changed.shape)
             if changed.sync_points != runner.settings.sync_points:
                 peer = changed.target.rpartition(":")[0]
                 question = asks.ChangePair(job_id=changed.id, sync_points=changed.sync_points)
@@ -122,7 +128,8 @@ class Jobs:
             self.node.config.save("jobs", name, changed)
             for field in settings:
                 setattr(runner.settings, field, getattr(changed, field))
-        self.node.events.add("job-changed", ", ".join(f"{key} {value}" for key, value in settings.items()), job=name)
+            self.node.shapes.follow(name, changed.shape)
+        self.node.events.add("job-changed", ", ".join(f"{key} {'none' if value == '' else value}" for key, value in settings.items()), job=name)
         return runner
 
     def delete(self, name):
@@ -142,6 +149,7 @@ class Jobs:
                 raise
             self.node.db.drop_job(job.id)
             del self._runners[name]
+            self.node.shapes.forget(name)
         self.node.events.add("job-deleted", f"{job.source} -> {job.target}{left}", job=name)
 
     def _delete_pair(self, job, peer):

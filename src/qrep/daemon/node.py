@@ -16,6 +16,7 @@ from qrep.daemon.known import KnownPeers
 from qrep.daemon.listener import Listener
 from qrep.daemon.pairs import Pairs
 from qrep.daemon.sessions import Sessions
+from qrep.daemon.shapes import Shapes
 from qrep.daemon.statedb import StateDb
 from qrep.daemon.tasks import Tasks
 from qrep.daemon.volumes import Volumes
@@ -43,6 +44,7 @@ class Node:
         self.rendezvous = transport.Rendezvous()
         self.slots = threading.BoundedSemaphore(self.settings.limits.jobs_running)
         self.jobs = Jobs(self)
+        self.shapes = Shapes(self)
         self.peers = KnownPeers(self.config, self.identity, self.events, self.jobs.of_peer)
         self.volumes = Volumes(self.config, self.state, self.events)
         self.pairs = Pairs(self)
@@ -74,6 +76,7 @@ class Node:
         self.volumes.recover(self.pairs.sync_points_of)
         self.listener.start()
         self.events.add("agent-started", f"qrep {__version__}, port {self.settings.node.port}", pid=os.getpid())
+        self.shapes.start()
         self.jobs.take_up()
         self.housekeeping.start()
 
@@ -82,6 +85,7 @@ class Node:
         self.stopping.set()
         self.housekeeping.stop()
         self.listener.stop()
+        self.shapes.stop()
         self.jobs.interrupt(STOP_S)
         busy = self.volumes.close(STOP_S)
         text = f"{', '.join(busy)} would not end soon; recovery follows at the next start" if busy else "in order"

@@ -24,6 +24,7 @@ class Route:
         from qrep.source.flow import RunRequest
 
         settings = self.settings
+        self.node.shapes.check(settings.shape)
         volume = self.node.volumes.get(settings.source)
         info = volume.inspect()
         if info.size != settings.size:
@@ -54,8 +55,9 @@ class Route:
 
     def connect(self, token):
         """A DataConnection that the target has taken for `token`."""
+        bucket = self.node.shapes.bucket(self.name)
         if self._peer:
-            return self.node.peers.reach(self._peer).data_connection(token)
+            return self.node.peers.reach(self._peer).data_connection(token, bucket)
         here, there = socket.socketpair()
         for end in (here, there):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LOCAL_BUFFER)
@@ -64,4 +66,4 @@ class Route:
             here.close()
             there.close()
             raise ProtocolError("nobody waits for this data connection")
-        return transport.DataConnection(here, index)
+        return transport.DataConnection(here, index, bucket=bucket)

@@ -32,13 +32,15 @@ def estimate(runner, task):
         if runner.stopping:
             raise Interrupted(f"{runner.name}: the estimate was stopped")
         last = runner.db.last_run(runner.settings.id)
-        rate = last["report"].get("rate_bytes_per_s") if last else None
+        limit = (runner.limit() or {}).get("rate_bytes_per_s")
+        rate = limit or (last["report"].get("rate_bytes_per_s") if last else None)
         return {
             "would_send": found.would_send,
             "size": size,
             "full": found.full,
             "changed_since": iso(last["report"].get("frozen_at_ns")) if last else None,
             "seconds": found.would_send / rate if rate else None,
+            "limit_bytes_per_s": limit,
         }
     finally:
         runner.end()

@@ -17,12 +17,12 @@ class JobRunner:
 
     settings: config.Job. request: a callable that makes the RunRequest of now (inspects the source, chooses the backend).
     dial, connect: how its target is reached (source/flow.py). db: the state database's job and run tables. events: EventLog.
-    slots: semaphore of the runs that may go on at once.
+    slots: semaphore of the runs that may go on at once. limit: a callable that tells the rate in force, as shown.py shows it.
     """
 
-    def __init__(self, name, settings, *, request, dial, connect, db, events, slots):
+    def __init__(self, name, settings, *, request, dial, connect, db, events, slots, limit=lambda: None):
         self.name, self.settings = name, settings
-        self.request, self.dial = request, dial
+        self.request, self.dial, self.limit = request, dial, limit
         self.db, self.events = db, events
         self._connect, self._slots = connect, slots
         self._lock = threading.Lock()

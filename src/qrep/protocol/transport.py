@@ -20,6 +20,7 @@ from qrep.protocol import messages
 FIRST_MAX = 4096  # bytes of the first message of a connection, whose peer has not proved anything yet
 FIRST = ("join", "source")  # who may say it
 TOKEN_SIZE = 32
+TLS_RECORD = (16 << 10, 22)  # bytes of a record of TLS 1.3, and what is on the wire beside them: header 5, type 1, tag 16
 
 
 class Disconnected(Unreachable):
@@ -241,6 +242,7 @@ class DataConnection:
             self.native = Connection.pipes(stream.receive_fd, stream.send_fd, index, bucket=bucket)
         elif isinstance(stream, ssl.SSLSocket):
             self.native = Connection.stream(stream, index, bucket=bucket)
+            self.native.count_records(*TLS_RECORD)
         else:
             self.native = Connection.socket(stream.fileno(), index, zero_copy=zero_copy, bucket=bucket)
 
