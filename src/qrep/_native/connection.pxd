@@ -1,6 +1,6 @@
 # How a lane's bytes travel (lane.h), and the Python object that keeps what the C structure points to alive.
 from libc.stddef cimport size_t
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from .bucket cimport Bucket, qrep_bucket
 
@@ -37,6 +37,9 @@ cdef extern from "lane.h" nogil:
         qrep_bucket *bucket
         uint32_t record_size
         uint32_t record_overhead
+        uint64_t sent
+        uint64_t received
+        atomic_int ended
 
 
 cdef class Connection:

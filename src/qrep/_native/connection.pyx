@@ -81,6 +81,26 @@ cdef class Connection:
         return self.connection.index
 
     @property
+    def sent(self):
+        """Bytes that a source's lane has sent over it, headers included; any time."""
+        return self.connection.sent
+
+    @property
+    def received(self):
+        """Bytes that a target's lane has had of it, headers included; any time."""
+        return self.connection.received
+
+    @property
+    def finishing(self):
+        """finish() was called."""
+        return self.lane_stop != 0
+
+    @property
+    def ended(self):
+        """At the target: its END has come and everything it brought is written. True before the source can know of it."""
+        return self.connection.ended != 0
+
+    @property
     def kind(self):
         """none, socket, stream or pipes."""
         return ("none", "socket", "stream", "pipes")[self.connection.kind]

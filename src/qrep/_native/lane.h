@@ -40,6 +40,9 @@ struct qrep_connection {
     struct qrep_bucket *bucket; /* of this connection alone; NULL: unlimited. Wire bytes are taken before they are sent */
     uint32_t record_size;       /* what carries the stream cuts it into records of so many bytes (TLS: 16384); 0: it does not */
     uint32_t record_overhead;   /* bytes that each record has on the wire beside them */
+    /* Of this connection alone; counted by its lane, read by anyone at any time. */
+    _Atomic uint64_t sent, received; /* wire bytes */
+    atomic_int ended;                /* target: its END came and all of it is written; set before the source can know */
 };
 
 /* ---- failures: the first one wins, the others see `stop` ---- */

@@ -109,6 +109,7 @@ static int open_lane(struct source_lane *lane)
     /* With zero copy a sent batch waits for its notification while others go out. */
     lane->batch_count = has_connection(lane) ? (has_socket(lane) && lane->connection->zero_copy ? run->slots + 2 : 1) : 0;
     lane->zero_room = 2 * run->slots + 8;
+    lane->cursor_first = atomic_load_explicit(&run->cursor, memory_order_relaxed);
     open_stream(lane);
 
     lane->slots = calloc(run->slots, sizeof *lane->slots);

@@ -98,6 +98,11 @@ cdef class SourceRun:
     def stopped(self):
         return self.run.base.stop != 0
 
+    @property
+    def complete(self):
+        """All work was taken. Lanes that returned 0 without it were told to finish, all of them: then this run is not all there is to send."""
+        return self.run.cursor >= self.run.work_count
+
     def counters(self):
         """Bytes, granules, frames and ns so far, summed over the lanes; any time."""
         return counters_of(&self.run.base.counters)

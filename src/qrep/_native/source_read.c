@@ -43,6 +43,18 @@ static uint64_t take_work(struct qrep_source_run *run, uint64_t *item)
     return count;
 }
 
+/* Near the end a slow lane that holds two granules keeps the others waiting, so a second one is taken only while this lane's share of what is
+ * left is a whole granule, going by its share of what was taken since it began: what it leaves is there for whoever is faster. */
+static int may_hold_another(const struct source_lane *lane)
+{
+    uint64_t cursor = atomic_load_explicit(&lane->run->cursor, memory_order_relaxed), count = lane->run->work_count;
+
+    for (uint32_t i = 0; i < lane->run->slots; i++)
+        if (lane->slots[i].state != SLOT_FREE)
+            return cursor >= count || (double)lane->taken * (double)(count - cursor) >= (double)(cursor - lane->cursor_first);
+    return 1;
+}
+
 static int start_reads(struct source_lane *lane, struct source_slot *slot)
 {
     const struct qrep_run_base *base = &lane->run->base;
@@ -87,7 +99,7 @@ int source_fill(struct source_lane *lane)
 
     for (uint32_t i = 0; i < run->slots && !lane->work_done && rc == 0; i++) {
         struct source_slot *slot = &lane->slots[i];
-        while (slot->state == SLOT_FREE && !lane->work_done && rc == 0 && has_zero_room(lane)) {
+        while (slot->state == SLOT_FREE && !lane->work_done && rc == 0 && has_zero_room(lane) && may_hold_another(lane)) {
             uint64_t item, count = 0;
             if (!atomic_load_explicit(lane->lane_stop, memory_order_relaxed))
                 count = take_work(run, &item);
@@ -95,6 +107,7 @@ int source_fill(struct source_lane *lane)
                 lane->work_done = 1;
                 break;
             }
+            lane->taken += count;
             uint64_t granule = item & ~WORK_FLAGS;
             if (granule >= run->base.granules || count > run->base.granules - granule)
                 return qrep_fail(&run->base, QREP_FAILURE_READ, EINVAL, lane->lane, granule);

@@ -126,6 +126,7 @@ static void piece_sent(struct source_lane *lane)
     struct qrep_run_counters *counters = &lane->run->base.counters;
 
     source_count(&counters->sent, lane->piece_size);
+    source_count(&lane->connection->sent, lane->piece_size);
     lane->piece_size = 0;
     if (batch->unsent.count)
         return;

@@ -99,6 +99,7 @@ static int answer_end(struct target_lane *lane)
     qrep_frame_seal(&lane->incoming, &state);
     lane->iov[0] = (struct iovec){&lane->incoming, sizeof lane->incoming};
     qrep_crashpoint("target-end");
+    atomic_store(&lane->connection->ended, 1);
     if (lane->connection->kind != QREP_CONNECTION_SOCKET) {
         int rc = qrep_connection_send(lane->connection, lane->iov, 1, &lane->run->base.stop);
         return rc ? qrep_target_fail(lane, QREP_FAILURE_CONNECTION, -rc, UINT64_MAX) : 0;

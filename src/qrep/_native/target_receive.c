@@ -51,6 +51,7 @@ static int take_body(struct target_lane *lane, struct target_frame *frame)
 static void count_received(struct target_lane *lane, uint64_t bytes)
 {
     atomic_fetch_add_explicit(&lane->run->base.counters.received, bytes, memory_order_relaxed);
+    atomic_fetch_add_explicit(&lane->connection->received, bytes, memory_order_relaxed);
 }
 
 /* The connection ended: a frame that is not whole is dropped. */
