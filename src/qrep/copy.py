@@ -35,7 +35,7 @@ class LocalTarget:
         self._threads.append(thread)
         return source_end
 
-    def connect(self, token):
+    def connect(self, token, slot):
         one, other = socket.socketpair()
         index = self.rendezvous.deliver(token, lambda index: DataConnection(other, index))
         if index is None:

@@ -14,13 +14,14 @@ TARGET = {
     "idle": {
         "hello": ("idle",), "begin": ("open", "idle"), "abort": ("idle",), "scan": ("idle",), "verify": ("idle",),
         "get-leaves": ("idle",), "get-root": ("idle",), "ping": ("idle",), "resume": ("idle",), "rollback": ("rolling",),
-        "prepare": ("idle",), "commit": ("idle",),
+        "prepare": ("idle",), "commit": ("idle",), "add-connections": ("idle",), "connections_ended": ("idle",),
         "lanes_failed": ("idle",), "disconnected": ("idle",), "abandon": ("idle",), "checkpoint_due": ("idle",),
         "failed": ("idle", "faulted"),
     },
     # A generation is open; lanes may be running or not.
     "open": {
         "hello": ("open",), "begin": ("recovering", "open", "idle"), "resume": ("open",), "prepare": ("preparing", "open"),
+        "add-connections": ("open",), "connections_ended": ("open",),
         "commit": ("open",), "abort": ("recovering", "idle", "open"), "ping": ("open",), "scan": ("open",), "verify": ("open",),
         "get-leaves": ("open",), "get-root": ("open",), "lanes_failed": ("open", "recovering", "idle"),
         "disconnected": ("open",), "abandon": ("recovering", "idle"), "checkpoint_due": ("open",),
@@ -36,14 +37,14 @@ TARGET = {
         "hello": ("prepared",), "commit": ("idle", "prepared"), "abort": ("recovering", "idle", "prepared"), "resume": ("open", "prepared"),
         "begin": ("recovering", "open", "idle", "prepared"), "ping": ("prepared",), "disconnected": ("prepared",),
         "scan": ("prepared",), "verify": ("prepared",), "get-leaves": ("prepared",), "get-root": ("prepared",), "prepare": ("prepared",),
-        "abandon": ("recovering", "idle"), "lanes_failed": ("prepared",), "checkpoint_due": ("prepared",),
+        "connections_ended": ("prepared",), "abandon": ("recovering", "idle"), "lanes_failed": ("prepared",), "checkpoint_due": ("prepared",),
         "failed": ("recovering", "idle", "faulted"),
     },
     # A sync point is being put back, as an open generation of its own.
     "rolling": {"point_applied": ("idle",), "failed": ("recovering", "idle", "faulted")},
     # Out of service until the volume is opened anew.
     "faulted": {"hello": ("faulted",), "disconnected": ("faulted",), "lanes_failed": ("faulted",), "abandon": ("faulted",),
-                "checkpoint_due": ("faulted",), "failed": ("faulted",)},
+                "checkpoint_due": ("faulted",), "connections_ended": ("faulted",), "failed": ("faulted",)},
 }  # fmt: skip
 
 # One run of a job at its source, over any number of connections in turn.
@@ -62,12 +63,16 @@ SOURCE = {
     "starting": {"began": ("sending",), "resumed": ("overlaying", "sending"), "nak": ("closed",), "aborted": ("failed",)},
     # What the target has applied arrives in chunks.
     "overlaying": {"applied": ("overlaying", "sending")},
-    "sending": {"lanes_finished": ("preparing", "giving-up"), "lanes_failed": ("closed", "giving-up"), "nak": ("closed", "giving-up"), "aborted": ("failed",)},
-    "preparing": {"prepared": ("committing",), "nak": ("closed", "giving-up"), "aborted": ("failed",)},
+    "sending": {
+        "lanes_finished": ("preparing", "giving-up"), "lanes_failed": ("closed", "giving-up"), "nak": ("closed", "giving-up"), "aborted": ("failed",),
+        "add_connections": ("sending",), "added": ("sending",),
+    },
+    # Connections asked for just before all was sent may still be added: nobody brings their tokens then.
+    "preparing": {"prepared": ("committing",), "nak": ("closed", "giving-up"), "aborted": ("failed",), "added": ("preparing",)},
     # COMMIT may have been sent: only the target knows. It has not if the pending digests could not be written.
     "committing": {"committed": ("done",), "nak": ("closed",), "aborted": ("failed",), "failed": ("giving-up",)},
     # Abort was sent because of a failure here.
-    "giving-up": {"aborted": ("failed",), "nak": ("failed",)},
+    "giving-up": {"aborted": ("failed",), "nak": ("failed",), "added": ("giving-up",)},
     # Without a connection; the attempt may still be open at the target.
     "closed": {"connected": ("greeting",), "stop": ("failed",)},
     "done": {},

@@ -3,7 +3,8 @@
     ends.py target DEVICE STATE          prints a JSON line once it is ready: port, seconds it took, committed counter; ends with its stdin,
                                          when it has done what it was asked for
     ends.py rollback DEVICE STATE COUNTER  puts a sync point back, prints its counter
-    ends.py source DEVICE STATE PORT [reflink]  one run; prints its report as a JSON line
+    ends.py source DEVICE STATE PORT [none|reflink] [resize]  one run; prints its report as a JSON line. resize: it begins with one connection,
+                                         slowly, gets two more, loses them, and goes on at full speed
 """
 
 import json
@@ -14,6 +15,7 @@ import threading
 import time
 
 from qrep import device
+from qrep._native.bucket import Bucket
 from qrep.copy import local_request
 from qrep.errors import QrepError
 from qrep.protocol import messages as say
@@ -76,22 +78,45 @@ def rollback(path, state, counter):
     volume.close()
 
 
-def source(path, state, port, backend="none"):
+def resize(run, buckets):
+    """Connections come and go while the first granules are under way."""
+
+    def until(count, state):
+        while sum(entry["state"] == state for entry in run.progress()["connections"]) != count:
+            time.sleep(0.005)
+
+    until(1, "up")
+    run.set_connections(3)
+    until(3, "up")
+    run.set_connections(1)
+    until(2, "finishing")
+    for bucket in buckets:
+        bucket.set_rate(0)
+
+
+def source(path, state, port, backend="none", how=""):
     address = ("127.0.0.1", int(port))
 
-    def connect(token):
+    slow, buckets = how == "resize", []
+
+    def connect(token, slot):
         index, stream = join(socket.create_connection(address), token)
-        return DataConnection(stream, index)
+        if slow:
+            buckets.append(Bucket(128 << 10))
+        return DataConnection(stream, index, bucket=buckets[-1] if slow else None)
 
     def dial():
         return Channel(socket.create_connection(address), "target")
 
     request = local_request(
         path, state, job_id=JOB, volume_id=VOLUME, backend=Reflink() if backend == "reflink" else Live(), leaf_size=LEAF,
-        granule_size=GRANULE, frame_limit=64 << 10, timeout_s=0.0,
+        granule_size=GRANULE, frame_limit=64 << 10, timeout_s=0.0, **({"connections": 1, "slots": 1} if slow else {}),
     )  # fmt: skip
     try:
-        print(json.dumps(Run(request, dial, connect).run().as_dict()), flush=True)
+        run = Run(request, dial, connect)
+        if slow:
+            threading.Thread(target=resize, args=(run, buckets), daemon=True).start()
+        print(json.dumps(run.run().as_dict()), flush=True)
     except QrepError as err:
         print(json.dumps(err.as_dict()), flush=True)
         sys.exit(1)

@@ -37,9 +37,9 @@ class Scene:
 
     # ---- processes ----
 
-    def start(self, role, *arguments, crash=""):
+    def start(self, role, *arguments, crash="", how=""):
         device = self.source if role == "source" else self.target
-        extra = [self.backend] if role == "source" else []
+        extra = [self.backend, how] if role == "source" else []
         process = self.nest.start(role, device, self.state, *arguments, *extra, crash=crash)
         self._running.append(process)
         return process
@@ -58,13 +58,13 @@ class Scene:
             process.close()
         self._running.clear()
 
-    def run(self, crash_source="", crash_target=""):
-        """One run with crashes asked for; both processes are gone afterwards. Returns (source's, target's) exit codes."""
+    def run(self, crash_source="", crash_target="", how=""):
+        """One run with crashes asked for; both processes are gone afterwards. Returns (source's, target's) exit codes. how: ends.py source."""
         target = self.start("target", crash=crash_target)
         ready = self.ready(target)
         codes = [None, None]
         if ready is not None:
-            source = self.start("source", ready["port"], crash=crash_source)
+            source = self.start("source", ready["port"], crash=crash_source, how=how)
             source.communicate()
             codes[0] = source.returncode
         codes[1] = self.finish(target)

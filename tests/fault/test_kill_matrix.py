@@ -30,11 +30,12 @@ SNAPSHOT_POINTS = ("snapshot-frozen", "snapshot-cloned", "snapshot-named", "sour
 DROP_POINT = "map-drop-before"  # of digests whose generation was not committed
 INITIAL_POINTS = ("superblock-create-before", "map-forget-before", "target-write-done", "superblock-write-before", "map-fold-before")
 ROLLBACK_POINTS = ("undo-create-durable", "rollback-undo-durable", "rollback-applied", "superblock-write-before", "superblock-write-durable", "map-fold-before")
+CONNECTION_POINTS = ("source-lanes-added", "source-lane-leaves", "target-lanes-added")
 COMPARE_POINTS = ("source-searched", "source-leaf-page", "source-lanes-before", "source-frame-sent", "map-pending-durable")
 
 
 def test_every_crash_point_is_killed_at():
-    tables = (SOURCE_POINTS, TARGET_POINTS, RECOVERY_POINTS, INITIAL_POINTS, ROLLBACK_POINTS, COMPARE_POINTS, CHECKPOINT_POINTS, SNAPSHOT_POINTS)
+    tables = (SOURCE_POINTS, TARGET_POINTS, RECOVERY_POINTS, INITIAL_POINTS, ROLLBACK_POINTS, COMPARE_POINTS, CHECKPOINT_POINTS, SNAPSHOT_POINTS, CONNECTION_POINTS)
     assert {point for table in tables for point in table} | {DROP_POINT} == set(POINTS)
 
 
@@ -117,6 +118,35 @@ def test_the_target_is_killed_while_it_drops_what_was_not_committed(committed):
     assert committed.ready(again) is None and again.wait() == -9
     assert committed.recover() == 1
     committed.complete(committed.second)
+
+
+@pytest.fixture
+def resized(committed, random_source):
+    """As committed, but everything has changed, so that a run lasts while its connections come and go."""
+    committed.second = random_source.randbytes(len(committed.first))
+    committed.write(committed.second)
+    committed.images[2] = committed.second
+    return committed
+
+
+def test_connections_come_and_go_without_a_kill(resized):
+    assert resized.run(how="resize") == [0, 0]
+    assert resized.recover() == 2
+
+
+@pytest.mark.parametrize("point", CONNECTION_POINTS)
+def test_one_end_is_killed_as_connections_come_and_go(resized, point):
+    crash = {f"crash_{point.partition('-')[0]}": f"{point}:1"}
+    assert -9 in resized.run(**crash, how="resize")
+    resized.recover()
+    resized.complete(resized.second)
+
+
+@pytest.mark.parametrize("end", ["source", "target"])
+def test_an_end_is_killed_when_a_removed_connection_ends(resized, end):
+    assert -9 in resized.run(**{f"crash_{end}": f"{end}-end:1"}, how="resize")  # the first END is that of a connection that was removed
+    resized.recover()
+    resized.complete(resized.second)
 
 
 @pytest.mark.parametrize("point", SNAPSHOT_POINTS)

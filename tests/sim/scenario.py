@@ -11,7 +11,7 @@ from sim.world import Violation, World
 LEAF = 4096
 FAULTS = (
     "kill_source", "kill_target", "power_target", "power_source", "cut", "partition", "disk_read", "disk_write", "disk_flush", "undo_write",
-    "undo_flush", "superblock_write", "state_full", "source_read", "rollback", "abandon", "second", "stop", "release",
+    "undo_flush", "superblock_write", "state_full", "source_read", "rollback", "abandon", "second", "stop", "release", "resize",
 )  # fmt: skip
 STEPS = 35
 LIVENESS = 120.0  # virtual seconds after healing within which a run must commit
@@ -129,6 +129,9 @@ class Scenario:
             case "stop":
                 if controller.alive and controller.machine is not None:
                     controller.post(lambda: controller.machine.stop() if controller.machine.phase not in ("done", "failed") else [])
+            case "resize":
+                if controller.alive and controller.machine is not None:
+                    controller.resize(random.choice((1, 1, 2, 3, 5, 16)))
             case "release":
                 self.volume.snapshots = {token: image for token, image in self.volume.snapshots.items() if self._in_use(token)}
 

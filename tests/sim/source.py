@@ -12,8 +12,10 @@ from qrep.protocol import messages as say
 from qrep.protocol.records import RunRecord
 from qrep.protocol.source_machine import SourceMachine
 from sim.disk import Store
-from sim.target import HASHED, ZERO, load_map, runs_digest
+from sim.target import HASHED, TOKEN_LIFE, ZERO, load_map, runs_digest
 from sim.world import Process, Signal
+
+HOLD = TOKEN_LIFE + 1.0  # virtual seconds until a connection that could not be had may be asked for again
 
 
 class Volume:
@@ -49,7 +51,10 @@ class Sending:
     def __init__(self, action):
         if action is not None:
             self.attempt, self.session, self.key = action.attempt, action.session, action.key
-            self.open = len(action.tokens)
+        self.lanes = []  # of those that were started and have not ended
+        self.leaving = set()  # of these, those that are to finish what they have taken
+        self.numbers = 0
+        self.held = []  # until when the target may count a connection that could not be had
         self.work = []
         self.failure = None
         self.unreadable = 0
@@ -73,6 +78,7 @@ class Controller(Process):
         self.control = None
         self.data_ends = []
         self.over = True
+        self.wanted = 1  # connections
         self.pace = 1
 
     # ---- life ----
@@ -81,6 +87,7 @@ class Controller(Process):
         """Start a run in a process of its own, unless one is going."""
         if not self.alive:
             self.plan = (frozen, initial, connections)
+            self.wanted = connections
             self.over = False
             self.start()
 
@@ -295,6 +302,54 @@ class Controller(Process):
 
     # ---- lanes ----
 
+    def resize(self, count):
+        """Somebody wants so many connections from now on."""
+        self.wanted = count
+        self.post(self.settle)
+
+    def settle(self):
+        machine, sending = self.machine, self.sending
+        if machine.phase in ("done", "failed"):
+            return []
+        machine.set_connections(self.wanted)
+        if machine.phase != "sending" or sending is None or not sending.work:
+            return []
+        staying = [lane for lane in sending.lanes if lane not in sending.leaving]
+        sending.leaving.update(staying[max(self.wanted, self.keep_at_least) :])
+        sending.held = [until for until in sending.held if until > self.world.now]
+        places = len(sending.lanes) + len(sending.held)
+        count = min(self.wanted - len(staying), machine.may_add_connections(), say.CONNECTIONS_MAX - places)
+        return machine.add_connections(count) if count > 0 else []
+
+    keep_at_least = 1
+
+    def _add_sending(self, action):
+        yield 0
+        self.start_lanes(self.sending, action.tokens)
+        return self.settle()
+
+    def start_lanes(self, sending, tokens):
+        for token in tokens:
+            index = sending.numbers
+            sending.numbers += 1
+            if index and self.world.chance(0.1):  # this one cannot be had
+                sending.held.append(self.world.now + HOLD)
+                self.world.at(HOLD + 0.1, self._settle_later, self.life, sending)
+                continue
+            connection = self.network.connect(f"{self.name} data {index}")
+            if connection is None:
+                self._lane_failed(sending, "connection", "no route")
+                return
+            end = connection.ends[0]
+            self.data_ends.append(end)
+            sending.lanes.append(index)
+            self.world.at(self.world.delay(self.network.latency), self.target.join, token, connection.ends[1])
+            self.spawn(self.lane(sending, index, end))
+
+    def _settle_later(self, life, sending):
+        if life == self.life and self.sending is sending:
+            self.post(self.settle)
+
     def _start_sending(self, action):
         yield 0
         g, record = self.geometry, self.machine.record
@@ -325,15 +380,8 @@ class Controller(Process):
         sending.image = bytearray(self.volume.snapshots[record.snapshot]) if record.snapshot else bytearray(g.size)
         for granule, data in same.items():
             sending.image[granule * g.granule_size : granule * g.granule_size + len(data)] = data
-        for index, token in enumerate(action.tokens):
-            connection = self.network.connect(f"{self.name} data {index}")
-            if connection is None:
-                self._lane_failed(sending, "connection", "no route")
-                return
-            end = connection.ends[0]
-            self.data_ends.append(end)
-            self.world.at(self.world.delay(self.network.latency), self.target.join, token, connection.ends[1])
-            self.spawn(self.lane(sending, index, end))
+        self.start_lanes(sending, action.tokens)
+        return self.settle()
 
     def lane(self, sending, index, end):
         """Take granules until there are none, then say END and wait for its answer."""
@@ -350,7 +398,7 @@ class Controller(Process):
         end.listen(received, closed)
         writer = wire.FrameWriter(self.geometry, sending.attempt, sending.session, index, sending.key)
         token = self.machine.record.snapshot
-        while sending.work and not sending.stopped and not state["closed"]:
+        while sending.work and not sending.stopped and not state["closed"] and index not in sending.leaving:
             granule, unknown = sending.work.pop()
             yield self.world.delay(0.004 * self.pace)
             if sending.stopped:
@@ -374,9 +422,17 @@ class Controller(Process):
         if not state["ended"]:
             self._lane_failed(sending, "connection", "the connection ended early")
             return
-        sending.open -= 1
-        if not sending.open and sending.failure is None:
+        sending.lanes.remove(index)
+        sending.leaving.discard(index)
+        if sending.lanes or sending.failure is not None:
+            self.post(self.settle)
+        elif self.all_taken(sending):
             self._lanes_finished(sending)
+        else:
+            self._lane_failed(sending, "connection", "the connections ended before all was sent")
+
+    def all_taken(self, sending):
+        return not sending.work
 
     def _lane_failed(self, sending, kind, text):
         if sending.failure is None:
@@ -452,6 +508,6 @@ class Controller(Process):
     performers = {
         do.Send: _send, do.FoldPending: _fold, do.DropPending: _drop, do.ForgetSourceMap: _forget, do.StoreDigests: _store_digests,
         do.FindDifferences: _find_differences, do.StoreLeaves: _store_leaves,
-        do.Freeze: _freeze, do.SaveRun: _save_run, do.ClearRun: _clear_run, do.ReleaseSnapshot: _release, do.StartSending: _start_sending,
+        do.Freeze: _freeze, do.SaveRun: _save_run, do.ClearRun: _clear_run, do.ReleaseSnapshot: _release, do.StartSending: _start_sending, do.AddSending: _add_sending,
         do.StopSending: _stop_sending, do.WritePending: _write_pending, do.Finish: _finish, do.Fail: _fail,
     }  # fmt: skip

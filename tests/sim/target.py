@@ -12,10 +12,11 @@ from qrep.protocol.records import TargetRecord
 from qrep.protocol.target_machine import TargetMachine
 from sim.disk import Disk, SparseFile, Store
 from sim.oracle import before_images
-from sim.world import Process, Signal
+from sim.world import Process, Signal, Violation
 
 HASHED, ZERO = records.STATE_HASHED | records.STATE_VALUE, records.STATE_ZERO
 FIELDS = TargetRecord.__struct_fields__
+TOKEN_LIFE = 4.0  # virtual seconds
 
 
 class Lane:
@@ -25,6 +26,7 @@ class Lane:
         self.frames = deque()
         self.arrived = Signal()
         self.ended = False  # END was answered
+        self.void = False  # its token was forgotten before anybody brought it
         self.done = False
         self.finished = Signal()
 
@@ -33,6 +35,7 @@ class Run:
     """The lanes of one session of an attempt."""
 
     def __init__(self, action, key, tokens):
+        self.added = tokens
         self.attempt, self.session, self.base = action.attempt, action.session, action.base
         self.key, self.tokens = key, tokens
         self.lanes = [Lane(index) for index in range(action.connections)]
@@ -155,7 +158,12 @@ class Target(Process):
         except ProtocolError as err:
             self.post(self.machine.expel, handle, err)
             return
-        self.post(self.machine.message, handle, message)
+        self.post(self._message, handle, message)
+
+    def _message(self, handle, message):
+        if self.run is not None and not self.run.stop:
+            self.machine.connections_ended(sum(lane.ended or lane.void for lane in self.run.lanes))
+        return self.machine.message(handle, message)
 
     def _gone(self, handle):
         if self.ends.pop(handle, None) is not None:
@@ -168,7 +176,7 @@ class Target(Process):
             end.close()
             return
         lane = run.lanes[run.tokens.index(token)]
-        if lane.end is not None:
+        if lane.end is not None or lane.void:
             end.close()
             return
         lane.end = end
@@ -382,6 +390,25 @@ class Target(Process):
             self.marked = bytearray(self.geometry.granules)
             self.states, self.values = bytearray(self.base_states), bytearray(self.base_values)
 
+    def _add_lanes(self, action):
+        yield 0
+        run = self.run
+        assert action.first == len(run.lanes), "a connection number is used twice"
+        run.added = [self.world.random.randbytes(16) for _ in range(action.count)]
+        run.tokens = [*run.tokens, *run.added]
+        run.lanes += [Lane(action.first + i) for i in range(action.count)]
+        if sum(not lane.ended and not lane.void for lane in run.lanes) > say.CONNECTIONS_MAX:
+            raise Violation(f"{len(run.lanes)} lanes were started, too many of them are there")
+        for lane in run.lanes[action.first :]:
+            self.world.at(TOKEN_LIFE, self._forget_token, lane)
+
+    def _forget_token(self, lane):
+        lane.void = lane.end is None
+
+    def _send_added(self, action):
+        yield 0
+        self._reply(action.handle, say.Added(action.attempt, self.run.added))
+
     def _send_began(self, action):
         yield 0
         self._reply(action.handle, say.Began(action.attempt, action.session, self.run.key, self.run.tokens))
@@ -396,7 +423,8 @@ class Target(Process):
     def _wait_lanes(self, action):
         yield 0
         for lane in self.run.lanes:
-            if not lane.ended:
+            lane.void = lane.end is None
+            if not lane.ended and not lane.void:
                 failure = self.run.failure
                 raise do.LanesFailed(failure.kind if failure else "connection", str(failure or "a lane has not seen its end"))
         self.run.stop = True
@@ -550,7 +578,7 @@ class Target(Process):
         yield 0
 
     performers = {
-        do.WriteSuperblock: _write_superblock, do.ConfirmSuperblock: _confirm_superblock, do.CreateUndo: _create_undo, do.StartLanes: _start_lanes, do.SendBegan: _send_began,
+        do.WriteSuperblock: _write_superblock, do.ConfirmSuperblock: _confirm_superblock, do.CreateUndo: _create_undo, do.StartLanes: _start_lanes, do.AddLanes: _add_lanes, do.SendAdded: _send_added, do.SendBegan: _send_began,
         do.SendResumed: _send_resumed, do.WaitLanes: _wait_lanes, do.DrainLanes: _drain_lanes, do.CollectManifest: _collect_manifest,
         do.FlushDevice: _flush_device, do.TakeCheckpoint: _take_checkpoint, do.SaveCheckpoint: _save_checkpoint,
         do.ForgetCheckpoint: _forget_checkpoint, do.RestoreUndo: _restore_undo, do.ApplyPoint: _apply_point,

@@ -96,6 +96,12 @@ class Replication(RuleBasedStateMachine):
         if controller.alive and controller.machine is not None:
             controller.post(lambda: controller.machine.stop() if controller.machine.phase not in ("done", "failed") else [])
 
+    @rule(slot=SLOTS, count=st.integers(1, 16))
+    def connections_come_and_go(self, slot, count):
+        controller = self.controller(slot)
+        if controller.alive and controller.machine is not None:
+            controller.resize(count)
+
     @rule()
     def rollback(self):
         self.scenario.rollback()

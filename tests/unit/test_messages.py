@@ -12,7 +12,8 @@ ID, DIGEST = bytes(range(16)), bytes(range(32))
 EXAMPLES = [
     ("source", say.Hello(1, 1, ID, ID, 2**64 - 1, 1 << 30, 4096, 8 << 20, 512)),
     ("source", say.Begin(say.NO_ID, ID, 2**64 - 1, 2, 1 << 20)),
-    ("source", say.Resume(7, 64, 4096, True)),
+    ("source", say.Resume(7, 16, 4096, True)),
+    ("source", say.AddConnections(7, 16)),
     ("source", say.Prepare(7, 0, DIGEST, False, 0)),
     ("source", say.Commit(7)),
     ("source", say.Abort(0, "why")),
@@ -25,6 +26,7 @@ EXAMPLES = [
     ("target", say.Stale(9)),
     ("target", say.Began(7, 9, DIGEST, [ID, DIGEST])),
     ("target", say.Resumed(7, 9, DIGEST, [ID], 1)),
+    ("target", say.Added(7, [ID, DIGEST])),
     ("target", say.Applied(0, b"\2" * 8192, b"\1" * 8192, DIGEST * 8192)),
     ("target", say.Prepared(7)),
     ("target", say.Committed(ID, 4)),
@@ -38,7 +40,7 @@ EXAMPLES = [
     ("target", say.Pong()),
     ("target", say.Beat("FlushDevice", 1, 2, 3)),
     ("join", say.Join(ID)),
-    ("joined", say.Joined(63)),
+    ("joined", say.Joined(1023)),
 ]
 
 
@@ -82,7 +84,14 @@ def test_an_unknown_missing_or_doubled_field_is_refused(sender, message):
         ("source", say.Begin(ID, ID + b"x", 1, 1, 4096)),
         ("source", say.Begin(ID, ID, -1, 1, 4096)),
         ("source", say.Begin(ID, ID, 1, 0, 4096)),
-        ("source", say.Begin(ID, ID, 1, 65, 4096)),
+        ("source", say.Begin(ID, ID, 1, 17, 4096)),
+        ("source", say.AddConnections(1, 0)),
+        ("source", say.AddConnections(1, 17)),
+        ("source", say.AddConnections(1, 100_000)),
+        ("source", say.AddConnections(-1, 1)),
+        ("target", say.Added(1, [])),
+        ("target", say.Added(1, [ID] * 17)),
+        ("target", say.Added(1, [b"short"])),
         ("source", say.Begin(ID, ID, 1, 1, (4 << 20) + 1)),
         ("source", say.Hello(1, 1, ID, ID, -1, 1 << 30, 4096, 8 << 20, 512)),
         ("source", say.Hello(1, 1, ID, ID, 1, 1 << 30, 4095, 8 << 20, 512)),
@@ -98,14 +107,14 @@ def test_an_unknown_missing_or_doubled_field_is_refused(sender, message):
         ("target", say.State(1, ID, 3, 1, 4096, 8192, 3, [], say.NO_ID, 0, False, 512, 9)),
         ("target", say.State(1, ID, 3, 1, 4096, 8192, 1, [ID] * 13, say.NO_ID, 0, False, 512, 9)),
         ("target", say.Began(1, 1, DIGEST, [])),
-        ("target", say.Began(1, 1, DIGEST, [ID] * 65)),
+        ("target", say.Began(1, 1, DIGEST, [ID] * 17)),
         ("target", say.Began(1, 1, DIGEST, [b"short"])),
         ("target", say.Applied(0, b"\2", b"\1\1", DIGEST * 2)),
         ("target", say.Applied(0, b"\2\2", b"\1\1", DIGEST)),
         ("target", say.Applied(0, b"\2" * 8193, b"\1" * 8193, DIGEST * 8193)),
         ("target", say.Digests(0, b"\1\1", DIGEST)),
         ("target", say.Leaves(0, bytes((1 << 19) + 1))),
-        ("joined", say.Joined(64)),
+        ("joined", say.Joined(1024)),
     ],
     ids=lambda value: type(value).__name__ if not isinstance(value, str) else "",
 )
@@ -128,7 +137,7 @@ def test_a_length_that_nobody_may_announce_is_refused_before_it_is_read(size):
 def test_the_largest_messages_fit():
     page = say.Leaves(1, bytes(say.LEAF_PAGE_MAX))
     chunk = say.Applied(0, b"\2" * 8192, b"\1" * 8192, DIGEST * 8192)
-    tokens = say.Began(1, 1, DIGEST, [bytes(64)] * 64)
+    tokens = say.Began(1, 1, DIGEST, [bytes(64)] * 16)
     assert all(len(say.encode(message)) <= say.MESSAGE_MAX for message in (page, chunk, tokens))
 
 

@@ -53,7 +53,7 @@ class Route:
         ).start()  # fmt: skip
         return source_end
 
-    def connect(self, token):
+    def connect(self, token, slot):
         """A DataConnection that the target has taken for `token`."""
         bucket = self.node.shapes.bucket(self.name)
         if self._peer:

@@ -52,7 +52,7 @@ class SshTarget:
         self.answer = self._open(stream, process, self._offer())
         return transport.Channel(stream, "target")
 
-    def connect(self, token):
+    def connect(self, token, slot):
         """A data connection of the present session."""
         if self._direct:
             stream = self._connect_directly()

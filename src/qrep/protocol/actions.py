@@ -61,6 +61,20 @@ class StartLanes(NamedTuple):
     base: bytes
 
 
+class AddLanes(NamedTuple):
+    """Start `count` more lanes beside those that run, for connections numbered from `first` on; make their tokens."""
+
+    first: int
+    count: int
+
+
+class SendAdded(NamedTuple):
+    """Send Added with the tokens of the lanes just added."""
+
+    handle: object
+    attempt: int
+
+
 class SendBegan(NamedTuple):
     """Send Began with the key and tokens of the lanes just started."""
 
@@ -80,7 +94,8 @@ class SendResumed(NamedTuple):
 class WaitLanes(NamedTuple):
     """Join the lanes: every one has answered the END of its connection and all its writes are complete. Raises LanesFailed if one has not.
 
-    Never waits for the network: a source says Prepare only after every END was answered, so a lane without one has failed.
+    A lane whose token nobody has brought has applied nothing; its token is withdrawn, and it has not failed (R7 tells whether all is there).
+    Never waits for the network: a source says Prepare only after every END was answered, so another lane without one has failed.
     """
 
 
@@ -320,6 +335,12 @@ class StartSending(NamedTuple):
     same_image: bool
     unknown: str  # "", "parts" or "incomplete"
     applied: tuple  # of messages.Applied
+
+
+class AddSending(NamedTuple):
+    """Start source lanes for these tokens beside those that run. If all work is done already: drop the tokens, the target forgets them."""
+
+    tokens: tuple
 
 
 class StopSending(NamedTuple):

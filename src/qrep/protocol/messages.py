@@ -21,7 +21,9 @@ NO_ID = bytes(16)  # "no generation": nothing was ever committed
 GRANULES_PER_CHUNK = 8192  # of an Applied or Digests message: 8192 * (1 + 1 + 32) bytes stay below MESSAGE_MAX
 GRANULES_PER_SCAN = 256  # of a ScanTarget or Verify: 2 GiB of 8 MiB granules, so that an answer never takes minutes
 LEAF_PAGES_MAX = 64  # granules named by one GetLeaves
-CONNECTIONS_MAX = 64
+CONNECTIONS_MAX = 16  # data connections of one session at a time
+CONNECTION_NUMBERS_MAX = 1024  # of one session in all: a number is never given twice, so that no frame can change streams
+TOKEN_LIFE_S = 60  # seconds; a token that nobody brings by then is void
 LEAF_PAGE_MAX = 1 << 19  # bytes: 64 MiB granules of 4 KiB leaves, 32 bytes each
 FRAME_LIMIT_MAX = 4 << 20  # bytes of data in one frame, QREP_FRAME_DATA_MAX of wire.h
 EPOCH_STEP_MAX = 1 << 32  # how far one Hello may move max_epoch: a peer cannot use the numbers up
@@ -88,6 +90,14 @@ class Resume(Message, tag="resume"):
     connections: Connections
     frame_limit: FrameLimit
     same_image: bool
+
+
+class AddConnections(Message, tag="add-connections"):
+    """Tokens for more data connections of the session that is going; not after Prepare. At most CONNECTIONS_MAX may then be there: those that
+    answered END count no more, those whose token nobody brought until it is void."""
+
+    attempt: Wide
+    count: Connections
 
 
 class Prepare(Message, tag="prepare"):
@@ -188,6 +198,13 @@ class Resumed(Message, tag="resumed"):
     applied_chunks: Annotated[int, Meta(ge=0, le=1 << 24)]
 
 
+class Added(Message, tag="added"):
+    """Lanes are waiting for these tokens, each used once."""
+
+    attempt: Wide
+    tokens: Annotated[list[Token], Meta(min_length=1, max_length=CONNECTIONS_MAX)]
+
+
 class Applied(Message, tag="applied"):
     """What the attempt holds of granules [first, first + len(marked)). marked: 0 nothing, 1 parts, 2 whole."""
 
@@ -278,7 +295,7 @@ class Join(Message, tag="join"):
 
 
 class Joined(Message, tag="joined"):
-    index: Annotated[int, Meta(ge=0, le=CONNECTIONS_MAX - 1)]
+    index: Annotated[int, Meta(ge=0, le=CONNECTION_NUMBERS_MAX - 1)]
 
 
 NAK_CODES = {
@@ -292,9 +309,9 @@ NAK_CODES = {
     "id": "an id was used before",
 }
 
-SOURCE_SAYS = (Hello, Begin, Resume, Prepare, Commit, Abort, ScanTarget, Verify, GetLeaves, GetRoot, Ping)
+SOURCE_SAYS = (Hello, Begin, Resume, AddConnections, Prepare, Commit, Abort, ScanTarget, Verify, GetLeaves, GetRoot, Ping)
 TARGET_SAYS = (
-    State, Stale, Began, Resumed, Applied, Prepared, Committed, Aborted, Nak, Digests, Leaves, Root, Progress, Error, Pong, Beat,
+    State, Stale, Began, Resumed, Added, Applied, Prepared, Committed, Aborted, Nak, Digests, Leaves, Root, Progress, Error, Pong, Beat,
 )  # fmt: skip
 
 _encoder = msgspec.msgpack.Encoder()

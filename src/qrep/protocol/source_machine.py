@@ -13,6 +13,7 @@ from qrep.protocol import messages as say
 from qrep.protocol.messages import NO_ID
 from qrep.protocol.records import RunRecord
 from qrep.protocol.source_compare import SourceCompare
+from qrep.protocol.source_connections import SourceConnections
 from qrep.protocol.source_replies import SourceReplies
 
 CONNECTED = (
@@ -21,7 +22,7 @@ CONNECTED = (
 )  # fmt: skip
 
 
-class SourceMachine(SourceReplies, SourceCompare):
+class SourceMachine(SourceReplies, SourceCompare, SourceConnections):
     """One run.
 
     shape: (size, leaf_size, granule_size, sector_size) of the source volume, bytes. map_tag: the generation the source's map describes,
@@ -54,6 +55,7 @@ class SourceMachine(SourceReplies, SourceCompare):
         self._committing = None  # the generation whose COMMIT this process has sent, or may have
         self._same_image = False
         self._lanes = False
+        self._numbers = self._asked_for = 0  # connections of this session in all; those asked for and not added yet
         self._answer = None  # the Resumed whose Applied chunks are arriving
         self._applied = []
         self._to_search = False  # the base is made of digests without leaf pages

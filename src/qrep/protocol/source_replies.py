@@ -143,6 +143,7 @@ class SourceReplies:
     def _start_sending(self, answer, applied):
         self._go("sending")
         self._lanes = True
+        self._numbers, self._asked_for = len(answer.tokens), 0
         self._answer, self._applied = None, []
         unknown = ""
         if self._resuming and not self._same_image:
@@ -208,5 +209,5 @@ class SourceReplies:
     _handlers = {
         say.State: "_on_state", say.Stale: "_on_stale", say.Began: "_on_began", say.Resumed: "_on_resumed", say.Applied: "_on_applied",
         say.Prepared: "_on_prepared", say.Committed: "_on_committed", say.Aborted: "_on_aborted", say.Nak: "_on_nak", say.Digests: "_on_digests",
-        say.Leaves: "_on_leaves",
+        say.Leaves: "_on_leaves", say.Added: "_on_added",
     }  # fmt: skip

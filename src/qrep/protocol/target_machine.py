@@ -32,6 +32,7 @@ class TargetMachine(TargetRequests):
         self._capacity, self._sector_size = capacity, sector_size
         self._greeting = set()  # handles that have not said an acceptable Hello
         self._lanes = False  # lanes were started and not waited for or drained
+        self._numbers = self._ended = 0  # connections of this session that were ever offered; that are over
         self._checkpoints = False  # the open attempt may keep a checkpoint
         self._applied = False  # what the open attempt applied is known (memory or checkpoint): it can be resumed
         self._point = None  # (fuzzy, frozen_at_ns) told by Prepare
@@ -87,6 +88,14 @@ class TargetMachine(TargetRequests):
         # "value": after a granule was applied it was not what the source says, so one of the two maps is wrong. Believe neither.
         forget = [do.ForgetMap()] if kind == "value" else []
         return self._roll_back(lambda: [*forget, *self._reply(handle, say.Aborted(attempt, f"{kind}: {text}"[:2000]))])
+
+    def connections_ended(self, count):
+        """Of this session, in all, `count` connections have answered their END or were never brought. To be told before a message is."""
+        self._check("connections_ended")
+        if self._lanes:
+            assert self._ended <= count <= self._numbers
+            self._ended = count
+        return []
 
     def checkpoint_due(self):
         """Time to remember what an initial attempt has applied. Copy, flush, then save: the flush covers what the copy claims."""
@@ -166,6 +175,8 @@ class TargetMachine(TargetRequests):
                 return self.lanes_failed(kind, str(error)[:2000])
             case do.Scan() | do.SendLeaves() | do.SendRoot():
                 return self._expel(action.handle, "device-read", str(error))
+            case do.AddLanes():  # those that run are not touched, but what the source was promised is not there: it resumes
+                return [*self._stop_lanes(checkpoint=True), *self._reply(handle, say.Nak(attempt, "connection", str(error)[:2000]))]
             case do.StartLanes() | do.CollectManifest() | do.WritePendingMap() | do.ForgetCheckpoint() if self.phase != "idle":
                 return self._roll_back(lambda: self._reply(handle, say.Aborted(attempt, f"{type(action).__name__}: {error}"[:2000])))
             case do.ApplyPoint():

@@ -113,6 +113,7 @@ class TargetRequests:
         self._go("open")
         self.record = self.record.opened(OPEN_RUN, begin.new, begin.attempt)
         self._lanes = self._applied = True
+        self._numbers, self._ended = begin.connections, 0
         self._checkpoints = base == NO_ID  # with an undo, a restart goes back to the committed generation instead
         # Without a committed generation there is nothing to go back to, so nothing to log.
         undo = [do.CreateUndo(base, begin.new, begin.attempt)] if base != NO_ID else [do.ForgetCheckpoint()]
@@ -135,12 +136,24 @@ class TargetRequests:
             self._checkpoints = False
             done.append(do.ForgetCheckpoint())
         self._lanes = True
+        self._numbers, self._ended = resume.connections, 0
         base, epoch = self.record.committed_id, self.record.max_epoch
         return [
             *done,
             do.StartLanes(resume.attempt, epoch, resume.connections, resume.frame_limit, False, base),
             do.SendResumed(handle, resume.attempt, epoch),
         ]
+
+    def _on_add_connections(self, handle, message):
+        if self.phase != "open" or message.attempt != self.record.open_attempt or not self._lanes:  # they ended while this was under way
+            return self._reply(handle, say.Nak(message.attempt, "attempt-gone", say.NAK_CODES["attempt-gone"]))
+        going = self._numbers - self._ended
+        if going + message.count > say.CONNECTIONS_MAX:
+            raise ProtocolError(f"{message.count} more connections were asked for with {going} going; the limit is {say.CONNECTIONS_MAX}")
+        if self._numbers + message.count > say.CONNECTION_NUMBERS_MAX:
+            raise ProtocolError(f"a session has {say.CONNECTION_NUMBERS_MAX} connections in all")
+        first, self._numbers = self._numbers, self._numbers + message.count
+        return [do.AddLanes(first, message.count), do.SendAdded(handle, message.attempt)]
 
     def _on_prepare(self, handle, prepare):
         if self.phase != "open" or prepare.attempt != self.record.open_attempt or not self._lanes:
@@ -195,7 +208,7 @@ class TargetRequests:
         return self._reply(handle, say.Pong())
 
     _handlers = {
-        say.Begin: "_on_begin", say.Resume: "_on_resume", say.Prepare: "_on_prepare", say.Commit: "_on_commit", say.Abort: "_on_abort",
+        say.Begin: "_on_begin", say.Resume: "_on_resume", say.AddConnections: "_on_add_connections", say.Prepare: "_on_prepare", say.Commit: "_on_commit", say.Abort: "_on_abort",
         say.ScanTarget: "_on_read", say.Verify: "_on_read", say.GetLeaves: "_on_read", say.GetRoot: "_on_read", say.Ping: "_on_ping",
     }  # fmt: skip
 

@@ -270,11 +270,11 @@ class Rendezvous:
         self._used = set()
         self._arrived = {}  # token -> connection
 
-    def offer(self, count):
-        """`count` fresh tokens; the connection that brings the i-th is number i of its session."""
+    def offer(self, count, first=0):
+        """`count` fresh tokens; the connection that brings the i-th is number first + i of its session."""
         tokens = [secrets.token_bytes(TOKEN_SIZE) for _ in range(count)]
         with self._condition:
-            self._offered.update((token, index) for index, token in enumerate(tokens))
+            self._offered.update((token, index) for index, token in enumerate(tokens, first))
         return tokens
 
     def deliver(self, token, make_connection):

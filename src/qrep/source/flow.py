@@ -25,6 +25,7 @@ from qrep.errors import DeviceReadError, Interrupted, QrepError, Refused
 from qrep.protocol import actions as do
 from qrep.protocol.source_machine import SourceMachine
 from qrep.protocol.transport import Disconnected
+from qrep.source.connections import Connections
 from qrep.source.lanes import SourceLanes
 from qrep.source.link import Link, Patience
 from qrep.source.report import Progress, RunReport
@@ -72,13 +73,15 @@ class RunRequest:
 
 
 class Run:
-    """request: RunRequest. dial(): a fresh control Channel, raises Unreachable. connect(token): a DataConnection that the target
-    has taken for `token`. observer.event(code, text, **data): run-interrupted, run-resumed, run-fuzzy.
+    """request: RunRequest. dial(): a fresh control Channel, raises Unreachable. connect(token, slot): a DataConnection that the target
+    has taken for `token`; slot: its place among the run's connections, from 0. observer.event(code, text, **data): run-interrupted, run-resumed,
+    run-fuzzy, connection-down, connection-up.
     """
 
     def __init__(self, request, dial, connect, *, observer=None):
         self.request, self._connect, self._observer = request, connect, observer
         self.geometry = request.geometry
+        self._connections = Connections(request.connections)
         self._map = DigestMap(request.map_directory, self.geometry, request.volume_id)
         self._run_file = RunFile(request.run_directory)
         self._progress = Progress(self.geometry.size)
@@ -116,9 +119,16 @@ class Run:
         self._stopping.set()
         self._events.put(("stop", None, None))
 
+    def set_connections(self, count, removed=None):
+        """From any thread: `count` connections from now on, also while the run goes on: more are asked for, or the last ones finish what they
+        have taken and end. removed: the slot that goes, instead of the last; those behind it move up."""
+        self._events.put(("connections", None, (count, removed)))
+
     def progress(self):
         self._progress.received_by_target = self._link.beat.written
-        return self._progress.as_dict(self.geometry.granule_size, len(self._unreadable))
+        progress, lanes = self._progress.as_dict(self.geometry.granule_size, len(self._unreadable)), self._lanes
+        sending = lanes is not None and self._search is None
+        return progress | {"connections": lanes.connections() if sending else []}
 
     # ---- connections ----
 
@@ -128,7 +138,7 @@ class Run:
             job_id=request.job_id, volume_id=request.volume_id, map_tag=self._map.tag,
             shape=(self.geometry.size, request.leaf_size, request.granule_size, min(4096, request.device.io_alignment)),
             pending_new=pending.tag if pending is not None else None, record=self._run_file.load(), epoch=0, draw=secrets.token_bytes,
-            initial=request.initial, connections=request.connections, frame_limit=max(request.frame_limit, request.leaf_size),
+            initial=request.initial, connections=self._connections.count, frame_limit=max(request.frame_limit, request.leaf_size),
         )  # fmt: skip
 
     def _run_to_the_end(self):
@@ -168,8 +178,11 @@ class Run:
     def _one_event(self):
         machine = self._machine
         try:
-            kind, origin, what = self._events.get(timeout=self._lost_until and max(0.0, self._lost_until - time.monotonic()))
+            kind, origin, what = self._events.get(timeout=self._patience())
         except queue.Empty:
+            if self._lost_until is None:
+                self._settle_connections()
+                return
             if self._link.beat.busy:  # with putting back what cannot be committed, for instance: what went wrong is told after that
                 self._lost_until = time.monotonic() + LAST_WORD_S
                 return
@@ -186,8 +199,25 @@ class Run:
             self._execute(machine.protocol_violation(what))
         elif kind == "lanes" and origin is self._lanes:
             self._lanes_ended()
+        elif kind == "slot" and origin is self._lanes:
+            self._settle_connections()
+        elif kind == "connections":
+            self._connections.change(*what, None if self._search else self._lanes, machine)
+            self._settle_connections()
         if machine.phase != "sending":
             self._lost_until = None
+
+    def _patience(self):
+        """Seconds until something is to be done although nothing happens; None: never."""
+        if self._lost_until is not None:
+            return max(0.0, self._lost_until - time.monotonic())
+        return self._lanes.retry_in() if self._lanes is not None and self._machine.phase == "sending" else None
+
+    def _settle_connections(self):
+        if self._machine.phase == "sending" and self._lanes is not None:
+            for code, text, slot in self._connections.news(self._lanes):
+                self._tell(code, text, connection=slot + 1)
+            self._execute(self._connections.settle(self._lanes, self._machine))
 
     # ---- actions ----
 
@@ -308,8 +338,14 @@ class Run:
         self._progress.begin(self._run, skipped * self.geometry.granule_size)
         crashpoint("source-lanes-before")
         self._lanes = SourceLanes(
-            self._run, self._source_fd, action.tokens, self._connect, lambda lanes: self._events.put(("lanes", lanes, None))
-        )
+            self._run, self._source_fd, action.tokens, self._connect, lambda lanes: self._events.put(("lanes", lanes, None)),
+            lambda lanes: self._events.put(("slot", lanes, None)),
+        )  # fmt: skip
+
+    def _add_sending(self, action):
+        crashpoint("source-lanes-added")
+        self._connections.added(action.tokens, self._lanes)
+        self._settle_connections()  # what was wanted may have changed while the target was asked
 
     def _lanes_ended(self):
         lanes, run, search = self._lanes, self._run, self._search
@@ -407,6 +443,6 @@ class Run:
     _handlers = {
         do.Send: _send, do.FoldPending: _fold_pending, do.DropPending: _drop_pending, do.ForgetSourceMap: _forget_map,
         do.StoreDigests: _store_digests, do.FindDifferences: _find_differences, do.StoreLeaves: _store_leaves, do.Freeze: _freeze, do.SaveRun: _save_run, do.ClearRun: _clear_run,
-        do.ReleaseSnapshot: _release_snapshot, do.StartSending: _start_sending, do.StopSending: _stop_sending,
+        do.ReleaseSnapshot: _release_snapshot, do.StartSending: _start_sending, do.AddSending: _add_sending, do.StopSending: _stop_sending,
         do.WritePending: _write_pending, do.Finish: _finish, do.Fail: _fail,
     }  # fmt: skip

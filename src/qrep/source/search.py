@@ -38,7 +38,7 @@ class Search:
             geometry, attempt=0, session=0, key=bytes(32), sector_size=sector_size, base_states=bytes(base.states),
             base_values=bytes(base.values), leaves_fd=leaves_fd, work=self._work, slots=slots,
         )  # fmt: skip
-        self.lanes = SourceLanes(self.run, source_fd, [None] * lanes, lambda token: Nowhere(), on_end)
+        self.lanes = SourceLanes(self.run, source_fd, [None] * lanes, lambda token, slot: Nowhere(), on_end)
 
     def take_over(self):
         """Note in the base what is the same here, with the page just written for it. Returns the granules whose data differs, ascending.

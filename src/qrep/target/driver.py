@@ -13,7 +13,7 @@ from qrep.digestmap import DIGEST_SIZE, NO_ID, DigestMap
 from qrep.errors import DamagedError, QrepError
 from qrep.protocol import actions as do
 from qrep.protocol import messages as say
-from qrep.protocol.transport import TOKEN_SIZE, Disconnected
+from qrep.protocol.transport import Disconnected
 from qrep.store import flush
 from qrep.target import rollback, scan
 from qrep.target.lanes import TargetLanes
@@ -201,8 +201,7 @@ class TargetDriver:
             self.digest_map.forget()
             self._attempt = Attempt(NO_ID, self.digest_map.states, self.digest_map.values)
         attempt = self._attempt
-        self._key, self._tokens = secrets.token_bytes(KEY_SIZE), self.rendezvous.offer(action.connections)
-        assert all(len(token) == TOKEN_SIZE for token in self._tokens)
+        self._key = secrets.token_bytes(KEY_SIZE)
         attempt.run = TargetRun(
             self.geometry, attempt=action.attempt, session=action.session, key=self._key, sector_size=self.device.io_alignment,
             base_states=bytes(attempt.states), base_values=bytes(attempt.values), leaves_fd=self.digest_map.leaves_fd,
@@ -210,7 +209,8 @@ class TargetDriver:
             undo_sequence=attempt.undo_sequence, base_id=attempt.base_id, punch=True, is_file=self.device.kind == "file",
             frame_limit=action.frame_limit,
         )  # fmt: skip
-        attempt.lanes = TargetLanes(attempt.run, self.device_fd, self.rendezvous, self._tokens, self._lanes_ended_badly)
+        attempt.lanes = TargetLanes(attempt.run, self.device_fd, self.rendezvous, self._lanes_ended_badly)
+        self._tokens = attempt.lanes.add(0, action.connections)
         self._restart_checkpoint_clock()
         crashpoint("target-lanes-started")
 
@@ -219,6 +219,13 @@ class TargetDriver:
         with self.lock:
             if self._attempt is not None and self._attempt.lanes is lanes:
                 self.execute(self.machine.lanes_failed(kind, text))
+
+    def _add_lanes(self, action):
+        self._tokens = self._attempt.lanes.add(action.first, action.count)
+        crashpoint("target-lanes-added")
+
+    def _send_added(self, action):
+        self._reply(do.Reply(action.handle, say.Added(attempt=action.attempt, tokens=self._tokens)))
 
     def _send_began(self, action):
         message = say.Began(attempt=action.attempt, session=action.session, key=self._key, tokens=self._tokens)
@@ -367,7 +374,7 @@ class TargetDriver:
         do.ForgetMap: _forget_map, do.SettleMap: _settle_map,
         do.WritePendingMap: _write_pending_map, do.CreateUndo: _create_undo, do.RestoreUndo: _restore_undo, do.PruneUndo: _prune_undo,
         do.RecordPoint: _record_point, do.ApplyPoint: _apply_point, do.RolledBack: _rolled_back, do.RollbackFailed: _rollback_failed,
-        do.StartLanes: _start_lanes, do.SendBegan: _send_began, do.SendResumed: _send_resumed, do.WaitLanes: _wait_lanes,
+        do.StartLanes: _start_lanes, do.AddLanes: _add_lanes, do.SendAdded: _send_added, do.SendBegan: _send_began, do.SendResumed: _send_resumed, do.WaitLanes: _wait_lanes,
         do.DrainLanes: _drain_lanes, do.CollectManifest: _collect_manifest, do.FlushDevice: _flush_device,
         do.TakeCheckpoint: _take_checkpoint, do.SaveCheckpoint: _save_checkpoint, do.ForgetCheckpoint: _forget_checkpoint,
         do.Scan: _scan, do.SendLeaves: _send_leaves, do.SendRoot: _send_root, do.Reply: _reply, do.CloseSession: _close_session,

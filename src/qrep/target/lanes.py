@@ -1,14 +1,11 @@
 """The lanes of one session of a target volume: a thread and a data connection each, over one native run."""
 
-import os
-import threading
-import time
-
 from qrep.errors import TimedOut
+from qrep.lanes import Lane, Lanes
 from qrep.protocol.actions import LanesFailed
+from qrep.protocol.messages import TOKEN_LIFE_S
 from qrep.protocol.transport import Disconnected
 
-CONNECT_TIMEOUT = 60.0  # seconds a source may take to bring its data connections
 END_TIMEOUT = 5.0  # seconds
 TEXTS = {
     "read": "the target could not be read before it was overwritten",
@@ -25,92 +22,77 @@ TEXTS = {
 }
 
 
-class TargetLanes:
-    """run: TargetRun. tokens: of `rendezvous`, one per lane. on_failure(lanes, kind, text): called once, from a thread of its own,
-    when a lane failed; not after wait() or drain() were called.
+class TargetLane(Lane):
+    def __init__(self, number, token):
+        super().__init__(number)
+        self.token = token
+        self.native = None  # the Connection, from when it came on
+
+
+class TargetLanes(Lanes):
+    """run: TargetRun. on_failure(lanes, kind, text): called once, from the thread of the last lane, when one failed; not after
+    wait() or drain() were called. Start lanes with add().
+
+    A lane whose token nobody brings ends: it has applied nothing, and it is the source's to know what it sent (R7).
     """
 
-    def __init__(self, run, device_fd, rendezvous, tokens, on_failure):
-        self.run, self.tokens = run, tokens
-        self._device_fd, self._rendezvous, self._on_failure = device_fd, rendezvous, on_failure
-        self._lock = threading.Lock()
-        self._connections = []
-        self._failure = None  # (kind, text) of a lane that never came to run
+    def __init__(self, run, device_fd, rendezvous, on_failure):
+        super().__init__(run, device_fd, "target", TEXTS)
+        self._rendezvous, self._on_failure = rendezvous, on_failure
+        self._gone = 0  # lanes that have ended
         self._awaited = False
-        self._threads = [
-            threading.Thread(target=self._lane, args=(index, token), name=f"target-lane-{index}", daemon=True)
-            for index, token in enumerate(tokens)
-        ]
-        for thread in self._threads:
-            thread.start()
-        threading.Thread(target=self._watch, name="target-lanes", daemon=True).start()
 
-    def _lane(self, index, token):
-        try:
-            connection = self._rendezvous.wait(token, CONNECT_TIMEOUT)
-        except (TimedOut, Disconnected) as err:
-            self._fail("connection", err.message)
-            return
-        with self._lock:
-            self._connections.append(connection)
-        error = 0
-        try:
-            error = self.run.lane(self._device_fd, connection.native, index)
-        finally:
+    def add(self, first, count):
+        """Wait for `count` more connections, numbered from `first`. Returns their tokens. Raises OSError."""
+        tokens = self._rendezvous.offer(count, first)
+        if not self._start([TargetLane(first + i, token) for i, token in enumerate(tokens)]):
+            self._rendezvous.withdraw(tokens)  # nobody waits: the source has ended every other one, or something failed
             with self._lock:
-                self._connections.remove(connection)
-            connection.close()
-        if error:
-            self._fail(None, "")
+                self._gone += count
+        return tokens
 
-    def _fail(self, kind, text):
-        """A lane is gone: the others end, too, and nobody waits for connections any more."""
+    def ended(self):
+        """How many connections of this session are over, also those whose source has just been told so."""
         with self._lock:
-            if kind is not None and self._failure is None:
-                self._failure = (kind, text)
-        self.stop()
+            return self._gone + sum(lane.native is not None and lane.native.ended for lane in self._going.values())
 
-    def _watch(self):
-        for thread in self._threads:
-            thread.join()
+    def _connect(self, lane):
+        try:
+            connection = self._rendezvous.wait(lane.token, TOKEN_LIFE_S)
+        except (TimedOut, Disconnected):
+            return None
+        lane.native = connection.native
+        return connection
+
+    def _left(self, lane, error):
+        self._gone += 1
+
+    def _ended(self):
         with self._lock:
             report = not self._awaited
         failure = self.failure()
         if report and failure is not None:
             self._on_failure(self, *failure)
 
-    def failure(self):
-        """(kind, text) of what went wrong first, or None. kind: a name of enum qrep_failure_kind, with underscores."""
-        native = self.run.failure()
-        if native is None:
-            return self._failure
-        kind, error, lane, granule = native
-        kind = kind.replace("-", "_")
-        where = "" if granule is None else f", granule {granule}"
-        what = f", {os.strerror(error)}" if error else ""
-        return kind, f"{TEXTS.get(kind, kind)} (lane {lane}{where}{what})"
+    def _withdraw(self):
+        with self._lock:
+            tokens = [lane.token for lane in self._going.values() if lane.native is None]
+        self._rendezvous.withdraw(tokens)
 
     def stop(self):
-        """Tell every lane to end; does not wait."""
-        self.run.stop()
-        self._rendezvous.withdraw(self.tokens)
-        with self._lock:
-            for connection in self._connections:
-                connection.interrupt()
+        super().stop()
+        self._withdraw()
 
     def wait(self):
         """Wait until every lane saw the end of its connection and wrote everything. Raises LanesFailed if one did not.
 
         The source has had an answer to every END before this is called, so this waits for threads to return, not for the network.
         """
-        with self._lock:
-            self._awaited = True
-        deadline = time.monotonic() + END_TIMEOUT
-        for thread in self._threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
-        if any(thread.is_alive() for thread in self._threads):
+        self._await()
+        self._withdraw()
+        if not self.join(END_TIMEOUT):
             self.stop()
-        self._join()
+            self.join()
         failure = self.failure()
         if failure is None and self.run.stopped:
             failure = ("connection", "a connection had not been ended, or a newer session came")
@@ -119,11 +101,10 @@ class TargetLanes:
 
     def drain(self):
         """R12: stop, and wait for the completion of everything submitted."""
+        self._await()
         self.stop()
-        self._join()
+        self.join()
 
-    def _join(self):
+    def _await(self):
         with self._lock:
             self._awaited = True
-        for thread in self._threads:
-            thread.join()

@@ -217,6 +217,7 @@ class TargetVolume(TargetDriver):
                 self._make_way(message)
                 with self.lock:
                     if handle in self._channels:
+                        self._count_connections()
                         self.execute(self.machine.message(handle, message))
                         if isinstance(message, say.Hello) and self.machine.session == handle:
                             self._session_epoch = message.epoch
@@ -243,6 +244,11 @@ class TargetVolume(TargetDriver):
         run = attempt.run if attempt is not None else None
         counters = run.counters() if run is not None else {}
         return say.Beat(busy=busy, **{name: counters.get(name, 0) for name in ("received", "written", "undo")})
+
+    def _count_connections(self):
+        lanes = self._attempt.lanes if self._attempt is not None else None
+        if lanes is not None:
+            self.machine.connections_ended(lanes.ended())
 
     def _make_way(self, message):
         """A newer session ends the waiting of the older one, which holds the lock while its last writes come in, or while its path takes no
