@@ -50,12 +50,21 @@ class EventsSection(_Object):
         return units.parse_duration(self.keep_for)
 
 
+class Hook(_Object):
+    """[[hooks]]. events: codes, or levels, which stand for themselves and worse ones. command: an absolute path and its arguments; no shell."""
+
+    events: Annotated[list[str], msgspec.Meta(min_length=1)]
+    command: Annotated[list[str], msgspec.Meta(min_length=1, max_length=64)]
+    timeout: str = "30s"
+
+
 class Node(_Object):
     """qrep.toml"""
 
     node: NodeSection = msgspec.field(default_factory=NodeSection)
     limits: LimitsSection = msgspec.field(default_factory=LimitsSection)
     events: EventsSection = msgspec.field(default_factory=EventsSection)
+    hooks: Annotated[list[Hook], msgspec.Meta(max_length=32)] = []
 
 
 class Peer(_Object):
@@ -158,12 +167,28 @@ def check_keep_for(text):
         raise UsageError(f"{text!r} is less than an hour", hint="write it like 7d or 90d")
 
 
+def check_command(command):
+    check_path(command[0], "command of a hook")
+    if any("\0" in argument for argument in command):
+        raise UsageError(f"an argument of {command[0]} holds a NUL", hint="no program can be given one")
+
+
+def check_hook_timeout(text):
+    if not 0 < units.parse_duration(text) <= 3600:
+        raise UsageError(f"{text!r} is no time-out for a hook", hint="write it like 30s, at most 1h")
+
+
 def bad_values(value):
     """(key, UsageError) of values that have the right type and still mean nothing."""
     checks = []
     if isinstance(value, Node):
         checks = [("node.listen", lambda text=text: check_address(text)) for text in value.node.listen]
         checks.append(("events.keep_for", lambda: check_keep_for(value.events.keep_for)))
+        for number, hook in enumerate(value.hooks):
+            checks += [
+                (f"hooks[{number}].command", lambda hook=hook: check_command(hook.command)),
+                (f"hooks[{number}].timeout", lambda hook=hook: check_hook_timeout(hook.timeout)),
+            ]
         if value.node.name:
             checks.append(("node.name", lambda: check_name("nodes", value.node.name)))
         if value.node.time_zone:

@@ -19,6 +19,8 @@ CODES = {
     "agent-started": ("info", "the agent serves its socket and its port"),
     "agent-stopped": ("info", "the agent ended in order"),
     "events-suppressed": ("warning", "an event repeated too often to be told every time; the text says how often it was not"),
+    "hook-failed": ("warning", "a hook could not be started, failed or took too long; it runs no hooks itself"),
+    "hooks-dropped": ("warning", "hooks were not run because too many were waiting; it runs no hooks itself"),
     "volume-added": ("info", "a volume was given a name"),
     "volume-changed": ("info", "settings of a volume were changed"),
     "volume-removed": ("info", "a volume was forgotten"),
@@ -138,14 +140,41 @@ def _shown(event):
     return event | {"time": datetime.fromtimestamp(event["time"], UTC).isoformat(timespec="milliseconds")}
 
 
+HEAD = """# Events
+
+Generated from `src/qrep/daemon/events.py` by `python -m qrep.daemon.events`.
+
+    qrep events --since 2h --level warning          # or --code run-failed, any number of times; a JOB; --json: one object a line
+    qrep events -f                                  # goes on when the agent is restarted
+
+An event that repeats more than 30 times in a minute about one job, volume or peer is counted from then on, and the count is told when the
+minute is over (events-suppressed). The log keeps 100,000 events and 90 days, and its newest 1000 always (`[events]` in qrep.toml).
+
+## Hooks
+
+A command can be run when something happens; in qrep.toml:
+
+    [[hooks]]
+    events = ["run-failed", "error"]        # codes, or levels: a level stands for itself and worse ones
+    command = ["/usr/local/sbin/tell", "ops"]
+    timeout = "30s"
+
+No shell is involved; the path is absolute. The command gets the event as one JSON object on standard input and as QREP_EVENT_ID, _TIME,
+_LEVEL, _CODE, _JOB, _VOLUME and _TEXT in its environment. It runs as the agent's user (root), in `/`, in a session of its own, within the
+sandbox of the agent's systemd unit; texts in an event may come from a peer, so it must not hand them to a shell unquoted. Four run at
+once and 256 wait; what does not fit is counted and told (hooks-dropped). One that takes longer than its time-out is killed with its process
+group. A hook that fails is an event (hook-failed); these two never run a hook. When the agent ends, hooks get one second.
+
+## Codes
+
+| code | level | meaning |
+|---|---|---|
+"""
+
+
 def document():
     """docs/EVENTS.md."""
-    rows = [f"| {code} | {level} | {text} |" for code, (level, text) in CODES.items()]
-    return (
-        "# Events\n\nGenerated from `src/qrep/daemon/events.py` by `python -m qrep.daemon.events`.\n\n| code | level | meaning |\n|---|---|---|\n"
-        + "\n".join(rows)
-        + "\n"
-    )
+    return HEAD + "".join(f"| {code} | {level} | {text} |\n" for code, (level, text) in CODES.items())
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from qrep import __version__, config, store
 from qrep.daemon import tls
 from qrep.daemon.events import EventLog
+from qrep.daemon.hooks import Hooks
 from qrep.daemon.housekeeping import Housekeeping
 from qrep.daemon.identity import Identity
 from qrep.daemon.joblist import Jobs
@@ -23,7 +24,8 @@ from qrep.daemon.volumes import Volumes
 from qrep.errors import Refused
 from qrep.protocol import transport
 
-STOP_S = 3.0  # for runs to end, and for target volumes; with the API's requests below 10 s
+STOP_S = 3.0  # for runs to end, and for target volumes; with the API's requests and the hooks below 10 s
+HOOKS_S = 1.0
 
 
 class Node:
@@ -39,6 +41,7 @@ class Node:
         self.stopping = threading.Event()
         self.db = StateDb(os.path.join(self.state.path, "state.db"))
         self.events = EventLog(self.db)
+        self.hooks = Hooks(self.settings.hooks, self.events)
         self.identity = Identity(self.state.sub("keys"), self.name)
         self.tasks = Tasks()
         self.rendezvous = transport.Rendezvous()
@@ -55,6 +58,7 @@ class Node:
         self.jobs.load()
         self.housekeeping = Housekeeping()
         self.housekeeping.every(1.0, self.events.tell_suppressed)
+        self.housekeeping.every(10.0, self.hooks.tell_dropped)
         self.housekeeping.every(60.0, lambda: self.events.prune(self.settings.events))
 
     def _hold(self):
@@ -91,6 +95,8 @@ class Node:
         text = f"{', '.join(busy)} would not end soon; recovery follows at the next start" if busy else "in order"
         self.events.tell_suppressed(everything=True)
         self.events.add("agent-stopped", text, pid=os.getpid())
+        self.hooks.stop(HOOKS_S)
+        self.hooks.tell_dropped()
         self.db.close()
         os.close(self._alone)
 
