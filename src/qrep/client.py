@@ -75,6 +75,19 @@ class Client:
             raise from_dict(value.get("error", {}) if isinstance(value, dict) else {})
         return value
 
+    def text(self, path, timeout=30):
+        """A request that is answered in text. path: the whole of it."""
+        connection, response = self._request("GET", path, None, timeout)
+        try:
+            answer = response.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise self._broke_off(error) from error
+        finally:
+            connection.close()
+        if response.status >= 400:
+            raise from_dict(json.loads(answer).get("error", {}))
+        return answer.decode()
+
     def get(self, path, **query):
         return self.call("GET", path, **query)
 

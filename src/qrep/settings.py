@@ -58,6 +58,16 @@ class Hook(_Object):
     timeout: str = "30s"
 
 
+class MetricsSection(_Object):
+    """file: where the metrics are written for a collector of files; "": nowhere. every: how often."""
+
+    file: str = ""
+    every: str = "15s"
+
+    def seconds(self):
+        return units.parse_duration(self.every)
+
+
 class Node(_Object):
     """qrep.toml"""
 
@@ -65,6 +75,7 @@ class Node(_Object):
     limits: LimitsSection = msgspec.field(default_factory=LimitsSection)
     events: EventsSection = msgspec.field(default_factory=EventsSection)
     hooks: Annotated[list[Hook], msgspec.Meta(max_length=32)] = []
+    metrics: MetricsSection = msgspec.field(default_factory=MetricsSection)
 
 
 class Peer(_Object):
@@ -167,6 +178,11 @@ def check_keep_for(text):
         raise UsageError(f"{text!r} is less than an hour", hint="write it like 7d or 90d")
 
 
+def check_every(text):
+    if not 1 <= units.parse_duration(text) <= 3600:
+        raise UsageError(f"{text!r} is not from 1s to 1h", hint="write it like 15s")
+
+
 def check_command(command):
     check_path(command[0], "command of a hook")
     if any("\0" in argument for argument in command):
@@ -184,6 +200,10 @@ def bad_values(value):
     if isinstance(value, Node):
         checks = [("node.listen", lambda text=text: check_address(text)) for text in value.node.listen]
         checks.append(("events.keep_for", lambda: check_keep_for(value.events.keep_for)))
+        checks += [
+            ("metrics.file", lambda: check_path(value.metrics.file, "file of the metrics") if value.metrics.file else None),
+            ("metrics.every", lambda: check_every(value.metrics.every)),
+        ]
         for number, hook in enumerate(value.hooks):
             checks += [
                 (f"hooks[{number}].command", lambda hook=hook: check_command(hook.command)),

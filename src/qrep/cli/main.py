@@ -23,6 +23,7 @@ COMMANDS = {
     "shape": ("shape", "shape", "Rates that jobs share, by the hours of the week."),
     "daemon": ("system", "daemon", "Run the agent."),
     "probe": ("system", "probe", "What this machine can do."),
+    "metrics": ("metrics", "metrics", "What the agent counts, as Prometheus reads it."),
     "check": ("system", "check", "Check the configuration files."),
     "completion": ("system", "completion", "Shell completion."),
     "demo": ("demo", "demo", "Replicate a real volume between two agents on this machine, and prove it."),
@@ -32,7 +33,7 @@ HIDDEN = {"serve"}
 SECTIONS = (
     ("Every day", ("status", "start", "stop", "verify", "events", "copy")),
     ("Objects (a noun alone lists)", ("volume", "job", "shape", "snapshot", "peer")),
-    ("System", ("daemon", "probe", "check", "demo", "completion")),
+    ("System", ("daemon", "probe", "check", "metrics", "demo", "completion")),
 )
 
 

@@ -68,11 +68,11 @@ class Requests:
     def __init__(self):
         self.routes = []
 
-    def route(self, path, method):
+    def route(self, path, method, below="/v1"):
         """Decorator of an async handler(request) that makes its own response."""
 
         def add(handler):
-            self.routes.append(Route(f"/v1{path}", handler, methods=[method]))
+            self.routes.append(Route(f"{below}{path}", handler, methods=[method]))
             return handler
 
         return add

@@ -7,7 +7,7 @@ import time
 from datetime import datetime
 
 from starlette.concurrency import run_in_threadpool
-from starlette.responses import StreamingResponse
+from starlette.responses import PlainTextResponse, StreamingResponse
 
 from qrep.config import check as check_config
 from qrep.daemon.events import CODES, LEVELS
@@ -15,6 +15,7 @@ from qrep.daemon.status import status
 from qrep.errors import UsageError
 
 WAIT_MAX = 20.0  # seconds a long poll lasts at most
+METRICS_TYPE = "text/plain; version=0.0.4"
 NEWS_S = 0.1  # how soon a follower hears of an event
 
 
@@ -23,6 +24,12 @@ def add(requests, node):
     requests.simple("/status", "GET", lambda request: status(node, request.query_params.getlist("job")))
     requests.simple("/check", "GET", lambda request: {"problems": [problem.as_dict() for problem in check_config(node.config.directory)]})
     requests.simple("/tasks/{id}", "GET", lambda request: _task(node, request))
+
+    requests.simple("/metrics", "GET", lambda request: node.metrics.as_list())
+
+    @requests.route("/metrics", "GET", below="")
+    async def metrics(request):
+        return PlainTextResponse(await run_in_threadpool(node.metrics.text), media_type=METRICS_TYPE)
 
     @requests.route("/events", "GET")
     async def events(request):

@@ -19,6 +19,7 @@ CODES = {
     "agent-started": ("info", "the agent serves its socket and its port"),
     "agent-stopped": ("info", "the agent ended in order"),
     "events-suppressed": ("warning", "an event repeated too often to be told every time; the text says how often it was not"),
+    "metrics-not-written": ("warning", "the file of the metrics cannot be written; told once until it can"),
     "hook-failed": ("warning", "a hook could not be started, failed or took too long; it runs no hooks itself"),
     "hooks-dropped": ("warning", "hooks were not run because too many were waiting; it runs no hooks itself"),
     "volume-added": ("info", "a volume was given a name"),
@@ -69,6 +70,7 @@ class EventLog:
     def __init__(self, db, echo=True):
         self.db, self.echo = db, echo
         self.counts = Counter()  # by level, since the agent started, with those that were not told
+        self.observers = []  # called with (code, job, data) of every event, told or only counted: they must not wait
         self.listeners = []  # called with every event that is told, in the thread that adds it: they must not wait
         self._repeats = Repeats()
         self._lock = threading.Lock()
@@ -80,6 +82,8 @@ class EventLog:
         level = CODES[code][0]
         with self._lock:
             self.counts[level] += 1
+            for observer in self.observers:
+                observer(code, job, data)
             admitted = self._repeats.admit((code, job, volume, data.get("peer")), time.monotonic())
         if admitted:
             self._tell(level, code, text, job, volume, data)

@@ -4,6 +4,7 @@ import contextlib
 import socket
 import ssl
 import threading
+from collections import Counter
 
 from qrep.daemon import tls
 from qrep.daemon.halfopen import HalfOpen, Refusals
@@ -66,6 +67,11 @@ class Listener:
             with contextlib.suppress(OSError):
                 listening.shutdown(socket.SHUT_RDWR)
             listening.close()
+
+    def counts(self):
+        """{"peers": {name: connections that are served}, "half_open": those in their handshake}"""
+        with self._lock:
+            return {"peers": Counter(self._streams.values()), "half_open": len(self.half_open)}
 
     def drop(self, peer):
         """Cut the connections of a peer that is not trusted any more."""

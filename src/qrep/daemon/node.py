@@ -4,17 +4,21 @@ import fcntl
 import os
 import socket
 import threading
+import time
 from datetime import UTC, datetime
 
 from qrep import __version__, config, store
 from qrep.daemon import tls
 from qrep.daemon.events import EventLog
+from qrep.daemon.figures import Figures
 from qrep.daemon.hooks import Hooks
 from qrep.daemon.housekeeping import Housekeeping
 from qrep.daemon.identity import Identity
 from qrep.daemon.joblist import Jobs
 from qrep.daemon.known import KnownPeers
 from qrep.daemon.listener import Listener
+from qrep.daemon.metrics import Metrics
+from qrep.daemon.metricsfile import MetricsFile
 from qrep.daemon.pairs import Pairs
 from qrep.daemon.sessions import Sessions
 from qrep.daemon.shapes import Shapes
@@ -42,6 +46,7 @@ class Node:
         self.db = StateDb(os.path.join(self.state.path, "state.db"))
         self.events = EventLog(self.db)
         self.hooks = Hooks(self.settings.hooks, self.events)
+        self.figures, self.metrics, self.metrics_file = Figures(self.events), Metrics(self), MetricsFile(self)
         self.identity = Identity(self.state.sub("keys"), self.name)
         self.tasks = Tasks()
         self.rendezvous = transport.Rendezvous()
@@ -59,6 +64,7 @@ class Node:
         self.housekeeping = Housekeeping()
         self.housekeeping.every(1.0, self.events.tell_suppressed)
         self.housekeeping.every(10.0, self.hooks.tell_dropped)
+        self.housekeeping.every(1.0, lambda: self.metrics_file.tick(time.monotonic()))
         self.housekeeping.every(60.0, lambda: self.events.prune(self.settings.events))
 
     def _hold(self):
@@ -93,6 +99,7 @@ class Node:
         self.jobs.interrupt(STOP_S)
         busy = self.volumes.close(STOP_S)
         text = f"{', '.join(busy)} would not end soon; recovery follows at the next start" if busy else "in order"
+        self.metrics_file.remove()
         self.events.tell_suppressed(everything=True)
         self.events.add("agent-stopped", text, pid=os.getpid())
         self.hooks.stop(HOOKS_S)

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections import Counter
 
 from qrep import states, units
 from qrep.errors import DeviceReadError, Interrupted, QrepError, Refused
@@ -9,6 +10,7 @@ from qrep.errors import DeviceReadError, Interrupted, QrepError, Refused
 GOING = ("queued", "connecting", "running", "waiting")  # states in which a run goes on
 TAKE_UP_MAX = 3  # times in a row that a run is started again by an agent that died in it
 SLOT_POLL_S = 0.2
+MOVED = {"run": ("read", "hashed", "zero", "changed", "sent", "written"), "estimate": ("read", "hashed", "zero")}  # what is counted of each
 WORDS = {"run": "running", "verify": "being verified", "estimate": "being estimated", "delete": "being deleted"}
 
 
@@ -26,6 +28,7 @@ class JobRunner:
         self.db, self.events = db, events
         self._connect, self._slots = connect, slots
         self._lock = threading.Lock()
+        self._moved = Counter()  # by what has ended
         self.active = None  # what goes on: has progress() and stop()
         self._finished = threading.Event()
         self._finished.set()
@@ -55,6 +58,7 @@ class JobRunner:
 
     def end(self):
         with self._lock:
+            self._moved.update(self._moving())
             self.activity = self.active = None
         self._finished.set()
 
@@ -90,6 +94,16 @@ class JobRunner:
     @property
     def stopping(self):
         return self._stopping
+
+    def moved_now(self):
+        """Counter of the bytes that everything this job did has read, hashed, sent, ..., what goes on included."""
+        with self._lock:
+            return self._moved + Counter(self._moving())
+
+    def _moving(self):
+        """Bytes of what goes on, by MOVED."""
+        progress = self.active.progress() if self.active is not None else {}
+        return {name: progress.get(name, 0) for name in MOVED.get(self.activity, ())}
 
     def progress(self):
         active = self.active
@@ -180,6 +194,7 @@ class JobRunner:
             "run-committed",
             f"generation {report.counter}: sent {units.format_size(report.sent)} in {units.format_time_to_go(report.seconds)}",
             job=self.name, counter=report.counter, root=report.root, fuzzy=report.fuzzy, sent=report.sent,
+            seconds=round(report.seconds, 3),
         )  # fmt: skip
         if report.fuzzy:
             self.events.add(

@@ -29,11 +29,12 @@ _KNOWN = re.compile(rb"[^\x00]+", re.DOTALL)
 class Attempt:
     """What the open attempt has applied, over all its sessions. base_id NO_ID: an initial one, without undo.
 
-    states, values: of the device as it is; marked: 0 nothing, 1 parts, 2 whole, per granule.
+    states, values: of the device as it is; marked: 0 nothing, 1 parts, 2 whole, per granule. moved: Counter that gets the counters of every
+    session that has ended.
     """
 
-    def __init__(self, base_id, states, values, undo_fd=-1):
-        self.base_id, self.undo_fd = base_id, undo_fd
+    def __init__(self, base_id, states, values, moved, undo_fd=-1):
+        self.base_id, self.undo_fd, self.moved = base_id, undo_fd, moved
         self.states, self.values = bytearray(states), bytearray(values)
         self.marked = bytearray(len(states))
         self.undo_next, self.undo_sequence = SEGMENT, 0
@@ -44,6 +45,7 @@ class Attempt:
         run, self.run, self.lanes = self.run, None, None
         if run is None:
             return
+        self.moved.update(run.counters())
         self.states, self.values = run.fresh_states, run.fresh_values
         self.marked = merged_marks(self.marked, run.marked)
         self.undo_next, self.undo_sequence = run.undo_next, run.undo_sequence
@@ -140,7 +142,7 @@ class TargetDriver:
     def _create_undo(self, action):
         self._end_attempt()
         descriptor = self.undo.create(action.base, action.new, action.attempt)
-        self._attempt = Attempt(action.base, self.digest_map.states, self.digest_map.values, descriptor)
+        self._attempt = Attempt(action.base, self.digest_map.states, self.digest_map.values, self.moved, descriptor)
 
     def _restore_undo(self, action):
         self._end_attempt()
@@ -199,7 +201,7 @@ class TargetDriver:
         if action.fresh and action.base == NO_ID:
             self._end_attempt()
             self.digest_map.forget()
-            self._attempt = Attempt(NO_ID, self.digest_map.states, self.digest_map.values)
+            self._attempt = Attempt(NO_ID, self.digest_map.states, self.digest_map.values, self.moved)
         attempt = self._attempt
         self._key = secrets.token_bytes(KEY_SIZE)
         attempt.run = TargetRun(

@@ -11,6 +11,7 @@ import os
 import secrets
 import threading
 import time
+from collections import Counter
 
 from qrep import devicesafety
 from qrep._native import disk, wire
@@ -67,6 +68,7 @@ class TargetVolume(TargetDriver):
         self._key = self._tokens = None
         self._saved_at, self._saved_bytes = 0.0, 0
         self._session_epoch = 0
+        self.moved = Counter()  # by what the lanes count, over all sessions that have ended since this volume was opened
         self.machine = self.directory = self.digest_map = self.undo = self.points = self.superblock = None
 
     # ---- life ----

@@ -1,0 +1,53 @@
+"""A file of metrics for somebody who collects files, such as node_exporter: replaced as a whole, readable by everyone."""
+
+import contextlib
+import os
+import secrets
+
+
+def write(path, text):
+    """Replace `path`. Raises OSError; then the old one is still there. Its reader must never see half of one, nor need it last."""
+    directory, name = os.path.split(path)
+    temporary = os.path.join(directory, f".{name}.{secrets.token_hex(4)}.tmp")  # collectors read *.prom
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    try:
+        with open(descriptor, "w") as file:
+            file.write(text)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+class MetricsFile:
+    """node: the Node, whose settings say where and how often."""
+
+    def __init__(self, node):
+        self.node = node
+        self._path, self._due, self._failing = None, 0.0, False
+
+    def tick(self, now):
+        """Called about every second."""
+        settings = self.node.settings.metrics
+        if settings.file != self._path:
+            self.remove()
+            self._path, self._due = settings.file, now
+        if not self._path or now < self._due:
+            return
+        self._due = now + settings.seconds()
+        try:
+            write(self._path, self.node.metrics.text())
+        except OSError as err:
+            if not self._failing:
+                self.node.events.add("metrics-not-written", f"{self._path}: {err.strerror}", path=self._path)
+            self._failing = True
+        else:
+            self._failing = False
+
+    def remove(self):
+        """What is not kept up to date must not look as if it were."""
+        if self._path:
+            with contextlib.suppress(OSError):
+                os.unlink(self._path)
