@@ -8,7 +8,9 @@ import threading
 from contextlib import contextmanager
 from urllib.parse import parse_qs, unquote, urlsplit
 
-SETTINGS = {"initial": str, "sync_points": int, "connections": int, "timeout": str, "shape": str}
+SETTINGS = {
+    "initial": str, "sync_points": int, "connections": int, "timeout": str, "shape": str, "schedule": str, "missed": str, "rpo": str,
+}  # fmt: skip
 KEPT = {"snapshots": str, "undo": str, "undo_space": str, "accept": list}
 
 # (method, path): fields of the body: required, optional; None means that there must be no body
@@ -26,7 +28,7 @@ REQUESTS = {
     ("GET", "/jobs"): None, ("GET", "/jobs/{}"): None, ("DELETE", "/jobs/{}"): None,
     ("POST", "/jobs"): ({"name": str, "source": str, "target": str},
                         {**SETTINGS, "mode": str, "overwrite": bool, "dry_run": bool}),
-    ("PATCH", "/jobs/{}"): ({}, SETTINGS),
+    ("PATCH", "/jobs/{}"): ({}, {**SETTINGS, "dry_run": bool}),
     ("POST", "/jobs/{}/start"): ({}, {}), ("POST", "/jobs/{}/stop"): ({}, {}), ("GET", "/jobs/{}/estimate"): None,
     ("POST", "/jobs/{}/verify"): ({}, {"independent": bool}),
     ("GET", "/shapes"): None, ("GET", "/shapes/{}"): None, ("DELETE", "/shapes/{}"): None, ("GET", "/limit"): None,
@@ -49,7 +51,8 @@ JOB = {
     "local": False, "initial": "auto", "connections": 2, "sync_points": 7, "timeout": "30s", "shape": None, "size": 500 << 30,
     "last_sync_point": "2026-11-22T00:00:03+00:00", "lag_seconds": 11520, "fuzzy": False, "counter": 41, "generation": "ab" * 16,
     "root": None, "path": {"active": 1, "total": 1, "connections": 2, "ok": True}, "rate_bytes_per_s": None, "limit": None,
-    "progress": None, "problem": None, "next": None, "last_run": None,
+    "progress": None, "problem": None, "next": None, "last_run": None, "schedule": None,
+    "missed": "run", "rpo": None, "rpo_passed": False, "queue": None,
 }  # fmt: skip
 VOLUME = {
     "name": "db", "id": "1" * 32, "device": "/dev/vg0/db", "size": 500 << 30, "sector_size": 512, "role": None, "accept": [],

@@ -1,8 +1,10 @@
 """A job at its source: the states it may be in, one thing at a time, and runs that were going when the agent died."""
 
 import threading
+from datetime import UTC
 
 import pytest
+from agents import wait_until
 
 from qrep import states
 from qrep.config import Job
@@ -12,6 +14,7 @@ from qrep.daemon.tasks import Task
 from qrep.errors import Refused, Unreachable
 from qrep.jobs.run import GOING, TAKE_UP_MAX, JobRunner
 from qrep.jobs.shown import job_dict
+from qrep.jobs.slots import Slots
 
 JOB = Job(
     id="ab" * 16, source="db", target="site-b:db", target_volume="cd" * 16, size=1 << 20, leaf=4096, granule=8192, connections=1
@@ -28,8 +31,9 @@ def make_runner(tmp_path):
         def unreachable():
             raise Unreachable("nobody there", code="peer-unreachable", hint="look there")
 
-        slots = threading.BoundedSemaphore(slots) if slots else threading.Semaphore(0)
-        return JobRunner("db", JOB, request=request or unreachable, dial=unreachable, connect=None, db=db, events=events, slots=slots)
+        return JobRunner(
+            "db", JOB, request=request or unreachable, dial=unreachable, connect=None, db=db, events=events, slots=Slots(slots), zone=lambda: UTC
+        )
 
     yield make
     db.close()
@@ -68,11 +72,10 @@ def test_a_run_waits_for_its_turn_and_can_be_stopped_there(make_runner):
 
     thread = threading.Thread(target=run)
     thread.start()
-    while runner.state != "queued":
-        pass
+    wait_until(lambda: job_dict(runner)["queue"] == {"position": 1, "waiting": 1})
     assert runner.stop() == "stopped; what has been applied is kept"
     thread.join()
-    assert ended[0].code == "interrupted" and job_dict(runner)["state"] == "stopped"
+    assert ended[0].code == "interrupted" and job_dict(runner)["state"] == "stopped" and job_dict(runner)["queue"] is None
 
 
 @pytest.mark.parametrize("state", GOING)

@@ -6,7 +6,7 @@ from qrep import units
 from qrep.cli import names
 from qrep.cli.app import Group
 from qrep.client import part
-from qrep.cli.render import table, when
+from qrep.cli.render import table, when, when_there
 from qrep.cli.volume import given
 from qrep.errors import Refused
 
@@ -15,7 +15,7 @@ def listing(jobs):
     if not jobs:
         return "no jobs\n  action: qrep job create NAME --source VOL --target [PEER:]VOL"
     return table(
-        ("JOB", "MODE", "SOURCE -> TARGET", "CONNECTIONS", "SYNC POINTS", "STATE"),
+        ("JOB", "MODE", "SOURCE -> TARGET", "CONNECTIONS", "SYNC POINTS", "SCHEDULE", "NEXT", "STATE"),
         [
             (
                 job["name"],
@@ -23,11 +23,27 @@ def listing(jobs):
                 f"{job['source']} -> {job['target']}",
                 job["connections"],
                 job["sync_points"],
+                shortened(job.get("schedule") or "-"),
+                when_there((job.get("next") or [None])[0]),
                 job["state"],
             )
             for job in jobs
         ],
     )
+
+
+def shortened(text, most=30):
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def schedule_rows(job):
+    """When it runs by itself: the schedule, its next times (in the time zone of the agent), and what else times it."""
+    rows = [("schedule", job.get("schedule") or "none; it runs when it is started")]
+    if job.get("schedule"):
+        rows += [("next" if number == 0 else "", when_there(stamp)) for number, stamp in enumerate(job.get("next") or [])]
+        rows[1:2] = [(name, f"{value}  ({job['next'][0][19:]})") for name, value in rows[1:2]]
+        rows.append(("missed times", {"run": "one run at start", "skip": "left out"}[job["missed"]]))
+    return [*rows, ("rpo", (job.get("rpo") or "none") + (" (passed)" if job.get("rpo_passed") else ""))]
 
 
 def details(job):
@@ -41,6 +57,7 @@ def details(job):
         ("sync points", job["sync_points"]),
         ("timeout", job.get("timeout", "30s")),
         ("shape", job.get("shape") or "none"),
+        *schedule_rows(job),
         ("state", job["state"]),
         ("last sync point", when(job.get("last_sync_point"), precise=True)),
     ]
@@ -76,7 +93,21 @@ SETTINGS = (
     click.option("--timeout", metavar="TIME", help="How long a silent peer is waited for (30s)."),
     click.option("--shape", metavar="GROUP|none", shell_complete=names.shapes, help="The shaping group that the job shares a rate with."),
     click.option("--connections", type=click.IntRange(1, 16), metavar="N", help="Connections of one run, 1 to 16 (2)."),
+    click.option(
+        "--schedule", metavar="TIMES", help='When it runs by itself: cron entries separated by ";", or "every 15m"; "none" for never.'
+    ),
+    click.option(
+        "--missed",
+        type=click.Choice(["run", "skip"]),
+        help="Scheduled times that passed while the agent was down: one run at its start, or none (run).",
+    ),
+    click.option("--rpo", metavar="TIME", help='How old the last sync point may become before qrep warns; "none" for no matter.'),
 )
+
+
+def cleared(options):
+    """The options as the agent takes them: what a person writes as `none` is nothing in the file."""
+    return {key: "" if key in ("shape", "schedule", "rpo") and value == "none" else value for key, value in options.items()}
 
 
 def settings(command):
@@ -85,18 +116,14 @@ def settings(command):
     return command
 
 
-def grouped(options):
-    """The group as the agent takes it: "" is none."""
-    return options | {"shape": ""} if options.get("shape") == "none" else options
-
-
 def create_text(answer):
     name = answer["name"]
     first = "full copy" if answer.get("full", True) else "compare digests"
+    schedule = f"\n  schedule: {answer['schedule']}, next {when_there(answer['next'][0])}" if answer.get("schedule") else ""
     path = f" via {answer['via']}" if answer.get("via") else ""
     return (
         f"Created job {name} ({answer['mode']}): {answer['source']} -> {answer['target']}{path}\n"
-        f"  first run: {first}, {units.format_size(answer['size'])}\nNext: qrep start {name}"
+        f"  first run: {first}, {units.format_size(answer['size'])}{schedule}\nNext: qrep start {name}"
     )
 
 
@@ -112,7 +139,7 @@ def create_text(answer):
 def create(app, name, dry_run, yes, **options):
     """Create job NAME. The target's content is replaced by the first run."""
     client = app.client()
-    body = given(name=name, overwrite=yes, **grouped(options))
+    body = given(name=name, overwrite=yes, **cleared(options))
     try:
         answer = client.post("/jobs", body | {"dry_run": dry_run}, timeout=60)
     except Refused as refusal:
@@ -126,10 +153,12 @@ def create(app, name, dry_run, yes, **options):
 @job.command("set")
 @click.argument("name", shell_complete=names.jobs)
 @settings
+@click.option("-n", "--dry-run", is_flag=True, help="Check it and show what it would be; change nothing.")
 @click.pass_obj
-def set_(app, name, **options):
-    """Change settings of job NAME; the next run uses them, and a shape counts at once."""
-    answer = app.client().call("PATCH", f"/jobs/{part(name)}", given(**grouped(options)))
+def set_(app, name, dry_run, **options):
+    """Change settings of job NAME: schedule, rpo and shape count at once, all else from the next run on."""
+    body = given(**cleared(options))
+    answer = app.client().call("PATCH", f"/jobs/{part(name)}", body | ({"dry_run": True} if dry_run else {}))
     app.data(answer, lambda: details(answer))
 
 

@@ -28,7 +28,7 @@ ENVIRONMENT = (
     ("NO_COLOR", "If set, nothing is coloured."),
 )
 FILES = (
-    ("/etc/qrep/qrep.toml", "This node: name, listen, port, limits."),
+    ("/etc/qrep/qrep.toml", "This node: name, listen, port, time zone, limits."),
     ("/etc/qrep/{peers,volumes,shapes,jobs}/NAME.toml", "One object a file; the commands write the file you would write."),
     ("/var/lib/qrep", "Maps, undo, keys and the event log; never edited by hand."),
     ("/run/qrep/qrep.sock", "Where the agent listens to this command. Only root may talk to it."),
@@ -44,7 +44,18 @@ EXAMPLES = {
         ("On site-a, the source:", ("qrep volume add db /dev/vg0/db", "qrep job create db --source db --target site-b:db", "qrep start db --wait")),
     ),
     "volume": (("A target that one peer may write to, with its undo elsewhere:", ("qrep volume add db /dev/vg1/db --accept site-a --undo /srv/undo",)),),
-    "job": (("Compare digests first, because both sides are nearly equal already:", ("qrep job create db --source db --target site-b:db --initial compare",)),),
+    "job": (
+        ("Compare digests first, because both sides are nearly equal already:", ("qrep job create db --source db --target site-b:db --initial compare",)),
+        ("Every quarter of an hour, with a warning when a sync point is older than an hour:", ("qrep job set db --schedule 'every 15m' --rpo 1h",)),
+        ("At 02:00 on working days and at 04:30 on Sundays:", ("qrep job set db --schedule '0 2 * * mon-fri; 30 4 * * sun'",)),
+        (
+            "The grid of an array, January to June, Monday, Wednesday and Friday, at 08:00, 12:00 and 16:00, as one entry: the hours, the "
+            "months, the days of the week:",
+            ("qrep job set db --schedule '0 8,12,16 * 1-6 mon,wed,fri'",),
+        ),
+        ("The same with a time at 00:00 of every day beside the hourly ones of the working day:", ("qrep job set db --schedule '0 0 * * *; 0 9-17 * * mon-fri'",)),
+        ("No schedule any more:", ("qrep job set db --schedule none",)),
+    ),
     "shape": (
         ("50 MiB/s in office hours for two jobs together, and all there is at night:",
          ('qrep shape set office --peak 50M --hours "mon-fri 07:00-19:00"', "qrep job set db --shape office", "qrep job set web --shape office")),
@@ -78,6 +89,29 @@ NOTES = {
         "A group below the limit of the node gets an equal share of it beside the other groups and the jobs without one.",
     ),
     "snapshot": ("A rollback makes a new generation of the old content; what the volume held before stays a sync point itself.",),
+    "job": (
+        "A schedule is a list of entries with ; between them. An entry is \"every\" with a duration (every 30s, every 15m, every 2h, every 1d), "
+        "@hourly, @daily, @weekly, @monthly, @yearly, or the five fields of cron: minute, hour, day of the month, month, day of the week. A field "
+        "takes *, lists (1,5), ranges (9-17) and steps (*/15); months and days of the week may be names; L is the last day of the month, 5L its "
+        "last Friday, 1#2 its second Monday. Where both the day of the month and the day of the week are given, either will do, as in cron. A "
+        "time that several entries name comes once.",
+        "Times are those of the time zone node.time_zone in qrep.toml (an IANA name such as Europe/Berlin), else of the system. \"every\" counts "
+        "elapsed time from 1970-01-01 00:00 UTC, so that its times are the same after a restart and a change of clocks does not touch them; "
+        "whole days come at midnight of the time zone.",
+        "When clocks change, an entry that names its hours comes once for every time that it names: a time that does not exist comes at the "
+        "first moment after the gap, one that exists twice comes the first time. An entry for every hour (*) follows elapsed time: it comes in "
+        "both passes of a doubled hour, and not in a skipped one.",
+        "A time that comes while a run of the job goes on, or waits for its turn, starts nothing and is not caught up afterwards: that run stands "
+        "for it (event run-coalesced), and the next time is the next one of the schedule. A time that comes while the job is verified waits for "
+        "its end. After a run that failed or was stopped, the next time starts one again. Times that passed while the agent was down, or the "
+        "host slept, are one run at start, or none with --missed skip (event run-missed). A clock that is set back by more than a minute makes "
+        "times come again.",
+        "A job whose last sync point is older than its --rpo, from the moment it was frozen, is shown with what to do, makes qrep status --check "
+        "end in 3, and is told by the events rpo-passed and rpo-met.",
+        "At most limits.jobs_running jobs (32) run at once; more wait in the order in which they came, and status shows their turn. At most "
+        "limits.pairs_local jobs (256) within this host, limits.pairs_remote (64) to others and limits.pairs_per_source (8) of one source volume "
+        "may be configured. A volume that is a target cannot be a source, nor the other way round.",
+    ),
     "volume": ("Adding a volume writes nothing to its device. A peer may replicate onto it only if it is named with --accept.",),
 }
 

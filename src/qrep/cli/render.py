@@ -30,5 +30,10 @@ def when(stamp, precise=False):
     return datetime.fromisoformat(stamp).astimezone().strftime("%Y-%m-%dT%H:%M:%S" if precise else "%Y-%m-%d %H:%M")
 
 
+def when_there(stamp):
+    """An ISO time with zone as the clock shows it there, to the minute, or to the second where it is not a full minute; "-" for none."""
+    return "-" if not stamp else stamp[:19].replace("T", " ").removesuffix(":00")
+
+
 def lag(seconds):
     return "-" if seconds is None else units.format_duration(seconds)

@@ -5,7 +5,7 @@ import click
 from qrep import units
 from qrep.cli import names
 from qrep.cli.app import Command, printable
-from qrep.cli.render import lag, table, when
+from qrep.cli.render import lag, table, when, when_there
 from qrep.errors import Degraded
 
 NOT_FINE = ("failed", "degraded")
@@ -17,6 +17,8 @@ def state_text(job):
     text = job["state"]
     if text == "syncing" and progress.get("percent") is not None:
         text += f" {progress['percent']:.0f}%"
+    if job.get("queue"):
+        text += f" {job['queue']['position']}/{job['queue']['waiting']}"
     return text
 
 
@@ -97,6 +99,17 @@ def flow_line(job, progress):
     return "  ".join([*parts, hashed, f"changed {units.format_size(progress.get('changed', 0))}", sent])
 
 
+def timing_lines(job, node):
+    """Its turn, its next times, how old its sync point may become; nothing of what does not apply."""
+    if job.get("queue"):
+        yield f"queue   {job['queue']['position']} of {job['queue']['waiting']} that wait; as many run as may (limits.jobs_running)"
+    if job.get("next"):
+        times = ", ".join(map(when_there, job["next"]))
+        yield f"next    {times}  ({job['schedule']}, {node.get('time_zone') or job['next'][0][19:]})"
+    if job.get("rpo"):
+        yield f"rpo     {job['rpo']}, {'passed' if job.get('rpo_passed') else 'met'}: lag {lag(job.get('lag_seconds'))}"
+
+
 def detail(job, node):
     progress = job.get("progress")
     here = "target: this host" if job.get("role") == "target" else "source: this host"
@@ -118,6 +131,7 @@ def detail(job, node):
     else:
         point = "no sync point yet"
     lines.append(f"  target  {job['target']}  {point}")
+    lines += [f"  {line}" for line in timing_lines(job, node)]
     if job.get("root"):
         lines.append(f"  root    {job['root']}  (b3sum of the target at that sync point)")
     if progress:

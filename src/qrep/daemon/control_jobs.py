@@ -3,8 +3,10 @@
 from qrep.jobs import look
 from qrep.jobs.shown import job_dict
 
-FIELDS = {"mode": str, "initial": str, "sync_points": int, "connections": int, "timeout": str, "shape": str}
-CHANGES = {"initial": str, "sync_points": int, "connections": int, "timeout": str, "shape": str}
+FIELDS = {
+    "mode": str, "initial": str, "sync_points": int, "connections": int, "timeout": str, "shape": str, "schedule": str, "missed": str, "rpo": str,
+}  # fmt: skip
+CHANGES = {key: kind for key, kind in FIELDS.items() if key != "mode"}
 
 
 def add(requests, node):
@@ -17,7 +19,12 @@ def add(requests, node):
         lambda path, body: node.jobs.create(**body),
     )
     requests.simple("/jobs/{name}", "GET", lambda request: job_dict(node.jobs.get(request.path_params["name"])))
-    requests.with_body("/jobs/{name}", "PATCH", {}, CHANGES, lambda path, body: job_dict(node.jobs.change(path["name"], body)))
+
+    def change(path, body):
+        settings = {key: value for key, value in body.items() if key != "dry_run"}
+        return node.jobs.change(path["name"], settings, body.get("dry_run", False))
+
+    requests.with_body("/jobs/{name}", "PATCH", {}, CHANGES | {"dry_run": bool}, change)
     requests.simple("/jobs/{name}", "DELETE", lambda request: node.jobs.delete(request.path_params["name"]) or {})
     requests.simple("/jobs/{name}/start", "POST", lambda request: node.jobs.start(request.path_params["name"]).as_dict())
     requests.simple("/jobs/{name}/stop", "POST", lambda request: {"text": node.jobs.get(request.path_params["name"]).stop()})

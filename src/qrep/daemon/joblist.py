@@ -13,6 +13,8 @@ from qrep.daemon.managed import shape
 from qrep.daemon.route import Route
 from qrep.errors import ConfigError, NotFound, QrepError, Refused, Unreachable
 from qrep.jobs.run import JobRunner
+from qrep.jobs.schedule import Timing
+from qrep.jobs.shown import job_dict, when
 from qrep.settings import bad_values
 from qrep.volumes import registry
 
@@ -32,8 +34,7 @@ class Jobs:
 
     def all(self):
         """[(name, JobRunner)] by name."""
-        with self._lock:
-            return sorted(self._runners.items())
+        return sorted(self._runners.items())  # without the lock, which is held while a peer is asked
 
     def unchanged(self):
         """A context in which no job is made, changed or deleted."""
@@ -50,9 +51,9 @@ class Jobs:
         return [name for name, runner in self.all() if runner.settings.target.startswith(f"{peer}:")]
 
     def get(self, name):
-        with self._lock:
-            if name in self._runners:
-                return self._runners[name]
+        runner = self._runners.get(name)
+        if runner is not None:
+            return runner
         self.node.config.load("jobs", name)
         raise NotFound(
             f"job {name} was added while the agent runs",
@@ -64,7 +65,8 @@ class Jobs:
         route = Route(self.node, name, settings)
         return JobRunner(
             name, settings, request=route.request, dial=route.dial, connect=route.connect, db=self.node.db, events=self.node.events,
-            slots=self.node.slots, limit=lambda: self.node.shapes.limit(name, settings.shape),
+            slots=self.node.slots, limit=lambda: self.node.shapes.limit(name, settings.shape), zone=self.node.zone,
+            ended=self.node.scheduler.wake,
         )  # fmt: skip
 
     # ---- made, changed, deleted ----
@@ -75,6 +77,8 @@ class Jobs:
         with self._lock:
             if name in self._runners:
                 raise Refused(f"there is a job called {name} already", hint=f"qrep job show {name}", code="name-taken")
+            peer, _, target_name = target.rpartition(":")
+            self._check_room(source, bool(peer))
             volume = self.node.volumes.get(source)
             if volume.is_replica():
                 raise Refused(
@@ -82,7 +86,6 @@ class Jobs:
                 )
             info = volume.inspect()
             leaf, granule = shape(volume.settings)
-            peer, _, target_name = target.rpartition(":")
             job = _convert(
                 {
                     "id": os.urandom(16).hex(), "source": source, "target": target, "target_volume": "0" * 32, "size": info.size,
@@ -102,7 +105,24 @@ class Jobs:
         return {
             "name": name, "mode": job.mode, "source": source, "target": target, "size": info.size, "full": job.initial != "compare",
             "via": reached[0] if reached else None, "notes": pair["notes"], "id": job.id,
-        }  # fmt: skip
+        } | when(Timing(job, self.node.zone))  # fmt: skip
+
+    def _check_room(self, source, remote):
+        """Refuse a job beyond the limits of the configuration."""
+        limits = self.node.settings.limits
+        targets = [runner.settings.target for _name, runner in self.all()]
+        of_source = sum(runner.settings.source == source for _name, runner in self.all())
+        here = sum((":" in target) == remote for target in targets)
+        for count, limit, key, what in (
+            (of_source, limits.pairs_per_source, "pairs_per_source", f"with source {source}"),
+            (here, *((limits.pairs_remote, "pairs_remote", "to other hosts") if remote else (limits.pairs_local, "pairs_local", "within this host"))),
+        ):
+            if count >= limit:
+                raise Refused(
+                    f"there are {count} jobs {what}, and no more than {limit} may be configured",
+                    hint=f"delete one (qrep job lists them), or raise limits.{key} in qrep.toml and restart the agent",
+                    code="too-many-jobs",
+                )
 
     def _keep(self, name, job, peer):
         try:
@@ -111,16 +131,20 @@ class Jobs:
             self._delete_pair(job, peer)
             raise
         self._runners[name] = self._runner(name, job)
+        self.node.scheduler.wake()
         self.node.events.add("job-created", f"{job.source} -> {job.target}", job=name)
 
     def _ask(self, peer, question):
         return self.node.peers.reach(peer).ask(question)
 
-    def change(self, name, settings):
+    def change(self, name, settings, dry_run=False):
+        """Change settings, at once where they are times, else from the next run on. Returns the job as it is then (shown.job_dict)."""
         with self._lock:
             runner = self.get(name)
             changed = _convert(msgspec.to_builtins(runner.settings) | settings)
             self.node.shapes.check(changed.shape)
+            if dry_run:
+                return job_dict(runner) | {key: None if value == "" else value for key, value in settings.items()} | when(Timing(changed, self.node.zone))
             if changed.sync_points != runner.settings.sync_points:
                 peer = changed.target.rpartition(":")[0]
                 question = asks.ChangePair(job_id=changed.id, sync_points=changed.sync_points)
@@ -129,8 +153,9 @@ class Jobs:
             for field in settings:
                 setattr(runner.settings, field, getattr(changed, field))
             self.node.shapes.follow(name, changed.shape)
+        self.node.scheduler.wake()
         self.node.events.add("job-changed", ", ".join(f"{key} {'none' if value == '' else value}" for key, value in settings.items()), job=name)
-        return runner
+        return job_dict(runner)
 
     def delete(self, name):
         with self._lock:
@@ -181,10 +206,11 @@ class Jobs:
 
     # ---- runs ----
 
-    def start(self, name):
+    def start(self, name, cause=""):
+        """cause: why, if nobody asked for it."""
         runner = self.get(name)
         runner.begin("run")
-        return self.node.tasks.start("run", name, runner.run)
+        return self.node.tasks.start("run", name, lambda task: runner.run(task, cause))
 
     def take_up(self):
         """At start: runs that were going when the agent ended go on."""

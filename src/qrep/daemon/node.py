@@ -7,7 +7,7 @@ import threading
 import time
 from datetime import UTC, datetime
 
-from qrep import __version__, config, store
+from qrep import __version__, config, store, timezone
 from qrep.daemon import tls
 from qrep.daemon.events import EventLog
 from qrep.daemon.figures import Figures
@@ -20,12 +20,14 @@ from qrep.daemon.listener import Listener
 from qrep.daemon.metrics import Metrics
 from qrep.daemon.metricsfile import MetricsFile
 from qrep.daemon.pairs import Pairs
+from qrep.daemon.scheduler import Scheduler
 from qrep.daemon.sessions import Sessions
 from qrep.daemon.shapes import Shapes
 from qrep.daemon.statedb import StateDb
 from qrep.daemon.tasks import Tasks
 from qrep.daemon.volumes import Volumes
 from qrep.errors import Refused
+from qrep.jobs.slots import Slots
 from qrep.protocol import transport
 
 STOP_S = 3.0  # for runs to end, and for target volumes; with the API's requests and the hooks below 10 s
@@ -38,6 +40,7 @@ class Node:
     def __init__(self, config_dir, state_dir):
         self.config = config.Config(config_dir)
         self.settings = self.config.node()
+        self.time_zone, self._zone = timezone.of_node(self.settings.node.time_zone)
         self.name = self.settings.node.name or socket.gethostname().partition(".")[0]
         self.state = store.Directory(state_dir)
         self._alone = self._hold()
@@ -50,9 +53,10 @@ class Node:
         self.identity = Identity(self.state.sub("keys"), self.name)
         self.tasks = Tasks()
         self.rendezvous = transport.Rendezvous()
-        self.slots = threading.BoundedSemaphore(self.settings.limits.jobs_running)
+        self.slots = Slots(self.settings.limits.jobs_running)
         self.jobs = Jobs(self)
         self.shapes = Shapes(self)
+        self.scheduler = Scheduler(jobs=self.jobs.all, start=self.jobs.start, db=self.db, events=self.events)
         self.peers = KnownPeers(self.config, self.identity, self.events, self.jobs.of_peer)
         self.volumes = Volumes(self.config, self.state, self.events)
         self.pairs = Pairs(self)
@@ -89,11 +93,17 @@ class Node:
         self.shapes.start()
         self.jobs.take_up()
         self.housekeeping.start()
+        self.scheduler.start()
+
+    def zone(self):
+        """The time zone that schedules are read in."""
+        return self._zone
 
     def stop(self):
         """End runs (what has been applied is kept, and they are taken up at the next start), close the port, release the devices."""
         self.stopping.set()
         self.housekeeping.stop()
+        self.scheduler.stop()
         self.listener.stop()
         self.shapes.stop()
         self.jobs.interrupt(STOP_S)
@@ -129,6 +139,7 @@ class Node:
             "started": self.started.isoformat(timespec="seconds"),
             "listen": self.settings.node.listen,
             "port": self.settings.node.port,
+            "time_zone": self.time_zone,
             "fingerprint": self.identity.fingerprint,
             "isa": hasher.isa(),
             "config_dir": self.config.directory,

@@ -30,6 +30,10 @@ CREATE TABLE event (id INTEGER PRIMARY KEY AUTOINCREMENT, time REAL NOT NULL, le
     job TEXT, volume TEXT, text TEXT NOT NULL, data TEXT NOT NULL);
 CREATE INDEX event_time ON event (time);
 """
+# Tables that were added since, so that databases without them can be gone on with.
+SCHEMA_ADDED = """
+CREATE TABLE IF NOT EXISTS timer (job_id TEXT PRIMARY KEY, schedule TEXT, handled REAL, since REAL, rpo_passed INTEGER NOT NULL);
+"""
 
 
 class StateDbError(QrepError):
@@ -61,6 +65,8 @@ class StateDb:
             version = self._db.execute("PRAGMA user_version").fetchone()[0]
             if version == 0:
                 self._db.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
+            if version in (0, SCHEMA_VERSION):
+                self._db.executescript(SCHEMA_ADDED)
         except sqlite3.Error as err:
             raise self._error(err) from err
         if version not in (0, SCHEMA_VERSION):
@@ -149,6 +155,18 @@ class StateDb:
     def drop_job(self, job_id):
         self._do("DELETE FROM job WHERE job_id=?", job_id)
         self._do("DELETE FROM run WHERE job_id=?", job_id)
+        self._do("DELETE FROM timer WHERE job_id=?", job_id)
+
+    def timer(self, job_id):
+        """What set_timer noted (jobs/schedule.py: Timing.record), or None."""
+        rows = self._all("SELECT schedule, handled, since, rpo_passed FROM timer WHERE job_id=?", job_id)
+        return rows[0] if rows else None
+
+    def set_timer(self, job_id, record):
+        """Which times have been dealt with, for the next start."""
+        self._note(
+            "INSERT OR REPLACE INTO timer VALUES (?,?,?,?,?)", job_id, record["schedule"], record["handled"], record["since"], record["rpo_passed"]
+        )
 
     def add_run(self, job_id, started, outcome, report):
         self._note(

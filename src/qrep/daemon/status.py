@@ -8,7 +8,7 @@ from qrep.jobs.shown import iso, job_dict
 
 NOT_KNOWN_HERE = (
     "initial", "timeout", "connections", "generation", "counter", "root", "last_sync_point", "lag_seconds", "path", "rate_bytes_per_s", "shape", "limit", "progress",
-    "problem", "next", "last_run",
+    "problem", "next", "last_run", "schedule", "missed", "rpo", "rpo_passed", "queue",
 )  # fmt: skip
 
 
@@ -22,7 +22,7 @@ def status(node, names):
         if name not in known:
             node.jobs.get(name)  # raises the NotFound that names what was probably meant
     return {
-        "node": {"name": node.name, "version": __version__},
+        "node": {"name": node.name, "version": __version__, "time_zone": node.time_zone},
         "jobs": [known[name]() for name in sorted(set(names) or known)],
     }
 

@@ -6,10 +6,10 @@ from collections import Counter
 
 from qrep import states, units
 from qrep.errors import DeviceReadError, Interrupted, QrepError, Refused
+from qrep.jobs.schedule import Timing
 
 GOING = ("queued", "connecting", "running", "waiting")  # states in which a run goes on
 TAKE_UP_MAX = 3  # times in a row that a run is started again by an agent that died in it
-SLOT_POLL_S = 0.2
 MOVED = {"run": ("read", "hashed", "zero", "changed", "sent", "written"), "estimate": ("read", "hashed", "zero")}  # what is counted of each
 WORDS = {"run": "running", "verify": "being verified", "estimate": "being estimated", "delete": "being deleted"}
 
@@ -19,14 +19,15 @@ class JobRunner:
 
     settings: config.Job. request: a callable that makes the RunRequest of now (inspects the source, chooses the backend).
     dial, connect: how its target is reached (source/flow.py). db: the state database's job and run tables. events: EventLog.
-    slots: semaphore of the runs that may go on at once. limit: a callable that tells the rate in force, as shown.py shows it.
+    slots: slots.Slots, the runs that may go on at once. limit: a callable that tells the rate in force, as shown.py shows it.
+    zone: a callable that tells the time zone of schedules. ended: called when what went on has ended.
     """
 
-    def __init__(self, name, settings, *, request, dial, connect, db, events, slots, limit=lambda: None):
+    def __init__(self, name, settings, *, request, dial, connect, db, events, slots, zone, limit=lambda: None, ended=lambda: None):
         self.name, self.settings = name, settings
         self.request, self.dial, self.limit = request, dial, limit
         self.db, self.events = db, events
-        self._connect, self._slots = connect, slots
+        self._connect, self._slots, self._ended = connect, slots, ended
         self._lock = threading.Lock()
         self._moved = Counter()  # by what has ended
         self.active = None  # what goes on: has progress() and stop()
@@ -35,6 +36,11 @@ class JobRunner:
         self._stopping = self._leaving = False
         self.activity = None  # a key of WORDS while one goes on
         self.waiting_for = None  # why a run is in "waiting"
+        self.turn = None  # of the run that goes on: its place in the queue
+        self.begun = 0  # activities so far
+        self.timing = Timing(settings, zone, db.timer(settings.id))
+        last = db.last_run(settings.id)
+        self.committed_at = last["report"]["frozen_at_ns"] / 1e9 if last else None  # when the last sync point was frozen, wall clock
         kept = db.job(settings.id)
         self.state, self.problem, self.taken_up = kept["state"], kept["problem"], kept["taken_up"]
         self.unfinished = self.state in GOING  # the agent died in it
@@ -53,6 +59,7 @@ class JobRunner:
                     code="busy",
                 )
             self.activity = activity
+            self.begun += 1
             self._stopping = False
             self._finished.clear()
 
@@ -61,6 +68,7 @@ class JobRunner:
             self._moved.update(self._moving())
             self.activity = self.active = None
         self._finished.set()
+        self._ended()
 
     def follow(self, active):
         """Let `active` be what stop() ends and progress() tells of. Raises Interrupted when stop() came first."""
@@ -102,8 +110,13 @@ class JobRunner:
 
     def _moving(self):
         """Bytes of what goes on, by MOVED."""
-        progress = self.active.progress() if self.active is not None else {}
+        progress = self.progress() or {}
         return {name: progress.get(name, 0) for name in MOVED.get(self.activity, ())}
+
+    def queue(self):
+        """{"position", "waiting"} of a run that waits for its turn, else None."""
+        position = self.turn.position() if self.turn is not None else None
+        return {"position": position, "waiting": self._slots.waiting()} if position else None
 
     def progress(self):
         active = self.active
@@ -111,11 +124,12 @@ class JobRunner:
 
     # ---- a run ----
 
-    def run(self, task):
-        """Reach a new generation. The caller has called begin("run"). Returns the report as a dict, raises its QrepError."""
+    def run(self, task, cause=""):
+        """Reach a new generation. The caller has called begin("run"). cause: why, if nobody asked for it. Returns the report as a dict,
+        raises its QrepError."""
         started = time.time()
         try:
-            return self._run(task, started)
+            return self._run(task, started, cause)
         except Interrupted:
             if self._leaving:  # the state stays what it is, so that the next start sees a run to take up
                 self.taken_up = 0
@@ -135,15 +149,17 @@ class JobRunner:
         finally:
             self.end()
 
-    def _run(self, task, started):
+    def _run(self, task, started, cause):
         from qrep.source.flow import Run
         from qrep.source.verify import forget_if_different
 
         self._go("start", "queued")
         self.problem = None
         self._keep()
-        self._take_slot()
-        try:
+        with self._slots.turn() as self.turn:
+            self.follow(self.turn)
+            if not self.turn.wait():
+                raise Interrupted(f"{self.name} was stopped")
             self._go("slot", "connecting")
             self._keep()
             request = self.request()
@@ -151,16 +167,10 @@ class JobRunner:
             run = Run(request, self._dial_for_run, self._connect, observer=self)
             self.follow(run)
             task.progress = self.progress
-            self.events.add("run-started", f"{self.settings.source} -> {self.settings.target}", job=self.name)
+            text = f"{self.settings.source} -> {self.settings.target}{', ' if cause else ''}{cause}"
+            self.events.add("run-started", text, job=self.name)
             report = run.run()
-        finally:
-            self._slots.release()
         return self._committed(report, started)
-
-    def _take_slot(self):
-        while not self._slots.acquire(timeout=SLOT_POLL_S):
-            if self._stopping:
-                raise Interrupted(f"{self.name} was stopped")
 
     def _dial_for_run(self):
         """Called by the run for its first connection and after every interruption."""
@@ -189,6 +199,7 @@ class JobRunner:
         # A commit whose acknowledgement was lost is found without freezing anew.
         result["frozen_at_ns"] = report.frozen_at_ns or int(started * 1e9)
         result["rate_bytes_per_s"] = report.sent / report.seconds if report.sent and report.seconds else None
+        self.committed_at = result["frozen_at_ns"] / 1e9
         self.db.add_run(self.settings.id, started, "committed", result)
         self.events.add(
             "run-committed",

@@ -3,12 +3,24 @@
 import time
 from datetime import UTC, datetime
 
+from qrep import units
+
 SHOWN = {"connecting": "connecting", "committing": "committing"}  # phases of a run that are states of their own; all others: syncing
 
 
 def iso(timestamp_ns):
     """Wall-clock nanoseconds as an ISO time, None for none."""
     return datetime.fromtimestamp(timestamp_ns / 1e9, UTC).isoformat(timespec="seconds") if timestamp_ns else None
+
+
+def when(timing):
+    """The fields that tell when a job runs by itself."""
+    settings = timing.settings
+    return {
+        "schedule": settings.schedule or None,
+        "missed": settings.missed,
+        "next": [moment.isoformat(timespec="seconds") for moment in timing.next_times(time.time())] or None,
+    }
 
 
 def job_dict(runner):
@@ -43,9 +55,11 @@ def job_dict(runner):
         "limit": runner.limit(),
         "progress": progress,
         "problem": _problem(runner),
-        "next": None,
+        "rpo": settings.rpo or None,
+        "rpo_passed": runner.timing.over(time.time(), runner.committed_at) is not None,
+        "queue": runner.queue(),
         "last_run": report or None,
-    }
+    } | when(runner.timing)
 
 
 def _state(runner, progress):
@@ -71,4 +85,19 @@ def _problem(runner):
             "text": "stopped; what has been applied is kept",
             "action": f"qrep start {runner.name} goes on from there",
         }
-    return None
+    return _rpo_problem(runner)
+
+
+def _rpo_problem(runner):
+    age = runner.timing.over(time.time(), runner.committed_at)
+    if age is None:
+        return None
+    age = units.format_duration(age)
+    if runner.activity == "run":
+        action = f"wait for the run that goes on; qrep status {runner.name} shows how far it is"
+    elif runner.settings.schedule:
+        action = f"qrep start {runner.name} runs it now; if runs take too long or come too seldom, change its schedule or its rpo"
+    else:
+        action = f"qrep start {runner.name}; it has no schedule: qrep job set {runner.name} --schedule 'every 15m', for instance"
+    text = f"the last sync point is {age} old" if runner.committed_at else f"there is no sync point yet after {age}"
+    return {"code": "rpo-passed", "text": f"{text}; the rpo is {runner.settings.rpo}", "action": action}
