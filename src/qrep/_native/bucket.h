@@ -45,13 +45,15 @@ void qrep_bucket_move(struct qrep_bucket *bucket, struct qrep_bucket *parent);
 /* Change the rate while in use, from the next request on. What was earned stays, cut to the new capacity; a debt keeps its duration. */
 void qrep_bucket_set_rate(struct qrep_bucket *bucket, uint64_t rate_bytes_per_s, uint64_t capacity, uint64_t now_ns);
 
-/* How many bytes to ask for at once: 2 ms of the slowest rate of the chain, 1 KiB to 256 KiB; QREP_PIECE_UNLIMITED without a rate. */
+/* How many bytes to ask for at once: 2 ms of the slowest rate of the chain, 1 KiB to 1 MiB; QREP_PIECE_UNLIMITED without a rate. */
 #define QREP_PIECE_UNLIMITED ((uint64_t)2 << 20)
 uint64_t qrep_bucket_piece(struct qrep_bucket *bucket);
 /* Take `size` bytes from this bucket and all its parents. Returns 0 when taken, else the nanoseconds to wait before asking again; until then the
  * request stands, and another size asked for takes its place. Never more than rate * time + capacity in all. A size above half the
  * capacity is granted when the bucket is half full, exceeds that sum by what it has above the half, and is paid by waiting after. */
 uint64_t qrep_bucket_take(struct qrep_bucket *bucket, uint64_t size, uint64_t now_ns);
+/* Let a request stand while what was taken before is still being sent: the turn may come meanwhile, and the next take() of this size collects it. */
+void qrep_bucket_ask(struct qrep_bucket *bucket, uint64_t size, uint64_t now_ns);
 /* Give back bytes that were taken and not sent. */
 void qrep_bucket_return(struct qrep_bucket *bucket, uint64_t size);
 /* Withdraw a request that still stands, and give back what was granted to it: nobody will ask for it again. */

@@ -16,6 +16,7 @@ cdef extern from "bucket.h" nogil:
     void qrep_bucket_set_rate(qrep_bucket *bucket, uint64_t rate_bytes_per_s, uint64_t capacity, uint64_t now_ns)
     uint64_t qrep_bucket_piece(qrep_bucket *bucket)
     uint64_t qrep_bucket_take(qrep_bucket *bucket, uint64_t size, uint64_t now_ns)
+    void qrep_bucket_ask(qrep_bucket *bucket, uint64_t size, uint64_t now_ns)
     void qrep_bucket_return(qrep_bucket *bucket, uint64_t size)
     void qrep_bucket_leave(qrep_bucket *bucket)
 

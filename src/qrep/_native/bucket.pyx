@@ -33,6 +33,10 @@ cdef class Bucket:
             wait_ns = qrep_bucket_take(&self.bucket, size, now)
         return wait_ns
 
+    def ask(self, uint64_t size, *, now_ns=None):
+        """Let a request stand while what was taken before is still being sent; the next take() of this size collects what was granted."""
+        qrep_bucket_ask(&self.bucket, size, clock(now_ns))
+
     def give_back(self, uint64_t size):
         """Return bytes that were taken and not sent, to the whole chain."""
         with nogil:

@@ -139,6 +139,19 @@ static void piece_sent(struct source_lane *lane)
         release_batch(batch);
 }
 
+/* Ask for the piece after this one while it is sent: a lane that its connection slows down would lose its turns otherwise. */
+static void ask_ahead(struct source_lane *lane, uint64_t now_ns)
+{
+    const struct source_batch *batch = lane->sending;
+    size_t most = piece_size(lane->connection), left = 0;
+
+    for (unsigned i = 0; i < batch->unsent.count && left < most; i++)
+        left += batch->unsent.iov[i].iov_len - (i == 0 ? batch->unsent.used : 0);
+    if (left == 0 && lane->queue_count)
+        left = most; /* of the next batch */
+    qrep_bucket_ask(lane->connection->bucket, wire_size(lane->connection, left < most ? left : most), now_ns);
+}
+
 static int send_blocking(struct source_lane *lane, unsigned piece_count)
 {
     uint64_t started_ns = qrep_now_ns();
@@ -171,6 +184,7 @@ static int send_piece(struct source_lane *lane)
             return 0;
         }
         lane->limit_until_ns = 0;
+        ask_ahead(lane, now_ns);
     }
     lane->piece_size = size;
     if (lane->connection->kind != QREP_CONNECTION_SOCKET) {
