@@ -23,7 +23,7 @@ REQUESTS = {
     ("POST", "/volumes/{}/rollback"): ({"point": str}, {"dry_run": bool}),
     ("POST", "/volumes/{}/copy"): ({"point": str, "target": str}, {"overwrite": bool}),
     ("GET", "/peers"): None, ("DELETE", "/peers/{}"): None,
-    ("POST", "/peers"): ({"name": str, "addresses": list, "fingerprint": str}, {}),
+    ("POST", "/peers"): ({"name": str, "addresses": list, "fingerprint": str}, {"trusted": bool}), ("PATCH", "/peers/{}"): ({}, {"trusted": bool}),
     ("POST", "/peers/look"): ({"addresses": list}, {}),
     ("GET", "/jobs"): None, ("GET", "/jobs/{}"): None, ("DELETE", "/jobs/{}"): None,
     ("POST", "/jobs"): ({"name": str, "source": str, "target": str},

@@ -3,8 +3,10 @@
 import socket
 import ssl
 
+from qrep.daemon import plain as plain_data
 from qrep.daemon import tls
 from qrep.daemon.identity import Identity
+from qrep.protocol import messages
 from qrep.store import Directory
 
 CLOSED = b""
@@ -25,6 +27,13 @@ def identity_of(agent):
 def plain(agent):
     stream = socket.create_connection((agent.host, agent.port), 5)
     stream.settimeout(15)
+    return stream
+
+
+def plain_join(agent, token):
+    """A plain data connection that brought `token`; what the agent makes of it is read from the stream."""
+    stream = plain(agent)
+    stream.sendall(plain_data.MAGIC + token)
     return stream
 
 
@@ -61,3 +70,24 @@ def admitted(agent, identity, purpose):
     stream = handshake(agent, identity, alpn=(purpose,))
     assert stream.recv(1) == tls.WELCOME
     return stream
+
+
+def read_message(stream):
+    size = int.from_bytes(read_exactly(stream, 4), "little")
+    assert size <= messages.MESSAGE_MAX
+    body = read_exactly(stream, size)
+    for sender in ("target", "joined"):
+        try:
+            return messages.decode(body, sender)
+        except messages.ProtocolError:
+            continue
+    raise AssertionError(body)
+
+
+def read_exactly(stream, size):
+    data = b""
+    while len(data) < size:
+        part = stream.recv(size - len(data))
+        assert part, "the agent closed the connection"
+        data += part
+    return data

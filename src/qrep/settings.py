@@ -79,11 +79,13 @@ class Node(_Object):
 
 
 class Peer(_Object):
-    """peers/NAME.toml. addresses: each with a port of its own if it is not the default. certificate: PEM."""
+    """peers/NAME.toml. addresses: each with a port of its own if it is not the default. certificate: PEM. trusted: the paths to it are, so
+    that data may travel plain; both ends must say so."""
 
     addresses: Annotated[list[str], msgspec.Meta(min_length=1)]
     fingerprint: Annotated[str, msgspec.Meta(pattern=r"^SHA256:[0-9a-f]{2}(:[0-9a-f]{2}){31}$")]
     certificate: str
+    trusted: bool = False
 
 
 class Volume(_Object):

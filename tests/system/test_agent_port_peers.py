@@ -5,7 +5,7 @@ import os
 import msgspec
 import pytest
 from agents import MIB, Agents, b3sum, wait_until
-from intruder import admitted, hears, identity_of
+from intruder import admitted, hears, identity_of, read_message
 from machine import loop_devices
 
 from qrep.daemon import asks, tls
@@ -36,7 +36,7 @@ def hello(a, **changed):
     job = msgspec.toml.decode((a.config / "jobs" / "db.toml").read_bytes())
     fields = {
         "version_min": 1, "version_max": 1, "job_id": bytes.fromhex(job["id"]), "volume_id": bytes.fromhex(job["target_volume"]), "epoch": 900,
-        "size": job["size"], "leaf_size": job["leaf"], "granule_size": job["granule"], "sector_size": 512,
+        "size": job["size"], "leaf_size": job["leaf"], "granule_size": job["granule"], "sector_size": 512, "plain": False,
     }  # fmt: skip
     return messages.encode(messages.Hello(**fields | changed))
 
@@ -108,27 +108,6 @@ def test_a_join_with_a_used_token_and_lanes_of_a_session_that_is_over(replica):
     assert hears(third) == b""
     assert b3sum(target) == before
     assert a.run()["root"] == b3sum(target), "the run that follows steps over that session"
-
-
-def read_message(stream):
-    size = int.from_bytes(read_exactly(stream, 4), "little")
-    assert size <= messages.MESSAGE_MAX
-    body = read_exactly(stream, size)
-    for sender in ("target", "joined"):
-        try:
-            return messages.decode(body, sender)
-        except messages.ProtocolError:
-            continue
-    raise AssertionError(body)
-
-
-def read_exactly(stream, size):
-    data = b""
-    while len(data) < size:
-        part = stream.recv(size - len(data))
-        assert part, "the agent closed the connection"
-        data += part
-    return data
 
 
 @pytest.mark.parametrize("field, value", [

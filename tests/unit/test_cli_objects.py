@@ -104,6 +104,18 @@ def test_peer_add_pins_what_is_presented_and_refuses_another_fingerprint(agent, 
     assert len(agent.bodies("POST", "/peers")) == 1
 
 
+def test_a_peer_whose_other_end_does_not_agree_is_told_with_what_to_do(agent, qrep):
+    agent.on("PATCH", "/peers/site-b", {"name": "site-b", "trusted": True, "agreed": False})
+    assert qrep("peer", "set", "site-b", "--trusted").out == (
+        "site-b: its paths are trusted: data travels plain, authenticated and not encrypted\n"
+        "  action: site-b says that the path is not trusted; run there: qrep peer set NAME --trusted\n"
+    )
+    agent.on("PATCH", "/peers/site-b", {"name": "site-b", "trusted": False, "agreed": True})
+    assert qrep("peer", "set", "site-b", "--no-trusted").out == "site-b: its paths are not trusted: everything is TLS\n"
+    assert agent.bodies("PATCH", "/peers/site-b") == [{"trusted": True}, {"trusted": False}]
+    assert qrep("peer", "set", "site-b").code == 2
+
+
 def test_a_name_that_is_not_a_name_reaches_the_agent_as_one_path_segment(agent, qrep):
     assert qrep("job", "show", "../volumes/db").code == 7
     assert agent.asked[-1][1] == "/jobs/../volumes/db"

@@ -29,7 +29,7 @@ def said(actions):
 
 
 def hello(epoch):
-    return say.Hello(1, 1, JOB, VOLUME, epoch, SIZE, LEAF, GRANULE, 512)
+    return say.Hello(1, 1, JOB, VOLUME, epoch, SIZE, LEAF, GRANULE, 512, False)
 
 
 def begun():

@@ -10,7 +10,7 @@ from qrep.protocol import messages as say
 
 ID, DIGEST = bytes(range(16)), bytes(range(32))
 EXAMPLES = [
-    ("source", say.Hello(1, 1, ID, ID, 2**64 - 1, 1 << 30, 4096, 8 << 20, 512)),
+    ("source", say.Hello(1, 1, ID, ID, 2**64 - 1, 1 << 30, 4096, 8 << 20, 512, False)),
     ("source", say.Begin(say.NO_ID, ID, 2**64 - 1, 2, 1 << 20)),
     ("source", say.Resume(7, 16, 4096, True)),
     ("source", say.AddConnections(7, 16)),
@@ -93,9 +93,9 @@ def test_an_unknown_missing_or_doubled_field_is_refused(sender, message):
         ("target", say.Added(1, [ID] * 17)),
         ("target", say.Added(1, [b"short"])),
         ("source", say.Begin(ID, ID, 1, 1, (4 << 20) + 1)),
-        ("source", say.Hello(1, 1, ID, ID, -1, 1 << 30, 4096, 8 << 20, 512)),
-        ("source", say.Hello(1, 1, ID, ID, 1, 1 << 30, 4095, 8 << 20, 512)),
-        ("source", say.Hello(1, 1, ID, ID, 1, -1, 4096, 8 << 20, 512)),
+        ("source", say.Hello(1, 1, ID, ID, -1, 1 << 30, 4096, 8 << 20, 512, False)),
+        ("source", say.Hello(1, 1, ID, ID, 1, 1 << 30, 4095, 8 << 20, 512, False)),
+        ("source", say.Hello(1, 1, ID, ID, 1, -1, 4096, 8 << 20, 512, False)),
         ("source", say.ScanTarget(0, 257)),
         ("source", say.ScanTarget(0, 0)),
         ("source", say.ScanTarget(1 << 63, 1)),

@@ -25,7 +25,7 @@ def replies(actions):
 
 
 def hello(epoch=1, **changes):
-    fields = dict(version_min=1, version_max=1, job_id=JOB, volume_id=VOLUME, epoch=epoch, size=SIZE, leaf_size=LEAF, granule_size=GRANULE, sector_size=512)
+    fields = dict(version_min=1, version_max=1, job_id=JOB, volume_id=VOLUME, epoch=epoch, size=SIZE, leaf_size=LEAF, granule_size=GRANULE, sector_size=512, plain=False)
     return say.Hello(**{**fields, **changes})
 
 

@@ -3,6 +3,8 @@ from libc.stdint cimport uint32_t, uint64_t
 
 
 cdef extern from "sockets.h" nogil:
+    enum:
+        QREP_ZERO_COPY_SNDBUF
     struct qrep_socket_state:
         char congestion[16]
         uint32_t rtt_us

@@ -2,6 +2,8 @@
 
 from .check cimport check
 
+ZERO_COPY_SNDBUF = QREP_ZERO_COPY_SNDBUF  # bytes of send buffer below which zero-copy sending stalls
+
 
 def tune(int descriptor, unsigned user_timeout_ms=30_000, bint zero_copy=False):
     """Prepare a connected TCP socket for bulk data; return what is in use as a dict.

@@ -130,7 +130,7 @@ def _synopsis(name, command):
 
 
 def _option(option):
-    names = ", ".join(f"\\fB{escape(name)}\\fR" for name in option.opts)
+    names = ", ".join(f"\\fB{escape(name)}\\fR" for name in (*option.opts, *option.secondary_opts))
     if not option.is_flag:
         kind = option.metavar or ("|".join(option.type.choices) if isinstance(option.type, click.Choice) else option.type.name.upper())
         names += f" \\fI{escape(kind)}\\fR"

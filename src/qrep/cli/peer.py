@@ -6,15 +6,15 @@ from qrep.cli import names
 from qrep.cli.app import Group
 from qrep.client import part
 from qrep.cli.render import table
-from qrep.errors import Refused
+from qrep.errors import NotFound, Refused, UsageError
 
 
 def listing(peers):
     if not peers:
         return "no peers\n  action: qrep peer add NAME ADDR[,ADDR...]"
     return table(
-        ("PEER", "ADDRESSES", "FINGERPRINT"),
-        [(peer["name"], ", ".join(peer["addresses"]), peer["fingerprint"]) for peer in peers],
+        ("PEER", "ADDRESSES", "DATA", "FINGERPRINT"),
+        [(peer["name"], ", ".join(peer["addresses"]), "plain" if peer.get("trusted") else "TLS", peer["fingerprint"]) for peer in peers],
     )
 
 
@@ -33,17 +33,32 @@ def added_text(answer):
     if answer.get("version"):
         text += f", qrep {answer['version']}"
     if not answer.get("mutual", True):
-        text += f"\n  action: {answer['name']} does not know this host yet; run there: qrep peer add NAME ADDR"
-    return text
+        option = " --trusted" if answer.get("trusted") else ""
+        text += f"\n  action: {answer['name']} does not know this host yet; run there: qrep peer add NAME ADDR{option}"
+    return text + disagreement(answer)
+
+
+def disagreement(answer):
+    """What to do when the two ends do not say the same of the path; until they do, runs are refused."""
+    if answer.get("agreed") is not False:
+        return ""
+    option, says = ("--trusted", "is not trusted") if answer["trusted"] else ("--no-trusted", "is trusted")
+    return f"\n  action: {answer['name']} says that the path {says}; run there: qrep peer set NAME {option}"
+
+
+def changed_text(answer):
+    how = "trusted: data travels plain, authenticated and not encrypted" if answer["trusted"] else "not trusted: everything is TLS"
+    return f"{answer['name']}: its paths are {how}{disagreement(answer)}"
 
 
 @peer.command()
 @click.argument("name")
 @click.argument("addresses", metavar="ADDR[,ADDR...]")
 @click.option("--fingerprint", metavar="SHA256:...", help="Pin this fingerprint; refuse any other.")
+@click.option("--trusted", is_flag=True, help="Data may travel plain to it, once it says the same of this host; see set.")
 @click.option("-y", "--yes", is_flag=True, help="Pin what is presented without asking.")
 @click.pass_obj
-def add(app, name, addresses, fingerprint, yes):
+def add(app, name, addresses, fingerprint, trusted, yes):
     """Make a host known as NAME. ADDR may carry a port: 10.0.1.2:7414, [fe80::1]:7414."""
     client = app.client()
     body = {"name": name, "addresses": [address for address in addresses.split(",") if address]}
@@ -56,8 +71,35 @@ def add(app, name, addresses, fingerprint, yes):
         )
     if not fingerprint:
         app.confirm(f"{name} presents {seen['fingerprint']} ({seen['address']}).", yes, ask="Pin it?")
-    answer = client.post("/peers", body | {"fingerprint": seen["fingerprint"]}, timeout=60)
+    body |= {"fingerprint": seen["fingerprint"]} | ({"trusted": True} if trusted else {})
+    answer = client.post("/peers", body, timeout=60)
     app.data(answer, added_text(answer))
+
+
+@peer.command("set")
+@click.argument("name", shell_complete=names.peers)
+@click.option("--trusted/--no-trusted", default=None, help="Whether the paths to it are trusted.")
+@click.option("-n", "--dry-run", is_flag=True, help="Say what would change; change nothing.")
+@click.pass_obj
+def set_(app, name, trusted, dry_run):
+    """Change what is known of host NAME.
+
+    The paths to a host are trusted where nobody else is on the wire, as in a storage network: data then travels plain, because only so the
+    kernel can send it without copying. It is authenticated all the same, and control is always TLS. Both hosts must say so; while they
+    do not agree, runs between them are refused.
+    """
+    if trusted is None:
+        raise UsageError("nothing to change was given", hint=f"qrep peer set {name} --trusted, or --no-trusted")
+    client = app.client()
+    if dry_run:
+        known = next((peer for peer in client.get("/peers") if peer["name"] == name), None)
+        if known is None:
+            raise NotFound(f"no peer called {name}", hint="qrep peer lists them", code="no-such-peer")
+        word = "would be" if known["trusted"] != trusted else "are already"
+        app.data(known | {"would_be_trusted": trusted}, f"{name}: its paths {word} {'trusted' if trusted else 'not trusted'}")
+        return
+    answer = client.call("PATCH", f"/peers/{part(name)}", {"trusted": trusted}, timeout=60)
+    app.data(answer, changed_text(answer))
 
 
 @peer.command()

@@ -85,6 +85,13 @@ def overview(jobs):
     return text + ("\n\n" + "\n".join(problems) if problems else "")
 
 
+def transport_text(transport, zero_copy):
+    """How data travels: `TLS`, or `plain` and whether the kernel copies it."""
+    if transport != "plain":
+        return "TLS"
+    return {True: "plain, zero-copy", False: "plain, copied"}.get(zero_copy, "plain")
+
+
 def flow_line(job, progress):
     if job.get("role") == "target":
         received, written = progress.get("sent") or 0, progress.get("written") or 0
@@ -134,6 +141,8 @@ def detail(job, node):
     lines += [f"  {line}" for line in timing_lines(job, node)]
     if job.get("root"):
         lines.append(f"  root    {job['root']}  (b3sum of the target at that sync point)")
+    if job.get("transport") in ("tls", "plain"):
+        lines.append(f"  data    {transport_text(job['transport'], job.get('zero_copy'))}")
     if progress:
         lines.append("  " + flow_line(job, progress))
     lines += limit_lines(job)

@@ -15,7 +15,7 @@ class _Message(msgspec.Struct, forbid_unknown_fields=True, tag_field="ask", kw_o
 
 
 class Hail(_Message, tag="hail"):
-    """Who are you, and do you know me?"""
+    """Who are you, do you know me, and do you trust the path between us?"""
 
 
 class CreatePair(_Message, tag="create-pair"):

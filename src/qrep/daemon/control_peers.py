@@ -1,14 +1,25 @@
 """Requests about peers."""
 
+from qrep.errors import UsageError
+
+CHANGES = {"trusted": bool}
+
 
 def add(requests, node):
     requests.simple("/peers", "GET", lambda request: [_shown(name, peer) for name, peer in sorted(node.peers.all().items())])
     requests.with_body("/peers/look", "POST", {"addresses": list}, {}, lambda path, body: node.peers.look(body["addresses"]))
     requests.with_body(
-        "/peers", "POST", {"name": str, "addresses": list, "fingerprint": str}, {}, lambda path, body: node.peers.add(**body)
+        "/peers", "POST", {"name": str, "addresses": list, "fingerprint": str}, {"trusted": bool}, lambda path, body: node.peers.add(**body)
     )
+    requests.with_body("/peers/{name}", "PATCH", {}, CHANGES, lambda path, body: _changed(node, path["name"], body))
     requests.simple("/peers/{name}", "DELETE", lambda request: node.remove_peer(request.path_params["name"]))
 
 
 def _shown(name, peer):
-    return {"name": name, "addresses": peer.addresses, "fingerprint": peer.fingerprint}
+    return {"name": name, "addresses": peer.addresses, "fingerprint": peer.fingerprint, "trusted": peer.trusted}
+
+
+def _changed(node, name, body):
+    if "trusted" not in body:
+        raise UsageError("nothing to change was given", hint="qrep peer set NAME --trusted, or --no-trusted")
+    return node.set_peer(name, body["trusted"])

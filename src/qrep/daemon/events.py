@@ -29,6 +29,7 @@ CODES = {
     "volume-recovered": ("warning", "a target volume was brought back to its last sync point at start"),
     "volume-damaged": ("error", "qrep's own records of a target volume are damaged; it is out of service"),
     "peer-added": ("info", "a host was pinned"),
+    "peer-changed": ("info", "whether the paths to a host are trusted was changed"),
     "peer-removed": ("info", "a host is not trusted any more"),
     "peer-refused": ("warning", "a connection was closed before its first message"),
     "pair-created": ("info", "a peer's job may write to a volume here"),

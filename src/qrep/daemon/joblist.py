@@ -66,7 +66,7 @@ class Jobs:
         return JobRunner(
             name, settings, request=route.request, dial=route.dial, connect=route.connect, db=self.node.db, events=self.node.events,
             slots=self.node.slots, limit=lambda: self.node.shapes.limit(name, settings.shape), zone=self.node.zone,
-            ended=self.node.scheduler.wake,
+            ended=self.node.scheduler.wake, transport=route.transport,
         )  # fmt: skip
 
     # ---- made, changed, deleted ----

@@ -1,6 +1,9 @@
 """The hosts this node trusts, by name: pinned keys, and how each is reached."""
 
+import contextlib
 import threading
+
+import msgspec
 
 from qrep import config
 from qrep.daemon import asks, tls
@@ -26,6 +29,29 @@ class KnownPeers:
         """Of the key that is pinned for a peer now, "" if it is not known any more."""
         with self._lock:
             return self._peers[name].fingerprint if name in self._peers else ""
+
+    def trusted(self, name):
+        """Whether the paths to a peer are trusted here, so that data may travel plain."""
+        with self._lock:
+            return name in self._peers and self._peers[name].trusted
+
+    def set_trusted(self, name, trusted):
+        """(what the API answers, whether it changed). Plain connections that we made are cut."""
+        with self._lock:
+            self.reach(name)  # raises NotFound
+            peer, reach = self._peers[name], self._reach[name]
+            changed = peer.trusted != trusted
+            if changed:
+                peer = msgspec.structs.replace(peer, trusted=trusted)
+                self.config.save("peers", name, peer)
+                self._peers[name] = reach.peer = peer
+        if changed:
+            reach.cut()
+            self.events.add("peer-changed", f"its paths are {'trusted: data travels plain' if trusted else 'not trusted: everything is TLS'}", peer=name)
+        answer = {"name": name, "addresses": peer.addresses, "fingerprint": peer.fingerprint, "trusted": trusted, "agreed": None}
+        with contextlib.suppress(QrepError):  # it does not answer now; a run that it refuses says so
+            answer["agreed"] = reach.ask(asks.Hail())["trusted"] == trusted
+        return answer, changed
 
     def reach(self, name):
         with self._lock:
@@ -56,8 +82,8 @@ class KnownPeers:
         if not answered:
             raise error
 
-    def add(self, name, addresses, fingerprint):
-        """Pin the key that a person has seen and agreed to; every address that answers must present it."""
+    def add(self, name, addresses, fingerprint, trusted=None):
+        """Pin the key that a person has seen and agreed to; every address that answers must present it. trusted: None: as it was, or not."""
         config.check_name("peers", name)
         answering = list(self._look_at(addresses))
         for seen in answering:
@@ -69,18 +95,22 @@ class KnownPeers:
                 )
         if fingerprint == self.identity.fingerprint:
             raise Refused(f"{answering[0]['address']} is this host", hint="give the address of the other host", code="self")
-        peer = config.Peer(addresses=addresses, fingerprint=fingerprint, certificate=answering[0]["certificate"])
         with self._lock:
             self._check_new(name, fingerprint)
+            if trusted is None:
+                trusted = self.trusted(name)
+            peer = config.Peer(addresses=addresses, fingerprint=fingerprint, certificate=answering[0]["certificate"], trusted=trusted)
             self.config.save("peers", name, peer)
             self._peers[name] = peer
             self._reach[name] = reach = Reach(self.identity, name, peer)
         self.events.add("peer-added", f"{', '.join(addresses)} {fingerprint}", peer=name)
         answer = {
             "name": name, "addresses": addresses, "fingerprint": fingerprint, "mutual": True, "version": None, "reachable": len(answering),
+            "trusted": trusted, "agreed": None,
         }  # fmt: skip
         try:
-            answer["version"] = reach.ask(asks.Hail())["version"]
+            hailed = reach.ask(asks.Hail())
+            answer["version"], answer["agreed"] = hailed["version"], hailed["trusted"] == trusted
         except QrepError:
             answer["mutual"] = False  # what there is to do is told by the CLI
         return answer

@@ -4,8 +4,10 @@ import contextlib
 import socket
 import ssl
 import threading
+import time
 from collections import Counter
 
+from qrep.daemon import plain as plain_data
 from qrep.daemon import tls
 from qrep.daemon.halfopen import HalfOpen, Refusals
 from qrep.errors import QrepError, Refused, Unreachable
@@ -15,7 +17,8 @@ BACKLOG = 128
 
 
 class Listener:
-    """Each accepted connection is served in a thread; `serve` maps ALPN purposes to functions(stream, peer name).
+    """Each accepted connection is served in a thread; `serve` maps ALPN purposes to functions(stream, peer name), and plain.PURPOSE to one of
+    (stream, token).
 
     peers(): name -> config.Peer of now.
     """
@@ -93,7 +96,10 @@ class Listener:
             threading.Thread(target=self._serve, args=(plain, address[0]), name=f"peer {address[0]}", daemon=True).start()
 
     def _serve(self, plain, host):
-        accepted = self._handshake(plain, host)
+        deadline = time.monotonic() + tls.HANDSHAKE_S
+        if self._is_plain(plain, host, deadline):
+            return
+        accepted = self._handshake(plain, host, deadline)
         if accepted is None:
             return
         stream, peer, purpose = accepted
@@ -120,13 +126,30 @@ class Listener:
             with self._lock:
                 del self._streams[stream]
 
-    def _handshake(self, plain, host):
+    def _is_plain(self, plain, host, deadline):
+        """Serve it if it is a plain data connection, by its first byte; False: it is not, and nothing of it was read."""
+        try:
+            self.half_open.add(plain, host)
+            try:
+                if not plain_data.begins_plain(plain_data.peek(plain, deadline)):
+                    return False
+                tls.keep_alive(plain)
+                token = plain_data.read_preamble(plain, deadline)
+            finally:
+                self.half_open.remove(plain)
+            self.serve[plain_data.PURPOSE](plain, token)
+        except (OSError, QrepError) as err:
+            plain.close()
+            self._tell(f"{host}: {_reason(err)}", address=host, reason=getattr(err, "code", "handshake"))
+        return True
+
+    def _handshake(self, plain, host, deadline):
         """(stream, peer, purpose), or None: it was closed and told of."""
         peers, stream = self.peers(), plain
         try:
             context = tls.server_context(self.identity, [peer.certificate for peer in peers.values()])
             tls.keep_alive(plain)
-            stream = tls.wrap(context, plain)
+            stream = tls.wrap(context, plain, deadline - time.monotonic())
             self.half_open.add(stream, host)
             try:
                 return stream, *tls.accept(stream, peers)

@@ -8,7 +8,7 @@ import time
 from datetime import UTC, datetime
 
 from qrep import __version__, config, store, timezone
-from qrep.daemon import tls
+from qrep.daemon import plain, tls
 from qrep.daemon.events import EventLog
 from qrep.daemon.figures import Figures
 from qrep.daemon.hooks import Hooks
@@ -61,7 +61,7 @@ class Node:
         self.volumes = Volumes(self.config, self.state, self.events)
         self.pairs = Pairs(self)
         self.sessions = Sessions(self)
-        serve = {tls.CONTROL: self.sessions.control, tls.DATA: self.sessions.data, tls.ASK: self.sessions.ask}
+        serve = {tls.CONTROL: self.sessions.control, tls.DATA: self.sessions.data, tls.ASK: self.sessions.ask, plain.PURPOSE: self.sessions.plain}
         # Bound here, so that a port that is taken is known before a device is touched; open from start() on.
         self.listener = Listener(self.identity, self.settings.node, self.settings.limits, self.peers.all, serve, self.events)
         self.jobs.load()
@@ -145,6 +145,13 @@ class Node:
             "config_dir": self.config.directory,
             "state_dir": self.state.path,
         }
+
+    def set_peer(self, name, trusted):
+        """Say whether the paths to a peer are trusted. What goes on with the other answer is cut, in both directions."""
+        answer, changed = self.peers.set_trusted(name, trusted)
+        if changed:
+            self.listener.drop(name)
+        return answer
 
     def remove_peer(self, name):
         self.peers.remove(name)

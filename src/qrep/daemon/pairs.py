@@ -16,7 +16,7 @@ class Pairs:
     def answer(self, question, peer):
         """peer: the name of the host that asks, as this node knows it. Raises QrepError, which is what it is told."""
         if isinstance(question, asks.Hail):
-            return {"name": self.node.name, "version": __version__}
+            return {"name": self.node.name, "version": __version__, "trusted": self.node.peers.trusted(peer)}
         if isinstance(question, asks.CreatePair):
             return self.create(question, peer)
         if isinstance(question, asks.ChangePair):

@@ -1,7 +1,9 @@
-"""Reaching peers: their addresses, and the three kinds of connections to them."""
+"""Reaching peers: their addresses, and the kinds of connections to them."""
+
+import weakref
 
 from qrep import config
-from qrep.daemon import asks, tls
+from qrep.daemon import asks, plain, tls
 from qrep.errors import Unreachable, UsageError
 from qrep.protocol import transport
 
@@ -33,12 +35,17 @@ class Reach:
     def __init__(self, identity, name, peer):
         self.identity, self.name, self.peer = identity, name, peer
         self.address = None  # the one that answered last
+        self._plain = weakref.WeakSet()  # data connections without TLS
 
     def connect(self, purpose):
+        return self._first(lambda address: tls.connect(self.identity, address, purpose, self.peer, CONNECT_S))
+
+    def _first(self, connect):
+        """What connect(address) makes at the first address that answers."""
         errors = []
         for address in self._order():
             try:
-                stream = tls.connect(self.identity, address, purpose, self.peer, CONNECT_S)
+                stream = connect(address)
             except Unreachable as error:
                 errors.append(error)
                 continue
@@ -66,6 +73,16 @@ class Reach:
         return transport.Channel(self.connect(tls.CONTROL), "target")
 
     def data_connection(self, token, bucket=None):
-        """A DataConnection that brought `token`, ready for frames."""
-        index, stream = transport.join(self.connect(tls.DATA), token)
-        return transport.DataConnection(stream, index, bucket=bucket)
+        """A DataConnection that brought `token`, ready for frames; over TLS, or plain and with zero copy where the path is trusted."""
+        if not self.peer.trusted:
+            index, stream = transport.join(self.connect(tls.DATA), token)
+            return transport.DataConnection(stream, index, bucket=bucket)
+        index, stream = plain.join(self._first(lambda address: plain.connect(address, CONNECT_S)), token)
+        connection = transport.DataConnection(stream, index, zero_copy=True, bucket=bucket)
+        self._plain.add(connection)
+        return connection
+
+    def cut(self):
+        """End the data connections that go on without TLS."""
+        for connection in list(self._plain):
+            connection.interrupt()

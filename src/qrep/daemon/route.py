@@ -38,8 +38,14 @@ class Route:
             job_id=bytes.fromhex(settings.id), volume_id=bytes.fromhex(settings.target_volume), device=info,
             backend=registry.choose(volume.settings.snapshots, info).backend, map_directory=os.path.join(directory, "map"),
             run_directory=directory, leaf_size=settings.leaf, granule_size=settings.granule, connections=settings.connections,
-            initial=settings.initial, timeout_s=units.parse_duration(settings.timeout),
+            initial=settings.initial, timeout_s=units.parse_duration(settings.timeout), plain=self.transport() == "plain",
         )  # fmt: skip
+
+    def transport(self):
+        """How data travels: local, tls, or plain where the path is trusted."""
+        if not self._peer:
+            return "local"
+        return "plain" if self.node.peers.trusted(self._peer) else "tls"
 
     def dial(self):
         """A fresh control channel to the target volume."""

@@ -1,4 +1,4 @@
-"""The three purposes of a peer's connection, each served in the thread of that connection: control sessions, data, questions."""
+"""The purposes of a peer's connection, each served in the thread of that connection: control sessions, data over TLS or plain, questions."""
 
 import contextlib
 
@@ -30,7 +30,8 @@ class Sessions:
                 channel.send(messages.Error(code=error.code, message=error.message, hint=error.hint))
             channel.close()
             raise
-        self.serve(target, channel, hello, pair["volume"], pair["job"])
+        owner = transport.Owner(peer, hello.plain)
+        self.serve(target, channel, hello, pair["volume"], pair["job"], self.node.rendezvous.of(owner))
 
     def _admit(self, hello, peer):
         if not isinstance(hello, messages.Hello):
@@ -53,11 +54,29 @@ class Sessions:
                 hint=f"on {self.node.name}: qrep volume set {volume.name} --accept {peer}",
                 code="not-accepted",
             )
+        self.check_trust(peer, hello.plain)
         return volume.replica(), pair
 
-    def serve(self, target, channel, hello, volume, job):
+    def check_trust(self, peer, plain):
+        """Refuse a peer that does not say of the path what this host says. plain: it says that it is trusted.
+
+        Neither end can be talked down: that of a peer whose file was changed, or lies, ends here, and what it cannot change is that its tokens
+        are good for the one kind of connection only that both agreed on.
+        """
+        ours = self.node.peers.trusted(peer)
+        if ours == plain:
+            return
+        says = {True: "trusted", False: "not trusted"}
+        options = {True: "--trusted", False: "--no-trusted"}
+        raise Refused(
+            f"{self.node.name} says that the path to {peer} is {says[ours]}, and {peer} says that it is {says[plain]}",
+            hint=f"on {peer}: qrep peer set {self.node.name} {options[ours]}; or on {self.node.name}: qrep peer set {peer} {options[plain]}",
+            code="trust-mismatch",
+        )
+
+    def serve(self, target, channel, hello, volume, job, rendezvous=None):
         """One session to its end. An open generation is kept for the next one."""
-        reason = target.serve(channel, self.node.rendezvous, hello)
+        reason = target.serve(channel, rendezvous or self.node.rendezvous, hello)
         if reason is not None:
             self.node.events.add("session-ended", reason, volume=volume, job=job)
         if target.damaged:
@@ -76,8 +95,25 @@ class Sessions:
             def make(index):
                 return transport.DataConnection(transport.welcome(channel, index), index)
 
-            if self.node.rendezvous.deliver(join.token, make) is None:
+            if self.node.rendezvous.deliver(join.token, make, lambda owner: owner == (peer, False)) is None:
                 raise ProtocolError("nobody waits for this data connection")
+        except QrepError:
+            channel.close()
+            raise
+
+    def plain(self, stream, token):
+        """The same without TLS: the token says whose it is, and whether that path is trusted."""
+        channel = transport.Channel(stream, "source")
+
+        def make(index):
+            return transport.DataConnection(transport.welcome(channel, index), index)
+
+        def fits(owner):
+            return owner is not None and owner.plain and self.node.peers.trusted(owner.peer)
+
+        try:
+            if self.node.rendezvous.deliver(token, make, fits) is None:
+                raise ProtocolError("nobody waits for this plain data connection")
         except QrepError:
             channel.close()
             raise

@@ -114,9 +114,9 @@ def welcome(stream):
     stream.sendall(WELCOME)
 
 
-def wrap(context, plain):
-    """The server's end of a handshake that accept() is to make; it may take HANDSHAKE_S in all. `plain` is given up."""
-    plain.settimeout(HANDSHAKE_S)
+def wrap(context, plain, timeout=HANDSHAKE_S):
+    """The server's end of a handshake that accept() is to make; it may take `timeout` seconds in all. `plain` is given up."""
+    plain.settimeout(max(0.001, timeout))
     return context.wrap_socket(plain, server_side=True, do_handshake_on_connect=False)
 
 

@@ -21,11 +21,13 @@ class JobRunner:
     dial, connect: how its target is reached (source/flow.py). db: the state database's job and run tables. events: EventLog.
     slots: slots.Slots, the runs that may go on at once. limit: a callable that tells the rate in force, as shown.py shows it.
     zone: a callable that tells the time zone of schedules. ended: called when what went on has ended.
+    transport(): how its data travels: local, tls or plain.
     """
 
-    def __init__(self, name, settings, *, request, dial, connect, db, events, slots, zone, limit=lambda: None, ended=lambda: None):
+    def __init__(self, name, settings, *, request, dial, connect, db, events, slots, zone, limit=lambda: None, ended=lambda: None,
+                 transport=lambda: "local"):  # fmt: skip
         self.name, self.settings = name, settings
-        self.request, self.dial, self.limit = request, dial, limit
+        self.request, self.dial, self.limit, self.transport = request, dial, limit, transport
         self.db, self.events = db, events
         self._connect, self._slots, self._ended = connect, slots, ended
         self._lock = threading.Lock()

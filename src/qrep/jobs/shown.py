@@ -51,6 +51,8 @@ def job_dict(runner):
         "generation": report.get("generation"),
         "root": report.get("root"),
         "path": {"active": 1, "total": 1, "connections": settings.connections, "ok": runner.state != "waiting"},
+        "transport": runner.transport(),
+        "zero_copy": _zero_copy(runner, progress, report),
         "rate_bytes_per_s": progress.get("rate_bytes_per_s") if progress else None,
         "limit": runner.limit(),
         "progress": progress,
@@ -60,6 +62,13 @@ def job_dict(runner):
         "queue": runner.queue(),
         "last_run": report or None,
     } | when(runner.timing)
+
+
+def _zero_copy(runner, progress, report):
+    """Whether the kernel sends from our memory without copying, as it says itself; None where it is not tried or not known yet."""
+    if runner.transport() != "plain":
+        return None
+    return progress.get("zero_copy") if progress else report.get("zero_copy")
 
 
 def _state(runner, progress):

@@ -57,6 +57,7 @@ class Hello(Message, tag="hello"):
     """The first message, and the only one before State. volume_id names the target volume; a peer never sends a path.
 
     epoch: this session's number; it must be above every one the target has accepted. size: of the source volume.
+    plain: the source trusts the path, and will bring data connections without TLS; a target that does not agree ends the session.
     """
 
     version_min: Annotated[int, Meta(ge=1, le=65535)]
@@ -68,6 +69,7 @@ class Hello(Message, tag="hello"):
     leaf_size: Annotated[int, Meta(ge=4096, le=1 << 20)]
     granule_size: Annotated[int, Meta(ge=8192, le=64 << 20)]
     sector_size: Annotated[int, Meta(ge=1, le=4096)]
+    plain: bool
 
 
 class Begin(Message, tag="begin"):

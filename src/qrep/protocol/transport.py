@@ -11,6 +11,7 @@ import socket
 import ssl
 import threading
 import time
+from typing import NamedTuple
 
 from qrep._native import sockets
 from qrep._native.connection import Connection
@@ -233,18 +234,20 @@ class DataConnection:
 
     def __init__(self, stream, index, *, zero_copy=False, bucket=None):
         """stream: a connected socket, TLS socket or PipeStream, blocking; ours from here on. index: inside the session."""
-        self.stream = stream
+        self.stream, self.zero_copy = stream, False
         if getattr(stream, "family", None) in (socket.AF_INET, socket.AF_INET6):
             with contextlib.suppress(OSError):  # a connection that broke meanwhile says so when a lane uses it
                 # No time-out of the kernel's: a target that flushes for long takes nothing meanwhile, and is not gone.
-                sockets.tune(stream.fileno(), user_timeout_ms=0, zero_copy=zero_copy)
+                tuned = sockets.tune(stream.fileno(), user_timeout_ms=0, zero_copy=zero_copy)
+                # With less the kernel makes such a sender wait for every packet; a process without CAP_NET_ADMIN may get less.
+                self.zero_copy = zero_copy and tuned["send_buffer"] >= sockets.ZERO_COPY_SNDBUF
         if isinstance(stream, PipeStream):
             self.native = Connection.pipes(stream.receive_fd, stream.send_fd, index, bucket=bucket)
         elif isinstance(stream, ssl.SSLSocket):
             self.native = Connection.stream(stream, index, bucket=bucket)
             self.native.count_records(*TLS_RECORD)
         else:
-            self.native = Connection.socket(stream.fileno(), index, zero_copy=zero_copy, bucket=bucket)
+            self.native = Connection.socket(stream.fileno(), index, zero_copy=self.zero_copy, bucket=bucket)
 
     def interrupt(self):
         """Wake a lane that is blocked in this stream, after its run was told to stop. The stream is of no use afterwards."""
@@ -258,6 +261,13 @@ class DataConnection:
             self.stream.close()
 
 
+class Owner(NamedTuple):
+    """Whose data connections a session waits for. plain: both ends trust the path, so they come without TLS, and only so."""
+
+    peer: str
+    plain: bool
+
+
 class Rendezvous:
     """Where a run waits for its data connections. The run offers one-use tokens; whoever accepts connections delivers them.
 
@@ -266,28 +276,33 @@ class Rendezvous:
 
     def __init__(self):
         self._condition = threading.Condition()
-        self._offered = {}  # token -> index; until the connection is taken or the token withdrawn
+        self._offered = {}  # token -> (index, owner); until the connection is taken or the token withdrawn
         self._used = set()
         self._arrived = {}  # token -> connection
 
-    def offer(self, count, first=0):
-        """`count` fresh tokens; the connection that brings the i-th is number first + i of its session."""
+    def offer(self, count, first=0, owner=None):
+        """`count` fresh tokens; the connection that brings the i-th is number first + i of its session. owner: an Owner, None: of this process."""
         tokens = [secrets.token_bytes(TOKEN_SIZE) for _ in range(count)]
         with self._condition:
-            self._offered.update((token, index) for index, token in enumerate(tokens, first))
+            self._offered.update((token, (index, owner)) for index, token in enumerate(tokens, first))
         return tokens
 
-    def deliver(self, token, make_connection):
+    def of(self, owner):
+        """This, for a session of `owner`: tokens that it offers are good for connections of that owner only."""
+        return OwnedRendezvous(self, owner)
+
+    def deliver(self, token, make_connection, fits=lambda owner: owner is None):
         """A connection brought `token`: make_connection(index) answers Joined(index) and makes a DataConnection of it.
 
+        fits(owner): whether a connection of this kind may bring a token of that owner; where not, the token is not used up.
         Returns the index, or None if nobody waits for this token (then nothing was made of it, or it was closed again).
         """
         token = bytes(token)
         with self._condition:
-            if token not in self._offered or token in self._used:
+            if token not in self._offered or token in self._used or not fits(self._offered[token][1]):
                 return None
             self._used.add(token)
-            index = self._offered[token]
+            index = self._offered[token][0]
         connection = make_connection(index)
         with self._condition:
             if token in self._offered:
@@ -320,3 +335,14 @@ class Rendezvous:
     def _forget(self, token):
         self._used.discard(token)
         return self._offered.pop(token, None) is not None, self._arrived.pop(token, None)
+
+
+class OwnedRendezvous:
+    """A Rendezvous as one session sees it."""
+
+    def __init__(self, rendezvous, owner):
+        self.owner, self.wait, self.withdraw = owner, rendezvous.wait, rendezvous.withdraw
+        self._rendezvous = rendezvous
+
+    def offer(self, count, first=0):
+        return self._rendezvous.offer(count, first, self.owner)

@@ -44,7 +44,8 @@ class RunRequest:
     """What to replicate and how. job_id, volume_id (of the target volume): 16 bytes. device: DeviceInfo of the source.
 
     backend: volumes.base.SnapshotBackend. map_directory, run_directory: of this job's state. initial: auto, compare or full.
-    timeout_s: without progress, before a run gives up for now. Rates and zero-copy belong to the connections that `connect` makes.
+    timeout_s: without progress, before a run gives up for now. plain: `connect` makes connections without TLS.
+    Rates and zero-copy belong to the connections that `connect` makes.
     """
 
     job_id: bytes
@@ -60,6 +61,7 @@ class RunRequest:
     frame_limit: int = 2 << 20
     slots: int = 2
     timeout_s: float = 30.0
+    plain: bool = False
     snapshot_name: str = field(default="")
 
     @property
@@ -139,6 +141,7 @@ class Run:
             shape=(self.geometry.size, request.leaf_size, request.granule_size, min(4096, request.device.io_alignment)),
             pending_new=pending.tag if pending is not None else None, record=self._run_file.load(), epoch=0, draw=secrets.token_bytes,
             initial=request.initial, connections=self._connections.count, frame_limit=max(request.frame_limit, request.leaf_size),
+            plain=request.plain,
         )  # fmt: skip
 
     def _run_to_the_end(self):

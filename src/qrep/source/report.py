@@ -105,6 +105,7 @@ class Progress:
             "written": self.received_by_target,
             "rate_bytes_per_s": counters.get("sent", 0) / elapsed if run is not None else 0,
             "hash_bytes_per_s": counters.get("hashed", 0) / elapsed if run is not None else 0,
+            "zero_copy": totals.get("zc_copied", 0) < totals["zc_notified"] if totals.get("zc_notified") else None,
             "unreadable": unreadable,
         }
 
