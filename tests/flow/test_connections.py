@@ -99,7 +99,7 @@ def test_a_run_grows_from_one_connection_to_sixteen_and_shrinks_to_one(full):
     run.until_up(1)
     run.set_connections(16)
     run.until_up(16)
-    assert [entry["slot"] for entry in run.connections()] == list(range(16))
+    assert [entry["number"] for entry in run.connections()] == list(range(1, 17))
     run.set_connections(1)
     for bucket in (lane.connection.native.bucket for lane in list(run._lanes._going.values()) if lane.slot):
         bucket.set_rate(0)  # what they have taken is soon sent
@@ -203,7 +203,7 @@ def test_a_slow_connection_carries_its_share_and_does_not_hold_the_others_back(f
     counted = {}
     while run.thread.is_alive():
         for entry in run.progress()["connections"]:
-            counted[entry["slot"]] = max(counted.get(entry["slot"], 0), entry["sent"])
+            counted[entry["number"] - 1] = max(counted.get(entry["number"] - 1, 0), entry["sent"])
         time.sleep(0.02)
     same(full, run.report)
     # All would take 24 / 15.5 = 1.5 s. In lock step with the slow one 6 / 0.5 = 12 s; with two granules of it at the end 2.5 s.

@@ -156,7 +156,7 @@ def create(app, name, dry_run, yes, **options):
 @click.option("-n", "--dry-run", is_flag=True, help="Check it and show what it would be; change nothing.")
 @click.pass_obj
 def set_(app, name, dry_run, **options):
-    """Change settings of job NAME: schedule, rpo and shape count at once, all else from the next run on."""
+    """Change settings of job NAME: schedule, rpo, shape and connections count at once, all else from the next run on."""
     body = given(**cleared(options))
     answer = app.client().call("PATCH", f"/jobs/{part(name)}", body | ({"dry_run": True} if dry_run else {}))
     app.data(answer, lambda: details(answer))

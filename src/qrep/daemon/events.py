@@ -46,6 +46,8 @@ CODES = {
     "run-fuzzy": ("warning", "the sync point was taken of a live source and is fuzzy"),
     "run-interrupted": ("warning", "a run lost its connection and is tried again"),
     "run-resumed": ("info", "a run goes on from what the target has applied"),
+    "connection-down": ("warning", "a data connection of a run cannot be had; the others do its work and it is tried again"),
+    "connection-up": ("info", "a data connection that could not be had is there"),
     "run-taken-up": ("info", "a run that was going when the agent ended was started again"),
     "run-stopped": ("info", "a run was stopped; what was applied is kept"),
     "run-failed": ("error", "a run failed; the target is at its last sync point or can be brought there"),

@@ -138,7 +138,7 @@ class Jobs:
         return self.node.peers.reach(peer).ask(question)
 
     def change(self, name, settings, dry_run=False):
-        """Change settings, at once where they are times, else from the next run on. Returns the job as it is then (shown.job_dict)."""
+        """Change settings, at once where they are times or connections, else from the next run on. Returns the job as it is then (shown.job_dict)."""
         with self._lock:
             runner = self.get(name)
             changed = _convert(msgspec.to_builtins(runner.settings) | settings)
@@ -153,6 +153,8 @@ class Jobs:
             for field in settings:
                 setattr(runner.settings, field, getattr(changed, field))
             self.node.shapes.follow(name, changed.shape)
+            if "connections" in settings:
+                runner.set_connections(changed.connections)
         self.node.scheduler.wake()
         self.node.events.add("job-changed", ", ".join(f"{key} {'none' if value == '' else value}" for key, value in settings.items()), job=name)
         return job_dict(runner)

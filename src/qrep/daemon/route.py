@@ -13,7 +13,7 @@ LOCAL_BUFFER = 4 << 20  # bytes of a local connection's socket buffer
 
 
 class Route:
-    """Of one job. settings: config.Job; its changes count from the next run on."""
+    """Of one job. settings: config.Job; its changes count from the next run on, that of connections at once."""
 
     def __init__(self, node, name, settings):
         self.node, self.name, self.settings = node, name, settings
@@ -39,6 +39,7 @@ class Route:
             backend=registry.choose(volume.settings.snapshots, info).backend, map_directory=os.path.join(directory, "map"),
             run_directory=directory, leaf_size=settings.leaf, granule_size=settings.granule, connections=settings.connections,
             initial=settings.initial, timeout_s=units.parse_duration(settings.timeout), plain=self.transport() == "plain",
+            wanted=lambda: settings.connections,
         )  # fmt: skip
 
     def transport(self):

@@ -101,6 +101,13 @@ class JobRunner:
     def wait(self, timeout):
         return self._finished.wait(timeout)
 
+    def set_connections(self, count, removed=None):
+        """As Run.set_connections, if a run goes on; the next one asks how many there are."""
+        with self._lock:
+            active = self.active if self.activity == "run" else None
+        if active is not None:
+            active.set_connections(count, removed)
+
     @property
     def stopping(self):
         return self._stopping

@@ -34,8 +34,8 @@ class Connections:
         now = lanes.connections()
         if not any(entry["state"] in ("up", "finishing") for entry in now):
             return []
-        down = {entry["slot"]: entry["text"] for entry in now if entry["state"] == "down"}
-        up = {entry["slot"] for entry in now if entry["state"] == "up"}
+        down = {entry["number"] - 1: entry["text"] for entry in now if entry["state"] == "down"}
+        up = {entry["number"] - 1 for entry in now if entry["state"] == "up"}
         found = [("connection-down", f"connection {slot + 1}: {down[slot]}; the others do its work", slot) for slot in down.keys() - self._told]
         found += [("connection-up", f"connection {slot + 1} is there again", slot) for slot in up & self._told]
         self._told = (self._told - up) | down.keys()

@@ -63,6 +63,7 @@ class RunRequest:
     timeout_s: float = 30.0
     plain: bool = False
     snapshot_name: str = field(default="")
+    wanted: object = None  # a callable: how many connections the way has that was just dialled; None: as many as before
 
     @property
     def geometry(self):
@@ -172,6 +173,8 @@ class Run:
             self._link.open()
         except QrepError as err:
             return err
+        if self.request.wanted is not None:
+            self._connections.change(self.request.wanted(), None, None, self._machine)
         self._execute(self._machine.connected())
         while self._ending is None:
             self._one_event()

@@ -122,11 +122,11 @@ class SourceLanes(Lanes):
             found = []
             for lane in self._going.values():
                 sent = lane.connection.native.sent if lane.connection is not None else 0
-                found.append({"slot": lane.slot, "state": lane.state, "sent": sent, "rate_bytes_per_s": lane.rate(sent, now), "text": None})
+                found.append({"number": lane.slot + 1, "state": lane.state, "sent": sent, "rate_bytes_per_s": lane.rate(sent, now), "text": None})
             found += [
-                {"slot": slot, "state": "down", "sent": 0, "rate_bytes_per_s": 0.0, "text": text} for slot, (text, _) in self._down.items()
+                {"number": slot + 1, "state": "down", "sent": 0, "rate_bytes_per_s": 0.0, "text": text} for slot, (text, _) in self._down.items()
             ]
-        return sorted(found, key=lambda entry: entry["slot"])
+        return sorted(found, key=lambda entry: entry["number"])
 
     # ---- their life ----
 
