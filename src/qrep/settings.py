@@ -185,8 +185,15 @@ def check_every(text):
         raise UsageError(f"{text!r} is not from 1s to 1h", hint="write it like 15s")
 
 
+def _check_absolute(text, what, example):
+    try:
+        check_path(text, what)
+    except UsageError as err:
+        raise UsageError(err.message, hint=f"write an absolute path, such as {example}") from err
+
+
 def check_command(command):
-    check_path(command[0], "command of a hook")
+    _check_absolute(command[0], "command of a hook", "/usr/local/sbin/tell")
     if any("\0" in argument for argument in command):
         raise UsageError(f"an argument of {command[0]} holds a NUL", hint="no program can be given one")
 
@@ -203,7 +210,7 @@ def bad_values(value):
         checks = [("node.listen", lambda text=text: check_address(text)) for text in value.node.listen]
         checks.append(("events.keep_for", lambda: check_keep_for(value.events.keep_for)))
         checks += [
-            ("metrics.file", lambda: check_path(value.metrics.file, "file of the metrics") if value.metrics.file else None),
+            ("metrics.file", lambda: _check_absolute(value.metrics.file, "file of the metrics", "/var/lib/prometheus/node-exporter/qrep.prom") if value.metrics.file else None),
             ("metrics.every", lambda: check_every(value.metrics.every)),
         ]
         for number, hook in enumerate(value.hooks):

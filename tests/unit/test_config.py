@@ -6,7 +6,8 @@ import pytest
 from cli_process import call
 
 from qrep import config
-from qrep.config import Config, check
+from qrep.config import Config
+from qrep.configcheck import check
 from qrep.errors import ConfigError, NotFound, UsageError
 
 ID = "0" * 32
@@ -96,15 +97,15 @@ BAD = {
     "fingerprint": ("peers/b.toml", with_line("peers/b.toml", 'fingerprint = "SHA256:7b"', "fingerprint"), "fingerprint", "", ""),
     "no address": ("peers/b.toml", with_line("peers/b.toml", "addresses = []", "addresses"), "addresses", "length >= 1", ""),
     "address with a newline": ("peers/b.toml", with_line("peers/b.toml", 'addresses = ["a\\nb"]', "addresses"), "addresses", "is no address", ""),
-    "duplicate key": ("qrep.toml", "[node]\nport = 1\nport = 2\n", "line 3", "not TOML", ""),
-    "duplicate table": ("qrep.toml", "[node]\n[node]\n", "line 2", "not TOML", ""),
-    "no TOML": ("qrep.toml", "[node]\nname = a b\n", "line 2", "not TOML", ""),
-    "raw NUL": ("qrep.toml", b"[node]\nname = \"\0\"\n", "line 2", "not TOML", ""),
-    "not UTF-8": ("qrep.toml", b"[node]\nname = \"\xff\"\n", "", "not TOML", ""),
+    "duplicate key": ("qrep.toml", "[node]\nport = 1\nport = 2\n", "", "not TOML: Cannot overwrite", "twice"),
+    "duplicate table": ("qrep.toml", "[node]\n[node]\n", "", "not TOML: Cannot declare", "twice"),
+    "no TOML": ("qrep.toml", "[node]\nname = a b\n", "", "not TOML", "in quotes"),
+    "raw NUL": ("qrep.toml", b"[node]\nname = \"\0\"\n", "", "not TOML", ""),
+    "not UTF-8": ("qrep.toml", b"[node]\nname = \"\xff\"\n", "", "not UTF-8: byte 0xff", "save it"),
     "deep nesting": ("qrep.toml", "x = " + "[" * 100_000, "", "not TOML", ""),
     "10 MB": ("qrep.toml", "#" * 10_000_000, "", "larger than 1 MiB", "a page of text"),
     "no such volume": ("jobs/db.toml", with_line("jobs/db.toml", 'source = "dbb"', "source"), "source", "no volume called dbb", "did you mean db?"),
-    "no such peer": ("volumes/db.toml", with_line("volumes/db.toml", 'accept = ["c"]', "accept"), "accept", "no peer called c", "qrep peer add c"),
+    "no such peer": ("volumes/db.toml", with_line("volumes/db.toml", 'accept = ["c"]', "accept"), "accept[0]", "no peer called c", "qrep peer add c"),
 }  # fmt: skip
 
 
@@ -167,6 +168,29 @@ def test_check_needs_no_agent_prints_every_error_and_ends_in_2(put, capsys, monk
     directory = put(files={"qrep.toml": BAD["unknown key"][1]})
     monkeypatch.setenv("QREP_CONFIG_DIR", str(directory))
     answer = call(capsys, "check")
-    assert (answer.code, answer.out) == (2, f"{directory}/qrep.toml: node.prot: unknown key\n  action: did you mean port?\n")
+    assert (answer.code, answer.out) == (2, f"{directory}/qrep.toml:4: node.prot: unknown key\n  action: did you mean port?\n")
     assert call(capsys, "check", str(directory / "peers" / "b.toml")).code == 0
     assert '"place": "node.prot"' in call(capsys, "check", "--json").out
+
+
+def test_who_may_change_a_file_or_read_the_key_is_looked_at_too(put, tmp_path):
+    directory = put()
+    os.chmod(directory / "qrep.toml", 0o646)
+    keys = tmp_path / "state" / "keys"
+    keys.mkdir(parents=True)
+    (keys / "node.key").write_text("secret")
+    os.chmod(keys / "node.key", 0o640)
+    told = {os.path.basename(problem.file): (problem.message, problem.hint) for problem in check(directory, state_dir=tmp_path / "state")}
+    assert told == {
+        "qrep.toml": ("may be changed by others (mode 0646)", f"chmod go-w {directory}/qrep.toml"),
+        "node.key": ("mode 0640: others may read the key of this node", f"chmod 600 {keys}/node.key"),
+    }
+
+
+def test_a_hook_that_others_may_change_is_told_of_because_it_runs_as_root(put, tmp_path):
+    command = tmp_path / "tell.sh"
+    command.write_text("#!/bin/sh\n")
+    os.chmod(command, 0o777)
+    directory = put(files={"qrep.toml": f'[[hooks]]\nevents = ["error"]\ncommand = ["{command}"]\n'})
+    (problem,) = check(directory)
+    assert (problem.line, problem.place) == (3, "hooks[0].command") and "may be changed by others (mode 0777), and runs as root" in problem.message

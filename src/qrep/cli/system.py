@@ -5,7 +5,7 @@ import os
 import click
 
 from qrep import units
-from qrep.cli.app import Command
+from qrep.cli.app import Command, printable
 from qrep.cli.render import colour, table
 from qrep.errors import ConfigError, Refused
 
@@ -61,9 +61,10 @@ def probe_text(found):
 @click.pass_obj
 def check(app, file):
     """Check all configuration files, or FILE: where an error is and what was probably meant. Needs no agent."""
-    from qrep.config import check as check_files
+    from qrep.configcheck import check as check_files
+    from qrep.daemon.events import CODES
 
-    problems = check_files(app.config_dir, file)
+    problems = check_files(app.config_dir, file, state_dir=app.state_dir, event_codes=CODES)
     if not problems:
         app.data({"problems": []}, f"{file or app.config_dir}: no errors")
         return 0
@@ -71,7 +72,7 @@ def check(app, file):
         app.data({"problems": [problem.as_dict() for problem in problems]})
         return ConfigError.exit_code
     for problem in problems:
-        click.echo(str(problem))
+        click.echo(printable(str(problem)))
     return ConfigError.exit_code
 
 

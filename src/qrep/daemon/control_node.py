@@ -9,7 +9,7 @@ from datetime import datetime
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import PlainTextResponse, StreamingResponse
 
-from qrep.config import check as check_config
+from qrep.configcheck import check
 from qrep.daemon.events import CODES, LEVELS
 from qrep.daemon.status import status
 from qrep.errors import UsageError
@@ -22,7 +22,7 @@ NEWS_S = 0.1  # how soon a follower hears of an event
 def add(requests, node):
     requests.simple("/node", "GET", lambda request: node.as_dict())
     requests.simple("/status", "GET", lambda request: status(node, request.query_params.getlist("job")))
-    requests.simple("/check", "GET", lambda request: {"problems": [problem.as_dict() for problem in check_config(node.config.directory)]})
+    requests.simple("/check", "GET", lambda request: {"problems": [problem.as_dict() for problem in problems_of(node)]})
     requests.simple("/tasks/{id}", "GET", lambda request: _task(node, request))
 
     requests.simple("/metrics", "GET", lambda request: node.metrics.as_list())
@@ -47,6 +47,10 @@ def add(requests, node):
                 near = difflib.get_close_matches(code, CODES, 1)
                 raise UsageError(f"no event has the code {code!r}", hint=f"did you mean {near[0]}?" if near else "docs/EVENTS.md lists them")
         return StreamingResponse(_events(node, after, wanted, query.get("follow") == "1", request), media_type="application/jsonl")
+
+
+def problems_of(node):
+    return check(node.config.directory, state_dir=node.state.path, event_codes=CODES)
 
 
 def _task(node, request):
