@@ -94,3 +94,9 @@ class Site:
         from qrep.client import Client
 
         return Client(self.socket).get("/status", job=name)["jobs"][0]
+
+    def events(self, name):
+        """The events of a job so far, oldest first."""
+        from qrep.client import Client
+
+        return [event for event in Client(self.socket).lines("/events", job=name) if event]
