@@ -2,7 +2,6 @@
 
 import threading
 
-from agents import wait_until
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,13 +12,13 @@ def test_the_first_that_came_is_the_next_that_runs_whoever_asks_in_between():
     slots = Slots(2)
     turns = [slots.turn() for _ in range(5)]
     assert [turn.granted for turn in turns] == [True, True, False, False, False]
-    assert [turn.position() for turn in turns] == [None, None, 1, 2, 3] and slots.waiting() == 3
+    assert [turn.place() for turn in turns] == [None, None, (1, 3), (2, 3), (3, 3)]
     slots.end(turns[1])
     again = slots.turn()  # the job that has just run asks at once, and goes behind
-    assert turns[2].granted and not again.granted and again.position() == 3
+    assert turns[2].granted and not again.granted and again.place() == (3, 3)
     for turn in (turns[0], turns[2], turns[3], turns[4]):
         slots.end(turn)
-    assert again.granted and slots.waiting() == 0
+    assert again.granted
 
 
 def test_a_turn_that_is_stopped_leaves_the_queue_and_one_that_is_granted_keeps_its_slot():
@@ -31,7 +30,7 @@ def test_a_turn_that_is_stopped_leaves_the_queue_and_one_that_is_granted_keeps_i
         thread.start()
         second.stop()
         thread.join()
-        assert waited == [False] and third.position() == 1
+        assert waited == [False] and third.place() == (1, 1)
         first.stop()
         assert first.granted and not third.granted
     assert third.wait() and not slots.turn().granted
@@ -78,7 +77,7 @@ def test_whatever_happens_no_more_run_than_may_and_nobody_overtakes(steps):
         still = [turn for turn in turns if turn not in left]
         running = [turn for turn in still if turn.granted]
         waiting = [turn for turn in still if not turn.granted]
-        assert [turn.position() for turn in waiting] == list(range(1, len(waiting) + 1))
+        assert [turn.place() for turn in waiting] == [(place, len(waiting)) for place in range(1, len(waiting) + 1)]
         assert not waiting or len(running) >= limit
         assert not waiting or not running or turns.index(running[-1]) < turns.index(waiting[0])
 
@@ -105,4 +104,4 @@ def test_many_threads_each_get_their_turns_and_never_more_at_once_than_may():
     for thread in threads:
         thread.join()
     assert most <= 4 and done == [50] * 16
-    wait_until(lambda: slots.waiting() == 0)
+    assert all(slots.turn().granted for _ in range(4))

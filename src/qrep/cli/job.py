@@ -119,7 +119,7 @@ def settings(command):
 def create_text(answer):
     name = answer["name"]
     first = "full copy" if answer.get("full", True) else "compare digests"
-    schedule = f"\n  schedule: {answer['schedule']}, next {when_there(answer['next'][0])}" if answer.get("schedule") else ""
+    schedule = f"\n  schedule: {answer['schedule']}, next {when_there(answer['next'][0])} ({answer['next'][0][19:]})" if answer.get("schedule") else ""
     path = f" via {answer['via']}" if answer.get("via") else ""
     return (
         f"Created job {name} ({answer['mode']}): {answer['source']} -> {answer['target']}{path}\n"

@@ -140,6 +140,7 @@ class Node:
             "listen": self.settings.node.listen,
             "port": self.settings.node.port,
             "time_zone": self.time_zone,
+            "runs": self.slots.as_dict(),
             "fingerprint": self.identity.fingerprint,
             "isa": hasher.isa(),
             "config_dir": self.config.directory,

@@ -124,8 +124,8 @@ class JobRunner:
 
     def queue(self):
         """{"position", "waiting"} of a run that waits for its turn, else None."""
-        position = self.turn.position() if self.turn is not None else None
-        return {"position": position, "waiting": self._slots.waiting()} if position else None
+        place = self.turn.place() if self.turn is not None else None
+        return {"position": place[0], "waiting": place[1]} if place else None
 
     def progress(self):
         active = self.active
@@ -178,8 +178,7 @@ class JobRunner:
             task.progress = self.progress
             text = f"{self.settings.source} -> {self.settings.target}{', ' if cause else ''}{cause}"
             self.events.add("run-started", text, job=self.name)
-            report = run.run()
-        return self._committed(report, started)
+            return self._committed(run.run(), started)
 
     def _dial_for_run(self):
         """Called by the run for its first connection and after every interruption."""

@@ -26,9 +26,9 @@ class Turn:
     def progress(self):
         return None
 
-    def position(self):
-        """1: next. None: not waiting."""
-        return self._slots.position(self)
+    def place(self):
+        """(position, how many wait): 1 is next. None: not waiting."""
+        return self._slots.place(self)
 
     def __enter__(self):
         return self
@@ -58,12 +58,14 @@ class Slots:
             self._limit = limit
             self._grant()
 
-    def waiting(self):
-        return len(self._queue)
-
-    def position(self, turn):
+    def as_dict(self):
+        """How many go on, how many wait, how many may go on."""
         with self._lock:
-            return self._queue.index(turn) + 1 if turn in self._queue else None
+            return {"going": self._taken, "waiting": len(self._queue), "limit": self._limit}
+
+    def place(self, turn):
+        with self._lock:
+            return (self._queue.index(turn) + 1, len(self._queue)) if turn in self._queue else None
 
     def leave(self, turn):
         with self._lock:
