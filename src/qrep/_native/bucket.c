@@ -117,11 +117,10 @@ void qrep_bucket_close(struct qrep_bucket *bucket)
 void qrep_bucket_move(struct qrep_bucket *bucket, struct qrep_bucket *parent)
 {
     lock_tree(bucket);
-    int32_t waiting = (int32_t)bucket->waiting;
-    qrep_bucket_count_waiting(bucket->parent, -waiting);
+    qrep_bucket_count_waiting(bucket->parent, -bucket->waiting, -bucket->asked);
     unlink_bucket(bucket);
     link_below(bucket, parent);
-    qrep_bucket_count_waiting(parent, waiting);
+    qrep_bucket_count_waiting(parent, bucket->waiting, bucket->asked);
     unlock_tree(bucket);
 }
 

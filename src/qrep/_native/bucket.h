@@ -32,6 +32,7 @@ struct qrep_bucket {
     /* Turns, in bytes of virtual time: a child begins at `start`, its parent's `clock` is the latest start that was granted. */
     uint64_t start, clock;
     uint32_t waiting; /* requests below and here that were not granted yet */
+    uint64_t asked;   /* bytes of these */
     uint64_t wanted;  /* the request of this bucket itself; 0: none */
     uint64_t granted; /* what was granted to it and not collected yet */
 };

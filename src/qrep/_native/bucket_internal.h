@@ -25,8 +25,8 @@ int64_t qrep_bucket_needed(const struct qrep_bucket *bucket, uint64_t size);
 
 /* The bucket with the least rate from here to the root; NULL: none has one. */
 struct qrep_bucket *qrep_bucket_slowest(struct qrep_bucket *bucket);
-/* Of `change` more requests below and here somebody waits. */
-void qrep_bucket_count_waiting(struct qrep_bucket *bucket, int32_t change);
+/* So many more requests, of so many bytes in all, wait below and here; modulo 2^32 and 2^64, to take away. */
+void qrep_bucket_count_waiting(struct qrep_bucket *bucket, uint32_t requests, uint64_t bytes);
 /* To the whole chain, and to the turns of its buckets. */
 void qrep_bucket_give_back(struct qrep_bucket *bucket, uint64_t size);
 /* Nothing is asked for any more and nothing waits to be collected. */

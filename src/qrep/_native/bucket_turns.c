@@ -35,16 +35,18 @@ static uint64_t earliest_start(const struct qrep_bucket *child, uint64_t patienc
     return child->start > least ? child->start : least;
 }
 
-void qrep_bucket_count_waiting(struct qrep_bucket *bucket, int32_t change)
+void qrep_bucket_count_waiting(struct qrep_bucket *bucket, uint32_t requests, uint64_t bytes)
 {
-    for (; bucket; bucket = bucket->parent)
-        bucket->waiting += (uint32_t)change;
+    for (; bucket; bucket = bucket->parent) {
+        bucket->waiting += requests;
+        bucket->asked += bytes;
+    }
 }
 
 static void withdraw(struct qrep_bucket *bucket)
 {
     if (bucket->wanted)
-        qrep_bucket_count_waiting(bucket, -1);
+        qrep_bucket_count_waiting(bucket, (uint32_t)-1, -bucket->wanted);
     bucket->wanted = 0;
 }
 
@@ -122,7 +124,8 @@ static void hand_out(struct qrep_bucket *root, uint64_t now_ns)
     }
 }
 
-/* Bytes that siblings get before `bucket` has its turn, if `ahead` bytes below it go before. */
+/* Bytes that go before `bucket` has its turn among its siblings, if `ahead` bytes below it do. Of a sibling that is no more than what it asks for
+ * now: whether it will ask for more before is not known, and to sleep too long costs others, too. */
 static uint64_t ahead_of(const struct qrep_bucket *bucket, uint64_t ahead, uint64_t patience_bytes)
 {
     uint64_t turn = earliest_start(bucket, patience_bytes) + ahead, sum = ahead;
@@ -131,7 +134,8 @@ static uint64_t ahead_of(const struct qrep_bucket *bucket, uint64_t ahead, uint6
         if (each == bucket || each->waiting == 0 || (qrep_bucket_limited(each) && each->level <= 0))
             continue;
         uint64_t start = earliest_start(each, patience_bytes);
-        sum += start < turn ? turn - start : 0;
+        if (start < turn)
+            sum += turn - start < each->asked ? turn - start : each->asked;
     }
     return sum;
 }
@@ -164,7 +168,7 @@ void qrep_bucket_request(struct qrep_bucket *bucket, uint64_t size, uint64_t now
     if (bucket->granted == size)
         return;
     qrep_bucket_clear_request(bucket);
-    qrep_bucket_count_waiting(bucket, 1);
+    qrep_bucket_count_waiting(bucket, 1, size);
     bucket->wanted = size;
     hand_out(bucket->root, now_ns);
 }

@@ -12,15 +12,24 @@ def set_value(settings, section, key, value, *, dry_run=False):
     """Let `key` of `section` be the string `value`. settings: config.Config. Raises ConfigError when the file is written in a way that this cannot change."""
     path = os.path.join(settings.directory, config.NODE_FILE)
     with store.Directory(settings.directory) as directory:
-        data = directory.read(config.NODE_FILE, config.FILE_MAX) or b""
-        before = data.decode()
-        after = _changed(before, section, key, value)
-        wanted = tomllib.loads(before)
+        try:
+            before = (directory.read(config.NODE_FILE, config.FILE_MAX) or b"").decode()
+            wanted = tomllib.loads(before)
+        except ValueError as error:  # not TOML, or not even text
+            raise ConfigError(f"{path}: {error}", hint="qrep check shows every error") from error
         wanted.setdefault(section, {})[key] = value
-        if tomllib.loads(after) != wanted:
+        after = _changed(before, section, key, value)
+        if _parsed(after) != wanted:
             raise ConfigError(f"{path}: [{section}] is written in a way that cannot be changed here", hint=f'write {key} = "{value}" there yourself')
         if not dry_run:
             directory.write(config.NODE_FILE, after.encode())
+
+
+def _parsed(text):
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        return None
 
 
 def _changed(text, section, key, value):
