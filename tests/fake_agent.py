@@ -15,7 +15,7 @@ KEPT = {"snapshots": str, "undo": str, "undo_space": str, "accept": list}
 
 # (method, path): fields of the body: required, optional; None means that there must be no body
 REQUESTS = {
-    ("GET", "/status"): None, ("GET", "/node"): None, ("GET", "/events"): None, ("GET", "/check"): None, ("GET", "/metrics"): None,
+    ("GET", "/status"): None, ("GET", "/node"): None, ("GET", "/events"): None, ("GET", "/check"): None, ("GET", "/metrics"): None, ("POST", "/reload"): ({}, {"dry_run": bool}),
     ("GET", "/volumes"): None, ("GET", "/volumes/{}"): None, ("DELETE", "/volumes/{}"): None,
     ("POST", "/volumes"): ({"name": str, "device": str}, {**KEPT, "leaf": str, "granule": str}),
     ("PATCH", "/volumes/{}"): ({}, KEPT),

@@ -18,9 +18,14 @@ def check(directory, file=None, *, state_dir=None, event_codes=()):
 
     state_dir: its private key is looked at, too. event_codes: what a hook may name, empty: anything.
     """
-    config = Config(directory)
     if file is not None:
         return _check_file(os.path.abspath(file), event_codes)
+    return survey(directory, state_dir=state_dir, event_codes=event_codes)[1]
+
+
+def survey(directory, *, state_dir=None, event_codes=()):
+    """(found, [Problem]) of all files. found.node: config.Node; found.objects: {kind: {name: object}}; to be used if there is no problem."""
+    config = Config(directory)
     found, problems = _Found(), []
     for path, cls, kind, name in _files(config, problems):
         value, wrong = _look(path, cls)
@@ -36,7 +41,7 @@ def check(directory, file=None, *, state_dir=None, event_codes=()):
     problems += [problem for problem in more if not is_told(problem.place, found.told[problem.file])]
     if state_dir:
         problems += _key(os.path.join(state_dir, KEY_FILE))
-    return sorted((_with_line(problem) for problem in problems), key=lambda problem: (problem.file, problem.line or 0))
+    return found, sorted((_with_line(problem) for problem in problems), key=lambda problem: (problem.file, problem.line or 0))
 
 
 class _Found:

@@ -131,6 +131,11 @@ class Job(_Object):
     rpo: str = ""  # how old the last sync point may become; "": no matter
 
 
+def changed_fields(old, new):
+    """The names of the fields in which two objects of one class differ."""
+    return [field for field in new.__struct_fields__ if getattr(old, field) != getattr(new, field)]
+
+
 def check_name(kind, name):
     """Raise UsageError unless `name` can name an object: it becomes a file name and part of addresses such as peer:volume."""
     if not isinstance(name, str) or not NAME.match(name):

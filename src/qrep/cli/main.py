@@ -22,6 +22,7 @@ COMMANDS = {
     "peer": ("peer", "peer", "Other hosts."),
     "shape": ("shape", "shape", "Rates that jobs share, by the hours of the week."),
     "daemon": ("system", "daemon", "Run the agent."),
+    "reload": ("reload", "reload", "Let the agent read its configuration again."),
     "probe": ("system", "probe", "What this machine can do."),
     "metrics": ("metrics", "metrics", "What the agent counts, as Prometheus reads it."),
     "check": ("system", "check", "Check the configuration files."),
@@ -33,7 +34,7 @@ HIDDEN = {"serve"}
 SECTIONS = (
     ("Every day", ("status", "start", "stop", "verify", "events", "copy")),
     ("Objects (a noun alone lists)", ("volume", "job", "shape", "snapshot", "peer")),
-    ("System", ("daemon", "probe", "check", "metrics", "demo", "completion")),
+    ("System", ("daemon", "reload", "probe", "check", "metrics", "demo", "completion")),
 )
 
 

@@ -25,6 +25,7 @@ def add(requests, node):
     requests.simple("/check", "GET", lambda request: {"problems": [problem.as_dict() for problem in problems_of(node)]})
     requests.simple("/tasks/{id}", "GET", lambda request: _task(node, request))
 
+    requests.with_body("/reload", "POST", {}, {"dry_run": bool}, lambda path, body: node.reload(dry_run=body.get("dry_run", False)))
     requests.simple("/metrics", "GET", lambda request: node.metrics.as_list())
 
     @requests.route("/metrics", "GET", below="")

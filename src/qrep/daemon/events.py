@@ -19,6 +19,8 @@ CODES = {
     "agent-started": ("info", "the agent serves its socket and its port"),
     "agent-stopped": ("info", "the agent ended in order"),
     "events-suppressed": ("warning", "an event repeated too often to be told every time; the text says how often it was not"),
+    "config-reloaded": ("info", "the configuration was read again; what changed, what needs a restart, what could not be done"),
+    "config-refused": ("error", "the configuration was to be read again and has errors; nothing was changed"),
     "metrics-not-written": ("warning", "the file of the metrics cannot be written; told once until it can"),
     "hook-failed": ("warning", "a hook could not be started, failed or took too long; it runs no hooks itself"),
     "hooks-dropped": ("warning", "hooks were not run because too many were waiting; it runs no hooks itself"),

@@ -8,6 +8,8 @@ from qrep.daemon.metrictable import BUCKETS_S
 RUN_RESULTS = {"run-committed": "committed", "run-degraded": "degraded", "run-failed": "failed", "run-stopped": "stopped"}
 VERIFY_RESULTS = {"verify-equal": "equal", "verify-differs": "differs", "verify-failed": "failed"}
 
+RELOAD_RESULTS = {"config-reloaded": "applied", "config-refused": "refused"}
+
 
 class Durations:
     """A histogram as Prometheus wants it: every bucket holds what the smaller ones hold, too."""
@@ -28,22 +30,27 @@ class Figures:
         self._lock = threading.Lock()
         self.runs, self.verifies, self.interruptions = Counter(), Counter(), Counter()  # (job, result), job
         self.durations = {}  # job -> Durations
+        self.reloads = Counter()  # by result
         events.observers.append(self.heard)
 
     def heard(self, code, job, data):
-        if job is None:
-            return
         with self._lock:
-            if code in RUN_RESULTS:
-                self.runs[job, RUN_RESULTS[code]] += 1
-            elif code in VERIFY_RESULTS:
-                self.verifies[job, VERIFY_RESULTS[code]] += 1
-            elif code == "run-interrupted":
-                self.interruptions[job] += 1
-            elif code == "job-deleted":
-                self._forget(job)
-            if code == "run-committed" and "seconds" in data:
-                self.durations.setdefault(job, Durations()).add(data["seconds"])
+            if code in RELOAD_RESULTS:
+                self.reloads[RELOAD_RESULTS[code]] += 1
+            if job is not None:
+                self._heard_of(job, code, data)
+
+    def _heard_of(self, job, code, data):
+        if code in RUN_RESULTS:
+            self.runs[job, RUN_RESULTS[code]] += 1
+        elif code in VERIFY_RESULTS:
+            self.verifies[job, VERIFY_RESULTS[code]] += 1
+        elif code == "run-interrupted":
+            self.interruptions[job] += 1
+        elif code == "job-deleted":
+            self._forget(job)
+        if code == "run-committed" and "seconds" in data:
+            self.durations.setdefault(job, Durations()).add(data["seconds"])
 
     def _forget(self, job):
         for counter in (self.runs, self.verifies):

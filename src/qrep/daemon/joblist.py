@@ -15,8 +15,10 @@ from qrep.errors import ConfigError, NotFound, QrepError, Refused, Unreachable
 from qrep.jobs.run import JobRunner
 from qrep.jobs.schedule import Timing
 from qrep.jobs.shown import job_dict, when
-from qrep.settings import bad_values
+from qrep.settings import bad_values, changed_fields
 from qrep.volumes import registry
+
+FIXED = ("id", "source", "target", "target_volume", "size", "leaf", "granule", "mode")  # what a job is; anything else is how it is done
 
 
 class Jobs:
@@ -57,7 +59,7 @@ class Jobs:
         self.node.config.load("jobs", name)
         raise NotFound(
             f"job {name} was added while the agent runs",
-            hint="restart the agent, or use qrep job create",
+            hint="qrep reload reads it; or use qrep job create",
             code="no-such-job",
         )
 
@@ -146,18 +148,51 @@ class Jobs:
             if dry_run:
                 return job_dict(runner) | {key: None if value == "" else value for key, value in settings.items()} | when(Timing(changed, self.node.zone))
             if changed.sync_points != runner.settings.sync_points:
-                peer = changed.target.rpartition(":")[0]
-                question = asks.ChangePair(job_id=changed.id, sync_points=changed.sync_points)
-                self._ask(peer, question) if peer else self.node.pairs.change(changed.id, None, changed.sync_points)
+                self._tell_sync_points(changed)
             self.node.config.save("jobs", name, changed)
-            for field in settings:
-                setattr(runner.settings, field, getattr(changed, field))
-            self.node.shapes.follow(name, changed.shape)
-            if "connections" in settings:
-                runner.set_connections(changed.connections)
-        self.node.scheduler.wake()
+            self._take(runner, changed, settings)
         self.node.events.add("job-changed", ", ".join(f"{key} {'none' if value == '' else value}" for key, value in settings.items()), job=name)
         return job_dict(runner)
+
+    def _tell_sync_points(self, job):
+        peer = job.target.rpartition(":")[0]
+        question = asks.ChangePair(job_id=job.id, sync_points=job.sync_points)
+        self._ask(peer, question) if peer else self.node.pairs.change(job.id, None, job.sync_points)
+
+    def _take(self, runner, changed, fields):
+        """Let `fields` of a job be what they are in `changed`, also for a run that goes on."""
+        for field in fields:
+            setattr(runner.settings, field, getattr(changed, field))
+        self.node.shapes.follow(runner.name, changed.shape)
+        if "connections" in fields:
+            runner.set_connections(changed.connections)
+        self.node.scheduler.wake()
+
+    # ---- by a reload: the files were changed by somebody else ----
+
+    def adopt(self, name, settings):
+        """Let a job be what its file says now. Raises Refused if that needs the end of what it does, Unreachable if its target must be told."""
+        with self._lock:
+            runner = self._runners.get(name)
+            if runner is not None and any(getattr(settings, field) != getattr(runner.settings, field) for field in FIXED):
+                runner.begin("delete")  # another job of the same name: nothing may go on, and what holds on to the old one finds it taken
+                runner = None
+            if runner is None:
+                self.node.shapes.forget(name)
+                self._runners[name] = self._runner(name, settings)
+                self.node.scheduler.wake()
+                return
+            if settings.sync_points != runner.settings.sync_points:
+                self._tell_sync_points(settings)
+            self._take(runner, settings, changed_fields(runner.settings, settings))
+
+    def let_go(self, name):
+        """The file of a job is gone: it is not known any more. What it left on disk and its pair stay. Raises Refused while it does something."""
+        with self._lock:
+            self._runners[name].begin("delete")
+            del self._runners[name]
+            self.node.shapes.forget(name)
+        self.node.scheduler.wake()
 
     def delete(self, name):
         with self._lock:

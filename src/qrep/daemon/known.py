@@ -53,6 +53,25 @@ class KnownPeers:
             answer["agreed"] = reach.ask(asks.Hail())["trusted"] == trusted
         return answer, changed
 
+    # ---- by a reload: the files were changed by somebody else ----
+
+    def adopt(self, name, peer):
+        """Let a peer be what its file says now. Plain connections that we made are cut if it is not trusted any more."""
+        with self._lock:
+            known, self._peers[name] = self._peers.get(name), peer
+            if known is None:
+                self._reach[name] = Reach(self.identity, name, peer)
+                return
+            reach = self._reach[name]
+            reach.peer = peer
+        if known.trusted != peer.trusted:
+            reach.cut()
+
+    def let_go(self, name):
+        """The file of a peer is gone."""
+        with self._lock:
+            del self._peers[name], self._reach[name]
+
     def reach(self, name):
         with self._lock:
             if name not in self._reach:

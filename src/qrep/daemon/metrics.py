@@ -115,6 +115,8 @@ def _agent(node, samples):
     for result in ("ok", "failed", "timed-out", "dropped"):
         samples.put("qrep_hooks_total", node.hooks.counts[result], result)
     samples.put("qrep_hooks_waiting", node.hooks.waiting())
+    for result in ("applied", "refused"):
+        samples.put("qrep_config_reloads_total", node.figures.reloads[result], result)
     counts = node.listener.counts()
     for peer in node.peers.all():
         samples.put("qrep_peer_connections", counts["peers"].get(peer, 0), peer)

@@ -20,6 +20,7 @@ from qrep.daemon.listener import Listener
 from qrep.daemon.metrics import Metrics
 from qrep.daemon.metricsfile import MetricsFile
 from qrep.daemon.pairs import Pairs
+from qrep.daemon.reload import Reload
 from qrep.daemon.scheduler import Scheduler
 from qrep.daemon.sessions import Sessions
 from qrep.daemon.shapes import Shapes
@@ -65,6 +66,7 @@ class Node:
         # Bound here, so that a port that is taken is known before a device is touched; open from start() on.
         self.listener = Listener(self.identity, self.settings.node, self.settings.limits, self.peers.all, serve, self.events)
         self.jobs.load()
+        self._reload = Reload(self)
         self.housekeeping = Housekeeping()
         self.housekeeping.every(1.0, self.events.tell_suppressed)
         self.housekeeping.every(10.0, self.hooks.tell_dropped)
@@ -117,8 +119,12 @@ class Node:
         self.db.close()
         os.close(self._alone)
 
-    def remove_volume(self, name):
-        self.volumes.get(name)
+    def reload(self, dry_run=False):
+        """Read every file again: Reload.run()."""
+        return self._reload.run(dry_run)
+
+    def check_unused(self, name):
+        """Raise Refused if a job, here or of a peer, uses a volume."""
         users = self.jobs.of_volume(name) or [pair["job"] for pair in self.db.pairs(name)]
         if users:
             raise Refused(
@@ -126,6 +132,10 @@ class Node:
                 hint=f"qrep job delete {users[0]} (where its source is)",
                 code="volume-in-use",
             )
+
+    def remove_volume(self, name):
+        self.volumes.get(name)
+        self.check_unused(name)
         self.volumes.remove(name)
         return {"removed": name}
 

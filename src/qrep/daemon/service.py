@@ -1,5 +1,6 @@
 """qrep daemon: the process. Starts the node, serves the local API until SIGTERM or SIGINT, ends in order."""
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -8,6 +9,7 @@ import socket
 import stat
 import struct
 import sys
+import threading
 
 from qrep.errors import Refused
 
@@ -89,8 +91,18 @@ def run(*, config_dir, state_dir, socket_path, verbose=False):
             node.stopping.set()
             super().handle_exit(sig, frame)
 
+        async def startup(self, sockets=None):
+            await super().startup(sockets)
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload_soon)
+
+    def reload_soon():
+        """SIGHUP: what comes of it is told as an event."""
+        if not node.stopping.is_set():
+            threading.Thread(target=node.reload, name="reload", daemon=True).start()
+
     logging.basicConfig(format="qrep %(levelname)s: %(message)s", level=logging.INFO if verbose else logging.WARNING)
     hasher.self_test()
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it can be heeded, and again at the end: it must not be the end itself
     listening = unix_socket(socket_path)
     try:
         node = Node(config_dir, state_dir)

@@ -129,7 +129,7 @@ class Shapes:
             return self._root
         if shape not in self._groups:
             self.node.config.load("shapes", shape)  # raises the NotFound that names what was probably meant
-            raise NotFound(f"shape {shape} was added while the agent runs", hint="restart the agent, or use qrep shape set", code="no-such-shape")
+            raise NotFound(f"shape {shape} was added while the agent runs", hint="qrep reload reads it; or use qrep shape set", code="no-such-shape")
         return self._groups[shape].bucket
 
     def users(self, shape):
@@ -197,6 +197,32 @@ class Shapes:
             self.node.config.remove("shapes", name)
             self._groups.pop(name, None)
         self.node.events.add("shape-deleted", name, shape=name)
+
+    # ---- by a reload: the files were changed by somebody else ----
+
+    def adopt(self, name, settings):
+        """Let a group be what its file says now, at once."""
+        with self._lock:
+            moment = self._now()
+            if name in self._groups:
+                self._groups[name].apply(settings, moment, self.zone)
+            else:
+                self._groups[name] = Group(settings, self._root, moment, self.zone)
+
+    def let_go(self, name):
+        """The file of a group is gone; no job is in it."""
+        with self._lock:
+            del self._groups[name]
+
+    def adopt_node_limit(self, text):
+        with self._lock:
+            self.node.settings.limits.rate = text
+            self._root.set_rate(units.parse_rate(text) or 0)
+
+    def settings(self):
+        """{name: config.Shape}"""
+        with self._lock:
+            return {name: group.settings for name, group in self._groups.items()}
 
     def node_limit(self):
         return {"rate_bytes_per_s": self._root.rate or None}

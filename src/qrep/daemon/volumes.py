@@ -14,6 +14,8 @@ from qrep.errors import ConfigError, DamagedError, NotFound, QrepError, Refused
 from qrep.settings import bad_values
 from qrep.volumes import registry
 
+FIXED = ("id", "device", "undo", "leaf", "granule", "identity")  # what a volume is; the rest is how it is used
+
 
 class Volumes:
     """All volumes of this node, by name. Thread-safe."""
@@ -30,7 +32,7 @@ class Volumes:
         self.config.load("volumes", name)  # raises the NotFound that names what was probably meant
         raise NotFound(
             f"volume {name} was added while the agent runs",
-            hint="restart the agent, or use qrep volume add",
+            hint="qrep reload reads it; or use qrep volume add",
             code="no-such-volume",
         )
 
@@ -41,20 +43,46 @@ class Volumes:
     def recover(self, sync_points_of):
         """At start: claim and recover every replica. One that fails stays out of service and says why; the others serve."""
         for volume in self.all():
-            if not volume.is_replica():
-                continue
-            try:
-                target = volume.open_target(sync_points=sync_points_of(volume.name))
-            except QrepError as error:
-                code = "volume-damaged" if isinstance(error, DamagedError) else "volume-missing"
-                self.events.add(code, error.message, volume=volume.name, reason=error.code)
-                continue
-            if target.recovered:
-                self.events.add(
-                    "volume-recovered",
-                    "an unfinished generation was taken back; it holds its last sync point",
-                    volume=volume.name,
+            self._recover(volume, sync_points_of(volume.name))
+
+    def _recover(self, volume, sync_points):
+        if not volume.is_replica():
+            return
+        try:
+            target = volume.open_target(sync_points=sync_points)
+        except QrepError as error:
+            code = "volume-damaged" if isinstance(error, DamagedError) else "volume-missing"
+            self.events.add(code, error.message, volume=volume.name, reason=error.code)
+            return
+        if target.recovered:
+            self.events.add("volume-recovered", "an unfinished generation was taken back; it holds its last sync point", volume=volume.name)
+
+    # ---- by a reload: the files were changed by somebody else ----
+
+    def adopt(self, name, settings, sync_points):
+        """Let a volume be what its file says now. Raises Refused if what it is cannot change because it is a replica."""
+        with self._lock:
+            volume = self._volumes.get(name)
+            fixed = [field for field in FIXED if volume and getattr(volume.settings, field) != getattr(settings, field)]
+            if volume is None:
+                volume = self._volumes[name] = ManagedVolume(name, settings, self.state.path)
+                self._recover(volume, sync_points)
+            elif fixed and volume.is_replica():
+                raise Refused(
+                    f"volume {name}: {', '.join(fixed)} cannot change while it is a replica",
+                    hint=f"put the old value back; or qrep volume remove {name}, and add it again",
+                    code="replica",
                 )
+            volume.settings = settings
+            if volume.target is not None:
+                volume.target.set_undo_limit(undo_limit(settings, volume.target.device.size))
+
+    def let_go(self, name):
+        """The file of a volume is gone: it is not known any more, and its device is free. What qrep keeps of it stays on disk."""
+        with self._lock:
+            self._volumes[name].close_target()
+            del self._volumes[name]
+
 
     def close(self, timeout):
         """Let all devices go, at the end. Returns the names of those that were still busy after `timeout` seconds: putting much back,
