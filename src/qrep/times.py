@@ -181,6 +181,17 @@ def _every(where, words):
     return Every(int(seconds))
 
 
+def _check_steps(word, may_be):
+    """cronsim takes */70 in the minute for every full hour, which nobody means who writes it."""
+    from cronsim import CronSimError
+
+    low, high = (int(end) for end in may_be.split()[0].rstrip(",").split("-"))
+    for part in word.split(","):
+        step = part.partition("/")[2]
+        if step and int(step) > high - low:
+            raise CronSimError("a step beyond the range")
+
+
 def _cron(where, words):
     from cronsim import CronSimError
 
@@ -189,10 +200,11 @@ def _cron(where, words):
     for index, word in enumerate(words):
         alone = ["*"] * 5
         alone[index] = word
+        name, may_be = FIELDS[index]
         try:
             Cron(" ".join(alone))
+            _check_steps(word, may_be)
         except CronSimError as error:
-            name, may_be = FIELDS[index]
             raise UsageError(
                 f"{where}: field {index + 1}, the {name}: {_short(word)!r} makes no sense", hint=f"the {name} is {may_be}; *, lists (1,5), ranges (1-5) and steps (*/5)"
             ) from error

@@ -131,7 +131,7 @@ def test_an_rpo_that_is_passed_is_told_shown_with_what_to_do_and_met_again(agent
     assert job["rpo_passed"] and job["state"] == "idle" and job["problem"]["code"] == "rpo-passed"
     text, code = a.text("status", "--check")
     assert code == 3 and "old; the rpo is 1s" in text and "action: qrep start db" in text
-    assert "no schedule" in text and "rpo     1s, passed" in a.text("status", "db")[0]
+    assert "no schedule" in text and "rpo     1s passed, lag " in a.text("status", "db")[0]
     a.qrep("job", "set", "db", "--rpo", "1h")
     wait_until(lambda: "rpo-met" in a.codes())
     assert a.text("status", "--check")[1] == 0

@@ -13,7 +13,7 @@ from qrep.config import Job
 from qrep.daemon.events import EventLog
 from qrep.daemon.scheduler import LOOK_S, Scheduler
 from qrep.daemon.statedb import StateDb
-from qrep.errors import Refused
+from qrep.errors import QrepError, Refused
 from qrep.jobs.schedule import Timing
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC).timestamp()
@@ -174,6 +174,22 @@ def test_a_run_that_failed_is_tried_again_at_the_next_time(world):
     runner.state = "failed"
     world.looks(60)
     assert [at for at, _name in world.started] == [60, 120]
+
+
+def test_a_run_that_cannot_be_started_is_told_and_tried_again(world):
+    world.job(schedule="every 1h")
+    world.job("other", schedule="every 1h")
+    start, failures = world.start, [QrepError("can't start new thread"), Refused("busy", code="busy"), None]
+
+    def failing(name, cause):
+        failure = failures.pop(0) if name == "db" else None
+        if failure is not None:
+            raise failure
+        start(name, cause)
+
+    world.scheduler._start = failing
+    world.looks(3610)
+    assert sorted(name for _at, name in world.started) == ["db", "other"] and world.codes() == ["run-not-started"]
 
 
 # ---- the agent was down ----

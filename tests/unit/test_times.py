@@ -64,6 +64,8 @@ def test_every_is_the_same_wherever_one_begins_to_look(seconds, begin, zone):
         ("0 0 * * *; 0 1 * * fri-mon", "schedule entry 2 ('0 1 * * fri-mon'): field 5, the day of the week: 'fri-mon' makes no sense"),
         ("0 2 * *", "schedule '0 2 * *': 4 fields where cron has five"),
         ("*/0 * * * *", "field 1, the minute: '*/0' makes no sense"),
+        ("*/70 * * * *", "field 1, the minute: '*/70' makes no sense"),
+        ("0 1,*/24 * * *", "field 2, the hour: '1,*/24' makes no sense"),
         ("0 0 * 13 *", "field 4, the month: '13' makes no sense"),
         ("0 0 32 * *", "field 3, the day of the month: '32' makes no sense"),
         ("0 0 0 2 * *", "6 fields where cron has five"),

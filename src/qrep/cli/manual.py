@@ -95,6 +95,8 @@ NOTES = {
         "takes *, lists (1,5), ranges (9-17) and steps (*/15); months and days of the week may be names; L is the last day of the month, 5L its "
         "last Friday, 1#2 its second Monday. Where both the day of the month and the day of the week are given, either will do, as in cron. A "
         "time that several entries name comes once.",
+        "The calendar of an array, where months, days of the week and hours are ticked, is one entry: 0, the hours, *, the months, the days of "
+        "the week. A time at 00:00 beside hourly ones is a second entry; where both name a time, it comes once.",
         "Times are those of the time zone node.time_zone in qrep.toml (an IANA name such as Europe/Berlin), else of the system. \"every\" counts "
         "elapsed time from 1970-01-01 00:00 UTC, so that its times are the same after a restart and a change of clocks does not touch them; "
         "whole days come at midnight of the time zone.",

@@ -109,12 +109,13 @@ def flow_line(job, progress):
 def timing_lines(job, node):
     """Its turn, its next times, how old its sync point may become; nothing of what does not apply."""
     if job.get("queue"):
-        yield f"queue   {job['queue']['position']} of {job['queue']['waiting']} that wait; as many run as may (limits.jobs_running)"
+        yield f"queue   place {job['queue']['position']} of {job['queue']['waiting']}; as many jobs run as may at once (limits.jobs_running)"
     if job.get("next"):
         times = ", ".join(map(when_there, job["next"]))
         yield f"next    {times}  ({job['schedule']}, {node.get('time_zone') or job['next'][0][19:]})"
     if job.get("rpo"):
-        yield f"rpo     {job['rpo']}, {'passed' if job.get('rpo_passed') else 'met'}: lag {lag(job.get('lag_seconds'))}"
+        age = f"lag {lag(job['lag_seconds'])}" if job.get("last_sync_point") else "no sync point yet"
+        yield f"rpo     {job['rpo']}{' passed' if job.get('rpo_passed') else ''}, {age}"
 
 
 def detail(job, node):

@@ -55,6 +55,7 @@ CODES = {
     "run-failed": ("error", "a run failed; the target is at its last sync point or can be brought there"),
     "run-coalesced": ("info", "a scheduled time came while a run of the job went on or waited for its turn; that run stands for it"),
     "run-missed": ("warning", "scheduled times passed while the agent was down or the host slept; they are one run now, or none, as the job says"),
+    "run-not-started": ("error", "a scheduled run could not be started; it is tried again"),
     "rpo-passed": ("warning", "the last sync point of a job became older than its rpo"),
     "rpo-met": ("info", "the last sync point of a job is younger than its rpo again"),
     "clock-jumped": ("warning", "the wall clock was set, or the host slept; schedules go by the new time"),

@@ -122,7 +122,7 @@ class Jobs:
             if count >= limit:
                 raise Refused(
                     f"there are {count} jobs {what}, and no more than {limit} may be configured",
-                    hint=f"delete one (qrep job lists them), or raise limits.{key} in qrep.toml and restart the agent",
+                    hint=f"delete one (qrep job lists them), or raise limits.{key} in qrep.toml, then: qrep reload",
                     code="too-many-jobs",
                 )
 
@@ -247,7 +247,11 @@ class Jobs:
         """cause: why, if nobody asked for it."""
         runner = self.get(name)
         runner.begin("run")
-        return self.node.tasks.start("run", name, lambda task: runner.run(task, cause))
+        try:
+            return self.node.tasks.start("run", name, lambda task: runner.run(task, cause))
+        except BaseException:
+            runner.end()
+            raise
 
     def take_up(self):
         """At start: runs that were going when the agent ended go on."""

@@ -11,6 +11,7 @@ from qrep import __version__
 from qrep.daemon.metrictable import BUCKETS_S, FAMILIES
 from qrep.daemon.status import received
 from qrep.jobs.shown import job_dict
+from qrep.settings import parse_rpo
 
 STATES = (
     "idle", "queued", "connecting", "syncing", "committing", "verifying", "waiting", "stopped", "failed", "degraded", "restoring", "disabled",
@@ -124,10 +125,8 @@ def _agent(node, samples):
 
 
 def _jobs(node, samples):
-    states = []
     for _name, runner in node.jobs.all():
         job = job_dict(runner)
-        states.append(job["state"])
         _job(samples, job)
         moved = runner.moved_now()
         for what in MOVED:
@@ -135,9 +134,10 @@ def _jobs(node, samples):
     for pair in node.db.pairs():
         if pair["peer"]:
             _job(samples, received(node, pair))
-    samples.put("qrep_runs_queued", states.count("queued"))
-    samples.put("qrep_runs_running", sum(state in ("connecting", "syncing", "committing", "waiting") for state in states))
-    samples.put("qrep_runs_limit", node.settings.limits.jobs_running)
+    runs = node.slots.as_dict()
+    samples.put("qrep_runs_queued", runs["waiting"])
+    samples.put("qrep_runs_running", runs["going"])
+    samples.put("qrep_runs_limit", runs["limit"])
 
 
 def _job(samples, job):
@@ -147,6 +147,8 @@ def _job(samples, job):
     samples.put("qrep_job_problem", bool(job["problem"]), *who)
     samples.put("qrep_job_lag_seconds", job["lag_seconds"], *who)
     samples.put("qrep_job_last_sync_point_timestamp_seconds", _timestamp(job["last_sync_point"]), *who)
+    samples.put("qrep_job_rpo_seconds", parse_rpo(job["rpo"]) if job["rpo"] else None, *who)
+    samples.put("qrep_job_next_run_timestamp_seconds", _timestamp(job["next"][0]) if job["next"] else None, *who)
     samples.put("qrep_job_size_bytes", job["size"], *who)
     percent = progress.get("percent")
     samples.put("qrep_job_progress_ratio", None if percent is None else percent / 100, *who)

@@ -9,7 +9,7 @@ import threading
 import time
 
 from qrep import units
-from qrep.errors import NotFound, Refused
+from qrep.errors import NotFound, QrepError
 from qrep.jobs.schedule import COUNTED_MAX
 
 LOOK_S = 10.0  # at most between two looks: the wall clock may be set, and nothing tells
@@ -95,10 +95,8 @@ class Scheduler:
         if passed is not None:
             self._tell_rpo(name, runner, passed, now)
         self._save(runner)
-        if timing.held:
-            return LOOK_S  # the end of what it waits for wakes us
         if not settled:
-            return SOON_S
+            return LOOK_S if timing.held else SOON_S  # the end of what it waits for wakes us
         at = timing.wake_at(now, runner.committed_at)
         return LOOK_S if at is None else max(0.001, at - now)
 
@@ -115,12 +113,12 @@ class Scheduler:
         else:
             try:
                 self._start(name, f"scheduled for {due.first:%Y-%m-%d %H:%M:%S %Z}")
-            except Refused as refusal:  # something else began this moment
-                if refusal.code != "busy":
-                    raise
-                return False
             except NotFound:  # it was deleted this moment
                 return True
+            except QrepError as error:
+                if error.code != "busy":  # busy: something else began this moment
+                    self.events.add("run-not-started", f"due at {due.first:%H:%M:%S %Z}, tried again: {error.message}", job=name)
+                return False
             if due.missed:
                 self._tell_missed(name, due, "made up for by one run now")
         runner.timing.handle(now)

@@ -62,7 +62,12 @@ class Tasks:
     def start(self, kind, subject, action):
         """Run action(task) in a thread of its own; what it returns is the result, a QrepError its error."""
         task = self.new(kind, subject)
-        threading.Thread(target=self._run, args=(task, action), name=f"{kind} {subject}", daemon=True).start()
+        try:
+            threading.Thread(target=self._run, args=(task, action), name=f"{kind} {subject}", daemon=True).start()
+        except RuntimeError as error:  # "can't start new thread"
+            wrapped = QrepError(f"{kind} {subject}: {error}", hint="the host is out of memory or of threads (ulimit -u, TasksMax of the service)")
+            task.finish(error=wrapped)
+            raise wrapped from error
         return task
 
     @staticmethod
