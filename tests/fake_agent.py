@@ -24,6 +24,7 @@ REQUESTS = {
     ("POST", "/volumes/{}/copy"): ({"point": str, "target": str}, {"overwrite": bool}),
     ("GET", "/peers"): None, ("DELETE", "/peers/{}"): None,
     ("POST", "/peers"): ({"name": str, "addresses": list, "fingerprint": str}, {"trusted": bool}), ("PATCH", "/peers/{}"): ({}, {"trusted": bool}),
+    ("POST", "/peers/{}/test"): ({}, {"seconds": int, "connections": list}), ("DELETE", "/tasks/{}"): None,
     ("POST", "/peers/look"): ({"addresses": list}, {}),
     ("GET", "/jobs"): None, ("GET", "/jobs/{}"): None, ("DELETE", "/jobs/{}"): None,
     ("POST", "/jobs"): ({"name": str, "source": str, "target": str},

@@ -76,7 +76,7 @@ def read_message(stream):
     size = int.from_bytes(read_exactly(stream, 4), "little")
     assert size <= messages.MESSAGE_MAX
     body = read_exactly(stream, size)
-    for sender in ("target", "joined"):
+    for sender in ("target", "joined", "tested"):
         try:
             return messages.decode(body, sender)
         except messages.ProtocolError:

@@ -152,6 +152,14 @@ def test_ctrl_c_detaches_with_130_says_how_to_go_on_and_stops_nothing(agent):
     assert not agent.bodies("POST", "/jobs/db/stop")
 
 
+def test_ctrl_c_ends_a_test_of_a_peer(agent):
+    never_ending(agent)
+    agent.on("POST", "/peers/site-b/test", {"id": "1", "state": "running", "progress": PROGRESS}).on("DELETE", "/tasks/1", {})
+    terminal = Terminal(agent.path, "peer", "test", "site-b").expect("bottleneck: network").interrupt()
+    assert terminal.end() == 130 and "the test of site-b was ended" in terminal.seen
+    assert [(method, path) for method, path, *_ in agent.asked if method == "DELETE"] == [("DELETE", "/tasks/1")]
+
+
 def test_no_color_leaves_a_bar_without_colours(agent):
     never_ending(agent)
     terminal = Terminal(agent.path, "start", "db", "--wait", NO_COLOR="1").expect("bottleneck: network").interrupt()

@@ -41,6 +41,13 @@ EXAMPLES = [
     ("target", say.Beat("FlushDevice", 1, 2, 3)),
     ("join", say.Join(ID)),
     ("joined", say.Joined(1023)),
+    ("tester", say.Measure(16, 60, False)),
+    ("tester", say.Halt()),
+    ("tester", say.Ping()),
+    ("tested", say.Ready(7, 9, DIGEST, [DIGEST], 0)),
+    ("tested", say.Measured(1 << 40)),
+    ("tested", say.Error("code", "message", "hint")),
+    ("tested", say.Pong()),
 ]
 
 
@@ -54,12 +61,13 @@ def test_what_is_said_arrives_and_only_from_its_own_end(sender, message):
     data = say.encode(message)
     assert say.body_size(data[:4]) == len(data) - 4
     assert say.decode(data[4:], sender) == message
-    for other in {"source", "target", "join", "joined"} - {sender}:
+    run, test = {"source", "target", "join", "joined"}, {"tester", "tested"}  # of different connections: some words are the same in both
+    for other in (test if sender in test else run) - {sender}:
         refuse(data[4:], other)
 
 
 def test_every_message_has_an_example():
-    assert {type(message) for _, message in EXAMPLES} == {*say.SOURCE_SAYS, *say.TARGET_SAYS, say.Join, say.Joined}
+    assert {type(message) for _, message in EXAMPLES} == {*say.SOURCE_SAYS, *say.TARGET_SAYS, say.Join, say.Joined, *say.TESTER_SAYS, *say.TESTED_SAYS}
 
 
 @pytest.mark.parametrize(("sender", "message"), EXAMPLES, ids=lambda value: type(value).__name__)

@@ -2,7 +2,7 @@
 
 import click
 
-from qrep.cli import names
+from qrep.cli import names, peertest
 from qrep.cli.app import Group
 from qrep.client import part
 from qrep.cli.render import table
@@ -74,6 +74,9 @@ def add(app, name, addresses, fingerprint, trusted, yes):
     body |= {"fingerprint": seen["fingerprint"]} | ({"trusted": True} if trusted else {})
     answer = client.post("/peers", body, timeout=60)
     app.data(answer, added_text(answer))
+
+
+peer.add_command(peertest.test)
 
 
 @peer.command("set")

@@ -12,9 +12,10 @@ from starlette.responses import PlainTextResponse, StreamingResponse
 from qrep.configcheck import check
 from qrep.daemon.events import CODES, LEVELS
 from qrep.daemon.status import status
-from qrep.errors import UsageError
+from qrep.errors import Refused, UsageError
 
 WAIT_MAX = 20.0  # seconds a long poll lasts at most
+CANCEL_S = 5.0
 METRICS_TYPE = "text/plain; version=0.0.4"
 NEWS_S = 0.1  # how soon a follower hears of an event
 
@@ -24,6 +25,7 @@ def add(requests, node):
     requests.simple("/status", "GET", lambda request: status(node, request.query_params.getlist("job")))
     requests.simple("/check", "GET", lambda request: {"problems": [problem.as_dict() for problem in problems_of(node)]})
     requests.simple("/tasks/{id}", "GET", lambda request: _task(node, request))
+    requests.simple("/tasks/{id}", "DELETE", lambda request: _cancel(node, request))
 
     requests.with_body("/reload", "POST", {}, {"dry_run": bool}, lambda path, body: node.reload(dry_run=body.get("dry_run", False)))
     requests.simple("/metrics", "GET", lambda request: node.metrics.as_list())
@@ -61,6 +63,15 @@ def _task(node, request):
     except ValueError:
         raise UsageError("wait is not a number of seconds") from None
     found.wait(max(0.0, min(wait, WAIT_MAX)))
+    return found.as_dict()
+
+
+def _cancel(node, request):
+    found = node.tasks.get(request.path_params["id"])
+    if found.cancel is None:
+        raise Refused(f"{found.kind} {found.subject} is not ended this way", hint="qrep stop JOB ends what a job does", code="not-cancelled")
+    found.cancel()
+    found.wait(CANCEL_S)
     return found.as_dict()
 
 

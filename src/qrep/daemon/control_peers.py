@@ -1,7 +1,9 @@
 """Requests about peers."""
 
+from qrep.daemon.peertest import PeerTest
 from qrep.errors import UsageError
 
+SECONDS, CONNECTIONS = 5, [1, 2, 4, 8]
 CHANGES = {"trusted": bool}
 
 
@@ -12,7 +14,15 @@ def add(requests, node):
         "/peers", "POST", {"name": str, "addresses": list, "fingerprint": str}, {"trusted": bool}, lambda path, body: node.peers.add(**body)
     )
     requests.with_body("/peers/{name}", "PATCH", {}, CHANGES, lambda path, body: _changed(node, path["name"], body))
+    requests.with_body(
+        "/peers/{name}/test", "POST", {}, {"seconds": int, "connections": list}, lambda path, body: _tested(node, path["name"], body)
+    )
     requests.simple("/peers/{name}", "DELETE", lambda request: node.remove_peer(request.path_params["name"]))
+
+
+def _tested(node, name, body):
+    test = PeerTest(node, name, body.get("seconds", SECONDS), body.get("connections", CONNECTIONS))
+    return node.tasks.start("test", name, test.run).as_dict()
 
 
 def _shown(name, peer):

@@ -32,6 +32,7 @@ CODES = {
     "volume-damaged": ("error", "qrep's own records of a target volume are damaged; it is out of service"),
     "peer-added": ("info", "a host was pinned"),
     "peer-changed": ("info", "whether the paths to a host are trusted was changed"),
+    "peer-tested": ("info", "the paths to a host were measured"),
     "peer-removed": ("info", "a host is not trusted any more"),
     "peer-refused": ("warning", "a connection was closed before its first message"),
     "pair-created": ("info", "a peer's job may write to a volume here"),

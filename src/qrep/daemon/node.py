@@ -20,6 +20,7 @@ from qrep.daemon.listener import Listener
 from qrep.daemon.metrics import Metrics
 from qrep.daemon.metricsfile import MetricsFile
 from qrep.daemon.pairs import Pairs
+from qrep.daemon.peertested import Tested
 from qrep.daemon.reload import Reload
 from qrep.daemon.scheduler import Scheduler
 from qrep.daemon.sessions import Sessions
@@ -62,7 +63,10 @@ class Node:
         self.volumes = Volumes(self.config, self.state, self.events)
         self.pairs = Pairs(self)
         self.sessions = Sessions(self)
-        serve = {tls.CONTROL: self.sessions.control, tls.DATA: self.sessions.data, tls.ASK: self.sessions.ask, plain.PURPOSE: self.sessions.plain}
+        serve = {
+            tls.CONTROL: self.sessions.control, tls.DATA: self.sessions.data, tls.ASK: self.sessions.ask, plain.PURPOSE: self.sessions.plain,
+            tls.TEST: Tested(self).serve,
+        }  # fmt: skip
         # Bound here, so that a port that is taken is known before a device is touched; open from start() on.
         self.listener = Listener(self.identity, self.settings.node, self.settings.limits, self.peers.all, serve, self.events)
         self.jobs.load()

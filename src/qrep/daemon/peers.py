@@ -2,6 +2,8 @@
 
 import weakref
 
+import msgspec
+
 from qrep import config
 from qrep.daemon import asks, plain, tls
 from qrep.errors import Unreachable, UsageError
@@ -39,6 +41,16 @@ class Reach:
 
     def connect(self, purpose):
         return self._first(lambda address: tls.connect(self.identity, address, purpose, self.peer, CONNECT_S))
+
+    def only(self, text):
+        """The same peer by one address, and by no other."""
+        one = Reach(self.identity, self.name, msgspec.structs.replace(self.peer, addresses=[text]))
+        one._plain = self._plain
+        return one
+
+    def test_channel(self):
+        """For a bandwidth test (peertest.py)."""
+        return transport.Channel(self.connect(tls.TEST), "tested")
 
     def _first(self, connect):
         """What connect(address) makes at the first address that answers."""

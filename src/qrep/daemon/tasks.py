@@ -11,11 +11,12 @@ KEPT = 500  # finished tasks remembered
 
 
 class Task:
-    """One long action. `progress` is a callable that gives the present figures, or None."""
+    """One long action. `progress` is a callable that gives the present figures, or None; `cancel` one that ends it soon, or None."""
 
     def __init__(self, kind, subject):
         self.id, self.kind, self.subject = secrets.token_hex(8), kind, subject
         self.progress = lambda: None
+        self.cancel = None
         self.result = self.error = None
         self.ended = None
         self._done = threading.Event()

@@ -9,7 +9,7 @@ import ssl
 from qrep.daemon.identity import fingerprint_of
 from qrep.errors import Refused, Unreachable
 
-PURPOSES = CONTROL, DATA, ASK = "qrep-control/1", "qrep-data/1", "qrep-ask/1"
+PURPOSES = CONTROL, DATA, ASK, TEST = "qrep-control/1", "qrep-data/1", "qrep-ask/1", "qrep-test/1"
 HANDSHAKE_S = 10.0
 SILENCE_S = 10  # whole seconds in which not one acknowledgement came
 # TLS 1.3 lets a client speak before the server has looked at its certificate. This byte says that it has, so that a host which is

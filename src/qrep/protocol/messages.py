@@ -300,6 +300,39 @@ class Joined(Message, tag="joined"):
     index: Annotated[int, Meta(ge=0, le=CONNECTION_NUMBERS_MAX - 1)]
 
 
+# ---- a bandwidth test: its connection carries nothing of a volume ----
+
+MEASURE_MAX_S = 60
+
+
+class Measure(Message, tag="measure"):
+    """Wait for so many data connections, and take what comes for so many seconds; as Hello, `plain` is what this end holds of the path."""
+
+    connections: Annotated[int, Meta(ge=1, le=16)]
+    seconds: Annotated[int, Meta(ge=1, le=MEASURE_MAX_S)]
+    plain: bool
+
+
+class Halt(Message, tag="halt"):
+    """That is all: end what is still there, and say what came."""
+
+
+class Ready(Message, tag="ready"):
+    """As Began. running: how many runs go on here, which take their share of this host."""
+
+    attempt: Wide
+    session: Wide
+    key: Digest
+    tokens: Annotated[list[Token], Meta(min_length=1, max_length=16)]
+    running: Count
+
+
+class Measured(Message, tag="measured"):
+    """Bytes of frames that came."""
+
+    received: Count
+
+
 NAK_CODES = {
     "base": "the committed generation is another one (compare-and-swap failed)",
     "attempt-gone": "that attempt is not open any more",
@@ -315,6 +348,7 @@ SOURCE_SAYS = (Hello, Begin, Resume, AddConnections, Prepare, Commit, Abort, Sca
 TARGET_SAYS = (
     State, Stale, Began, Resumed, Added, Applied, Prepared, Committed, Aborted, Nak, Digests, Leaves, Root, Progress, Error, Pong, Beat,
 )  # fmt: skip
+TESTER_SAYS, TESTED_SAYS = (Measure, Halt, Ping), (Ready, Measured, Error, Pong)
 
 _encoder = msgspec.msgpack.Encoder()
 _decoders = {
@@ -322,10 +356,12 @@ _decoders = {
     "target": msgspec.msgpack.Decoder(Union[TARGET_SAYS]),
     "join": msgspec.msgpack.Decoder(Join),
     "joined": msgspec.msgpack.Decoder(Joined),
+    "tester": msgspec.msgpack.Decoder(Union[TESTER_SAYS]),
+    "tested": msgspec.msgpack.Decoder(Union[TESTED_SAYS]),
 }
 _wide_fields = {
     cls: tuple(name for name, kind in cls.__annotations__.items() if kind is Wide)
-    for cls in (*SOURCE_SAYS, *TARGET_SAYS, Join, Joined)
+    for cls in (*SOURCE_SAYS, *TARGET_SAYS, Join, Joined, *TESTER_SAYS, *TESTED_SAYS)
 }
 
 
@@ -346,7 +382,7 @@ def body_size(prefix):
 
 
 def decode(body, sender):
-    """The message in `body`. sender: who said it: source, target, or join/joined on a data connection.
+    """The message in `body`. sender: who said it: source, target, join/joined on a data connection, tester/tested in a bandwidth test.
 
     Raises ProtocolError on anything that is not exactly one message of that sender.
     """

@@ -235,11 +235,13 @@ class DataConnection:
     def __init__(self, stream, index, *, zero_copy=False, bucket=None):
         """stream: a connected socket, TLS socket or PipeStream, blocking; ours from here on. index: inside the session."""
         self.stream, self.zero_copy = stream, False
+        self.rtt_us = None  # as the handshake measured it, where that can be asked for
         if getattr(stream, "family", None) in (socket.AF_INET, socket.AF_INET6):
             with contextlib.suppress(OSError):  # a connection that broke meanwhile says so when a lane uses it
                 # No time-out of the kernel's: a target that flushes for long takes nothing meanwhile, and is not gone.
                 tuned = sockets.tune(stream.fileno(), user_timeout_ms=0, zero_copy=zero_copy)
                 # With less the kernel makes such a sender wait for every packet; a process without CAP_NET_ADMIN may get less.
+                self.rtt_us = tuned["rtt_us"]
                 self.zero_copy = zero_copy and tuned["send_buffer"] >= sockets.ZERO_COPY_SNDBUF
         if isinstance(stream, PipeStream):
             self.native = Connection.pipes(stream.receive_fd, stream.send_fd, index, bucket=bucket)

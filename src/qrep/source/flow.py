@@ -28,7 +28,7 @@ from qrep.protocol.transport import Disconnected
 from qrep.source.connections import Connections
 from qrep.source.lanes import SourceLanes
 from qrep.source.link import Link, Patience
-from qrep.source.report import Progress, RunReport
+from qrep.source.report import Progress, RunReport, zero_copy_of
 from qrep.source.runrecord import RunFile
 from qrep.source.search import Search
 from qrep.source.work import WHOLE, Base, work_list
@@ -421,7 +421,7 @@ class Run:
         return RunReport(
             generation=ending.generation.hex(), counter=ending.counter, root=root.hex() if root else None, fuzzy=ending.fuzzy,
             resumed=ending.resumed, frozen_at_ns=self._frozen_at_ns, seconds=self._progress.seconds,
-            interruptions=self._interruptions, zero_copy=totals.get("zc_notified", 0) > totals.get("zc_copied", 0),
+            interruptions=self._interruptions, zero_copy=zero_copy_of(totals),
             **{name: totals.get(name, 0) for name in ("read", "hashed", "zero", "changed", "sent", "frames")},
         )  # fmt: skip
 

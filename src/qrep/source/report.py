@@ -28,7 +28,7 @@ class RunReport:
     sent: int = 0
     frames: int = 0
     interruptions: int = 0
-    zero_copy: bool = False
+    zero_copy: bool | None = None
     unreadable: list = field(default_factory=list)
 
     def as_dict(self):
@@ -105,9 +105,15 @@ class Progress:
             "written": self.received_by_target,
             "rate_bytes_per_s": counters.get("sent", 0) / elapsed if run is not None else 0,
             "hash_bytes_per_s": counters.get("hashed", 0) / elapsed if run is not None else 0,
-            "zero_copy": totals.get("zc_copied", 0) < totals["zc_notified"] if totals.get("zc_notified") else None,
+            "zero_copy": zero_copy_of(totals),
             "unreadable": unreadable,
         }
+
+
+def zero_copy_of(counters):
+    """Whether the kernel sent from our memory: None if it was not asked to, False if it says that it copied all the same."""
+    notified = counters.get("zc_notified", 0)
+    return counters.get("zc_copied", 0) < notified if notified else None
 
 
 def _sum(first, second):
