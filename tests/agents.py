@@ -61,13 +61,14 @@ def wait_until(condition, seconds=20, every=0.02):
 class Agent:
     """One agent. host: the address it listens on; prefix: a command it runs under, such as `ip netns exec NAME`."""
 
-    def __init__(self, directory, name, *, host="127.0.0.1", port=None, prefix=(), limits=None):
+    def __init__(self, directory, name, *, host="127.0.0.1", port=None, prefix=(), limits=None, node=None):
         self.directory, self.name, self.host = Path(directory), name, host
         self.port, self.prefix = port or free_port(), list(prefix)
         self.process, self.log_path = None, self.directory / "agent.log"
         self.config, self.state, self.socket = self.directory / "etc", self.directory / "state", self.directory / "qrep.sock"
         self.config.mkdir(parents=True)
         text = f'[node]\nname = "{name}"\nlisten = ["{host}"]\nport = {self.port}\n'
+        text += "".join(f'{key} = "{value}"\n' for key, value in (node or {}).items())
         if limits:
             text += "[limits]\n" + "".join(f"{key} = {value}\n" for key, value in limits.items())
         (self.config / "qrep.toml").write_text(text)

@@ -28,13 +28,16 @@ REQUESTS = {
     ("POST", "/peers/look"): ({"addresses": list}, {}),
     ("GET", "/jobs"): None, ("GET", "/jobs/{}"): None, ("DELETE", "/jobs/{}"): None,
     ("POST", "/jobs"): ({"name": str, "source": str, "target": str},
-                        {**SETTINGS, "mode": str, "overwrite": bool, "dry_run": bool}),
+                        {**SETTINGS, "from": str, "to": str, "mode": str, "overwrite": bool, "dry_run": bool}),
     ("PATCH", "/jobs/{}"): ({}, {**SETTINGS, "dry_run": bool}),
     ("POST", "/jobs/{}/start"): ({}, {}), ("POST", "/jobs/{}/stop"): ({}, {}), ("GET", "/jobs/{}/estimate"): None,
     ("POST", "/jobs/{}/verify"): ({}, {"independent": bool}),
     ("GET", "/shapes"): None, ("GET", "/shapes/{}"): None, ("DELETE", "/shapes/{}"): None, ("GET", "/limit"): None,
     ("PATCH", "/shapes/{}"): ({}, {"peak": str, "hours": list, "off_peak": str, "dry_run": bool}),
     ("PATCH", "/limit"): ({"rate": str}, {"dry_run": bool}),
+    ("GET", "/paths"): None, ("GET", "/jobs/{}/paths/{}"): None, ("DELETE", "/jobs/{}/paths/{}"): None,
+    ("POST", "/jobs/{}/paths"): ({"to": str}, {"from": str, "dry_run": bool}),
+    ("POST", "/jobs/{}/paths/{}/use"): ({}, {"dry_run": bool}),
     ("GET", "/tasks/{}"): None,
 }  # fmt: skip
 QUERIES = {
@@ -51,7 +54,7 @@ JOB = {
     "name": "db", "id": "0" * 32, "mode": "async", "state": "idle", "role": "source", "source": "db", "target": "site-b:db",
     "local": False, "initial": "auto", "connections": 2, "sync_points": 7, "timeout": "30s", "shape": None, "size": 500 << 30,
     "last_sync_point": "2026-11-22T00:00:03+00:00", "lag_seconds": 11520, "fuzzy": False, "counter": 41, "generation": "ab" * 16,
-    "root": None, "path": {"active": 1, "total": 1, "connections": 2, "ok": True}, "rate_bytes_per_s": None, "limit": None,
+    "root": None, "path": {"active": 1, "total": 1, "connections": 2, "ok": True}, "paths": [], "rate_bytes_per_s": None, "limit": None,
     "progress": None, "problem": None, "next": None, "last_run": None, "schedule": None,
     "missed": "run", "rpo": None, "rpo_passed": False, "queue": None,
 }  # fmt: skip

@@ -55,8 +55,9 @@ class SlowLink:
             if late > 0:  # it does not read, and TCP slows the sender down
                 time.sleep(min(late, 0.05))
                 continue
+            self._round()
             others = {near: far for near, far in self._pairs} | {far: near for near, far in self._pairs}
-            ready = select.select([self._listening, self._wake[0], *others], [], [], 0.02)[0]
+            ready = select.select([self._listening, self._wake[0], *filter(self._is_read, others)], [], [], 0.02)[0]
             for end in ready:
                 if end is self._listening:
                     self._accept()
@@ -64,6 +65,13 @@ class SlowLink:
                     moved = self._move(end, others[end])
                     if self.rate:
                         due = max(due, time.monotonic()) + moved / self.rate
+
+    def _round(self):
+        """Before each look at the sockets."""
+
+    def _is_read(self, end):
+        """Whether what arrives at this end is read now."""
+        return True
 
     def _accept(self):
         near, _ = self._listening.accept()

@@ -108,7 +108,7 @@ class _Reader:
     def _struct(self, values, cls, place):
         """An object of `cls`; what is wrong in `values` is told and stood in for, so that everything else can be looked at."""
         given, below = {}, f"{place}." if place else ""
-        fields = {field.name: field for field in msgspec.structs.fields(cls)}
+        fields = {field.encode_name: field for field in msgspec.structs.fields(cls)}
         for key in values:
             if key not in fields:
                 near = difflib.get_close_matches(key, fields, 1)
@@ -117,11 +117,11 @@ class _Reader:
             if name in values:
                 ok, value = self._value(values[name], field.type, f"{below}{name}")
                 if ok or field.required:
-                    given[name] = value
+                    given[field.name] = value
             elif field.required:
                 self._problem(place, f"missing required field `{name}`")
                 self.problems[-1].missing = f"{below}{name}"
-                given[name] = _stand_in(field.type)
+                given[field.name] = _stand_in(field.type)
         return cls(**given)
 
     def _value(self, value, kind, place):

@@ -1,5 +1,6 @@
 """What may stand in a configuration file: the objects, their types and ranges, and values of the right type that still mean nothing."""
 
+import ipaddress
 import os
 import re
 from typing import Annotated, Literal
@@ -10,7 +11,9 @@ from qrep import times, timezone, units, weekly
 from qrep.errors import UsageError
 
 DEFAULT_PORT = 7414
+AUTO = "auto"
 PATH_MAX = 4096
+PATHS_MAX = 8  # of a job
 ADDRESS = re.compile(r"(?:\[[0-9A-Fa-f:.]{2,45}(?:%[\w.-]{1,15})?\]|[0-9A-Za-z][0-9A-Za-z._-]{0,252}|[0-9A-Fa-f:.]{2,45})(?::(?P<port>[0-9]{1,5}))?\Z", re.ASCII)
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")
 
@@ -27,6 +30,7 @@ class NodeSection(_Object):
     name: str = ""  # "": the host name
     listen: list[str] = msgspec.field(default_factory=lambda: ["0.0.0.0"])
     port: Port = DEFAULT_PORT
+    path_hold: str = "20s"  # jobs/paths.py: how long a better path must have been well before it is returned to
     time_zone: str = ""  # an IANA name, which schedules are read in; "": the system's
 
 
@@ -110,6 +114,13 @@ class Shape(_Object):
     off_peak: str = units.UNLIMITED
 
 
+class Path(_Object, kw_only=True):
+    """One way to a job's peer. from: an address of this host, or auto: the system picks. to: an address of the peer, or auto: all it has."""
+
+    source: str = msgspec.field(default="auto", name="from")
+    to: str
+
+
 class Job(_Object):
     """jobs/NAME.toml. source: a volume here. target: VOLUME or PEER:VOLUME. target_volume: the target volume's id."""
 
@@ -125,6 +136,8 @@ class Job(_Object):
     sync_points: Annotated[int, msgspec.Meta(ge=0, le=12)] = 7  # QREP_HISTORY_MAX of disk.h
     connections: Connections = 2
     timeout: str = "30s"
+    paths: Annotated[list[Path], msgspec.Meta(max_length=PATHS_MAX)] = []  # none: to each of the peer's addresses in turn
+    preferred_path: Annotated[int, msgspec.Meta(ge=1)] = 1
     shape: str = ""  # the shaping group that it shares a rate with; "": none
     schedule: str = ""  # times.py; "": only when it is started
     missed: Literal["run", "skip"] = "run"  # a time that passed while the agent was down
@@ -208,6 +221,15 @@ def check_hook_timeout(text):
         raise UsageError(f"{text!r} is no time-out for a hook", hint="write it like 30s, at most 1h")
 
 
+def check_source_address(text):
+    """Raise UsageError unless `text` is auto, or an IP address without a port."""
+    try:
+        if text != AUTO:
+            ipaddress.ip_address(text.strip("[]").partition("%")[0])
+    except ValueError:
+        raise UsageError(f"{text[:80]!r} is no address of a host", hint="write auto, or an address of this host such as 10.0.1.1") from None
+
+
 def bad_values(value):
     """(key, UsageError) of values that have the right type and still mean nothing."""
     checks = []
@@ -227,6 +249,7 @@ def bad_values(value):
             checks.append(("node.name", lambda: check_name("nodes", value.node.name)))
         if value.node.time_zone:
             checks.append(("node.time_zone", lambda: timezone.load(value.node.time_zone)))
+        checks.append(("node.path_hold", lambda: units.parse_duration(value.node.path_hold)))
         checks.append(("limits.rate", lambda: check_rate(value.limits.rate)))
     elif isinstance(value, Shape):
         checks = [
@@ -249,6 +272,8 @@ def bad_values(value):
         peer, colon, volume = value.target.rpartition(":")
         checks = [
             ("timeout", lambda: units.parse_duration(value.timeout)),
+            *((f"paths[{i}].from", lambda path=path: check_source_address(path.source)) for i, path in enumerate(value.paths)),
+            *((f"paths[{i}].to", lambda path=path: check_address(path.to)) for i, path in enumerate(value.paths) if path.to != AUTO),
             ("schedule", lambda: times.parse(value.schedule)),
             ("rpo", lambda: parse_rpo(value.rpo)),
             ("shape", lambda: check_name("shapes", value.shape) if value.shape else None),

@@ -29,6 +29,8 @@ def test_answers_have_the_documented_fields_and_no_others(agents, loop_device, f
     here, there = Client(str(a.socket)), Client(str(b.socket))
     matches(here.get("/node"), "NODE")
     matches(here.get("/jobs/db"), "JOB")
+    matches(here.get("/paths")[0], "PATH")
+    matches(here.get("/jobs/db/paths/1"), "PATH")
     matches(here.call("PATCH", "/shapes/office", {"peak": "1G", "hours": ["mon-fri 07:00-19:00"], "off_peak": "2G"}), "SHAPE")
     matches(here.call("PATCH", "/jobs/db", {"shape": "office"}), "JOB")
     matches(here.get("/shapes")[0], "SHAPE")

@@ -20,7 +20,7 @@ def test_every_field_that_a_request_may_have_is_documented():
     text = (ROOT / "docs" / "API.md").read_text()
     for route, fields in {
         "POST /v1/volumes": {"name", "device", *control_volumes.FIELDS}, "PATCH /v1/volumes/{name}": set(control_volumes.CHANGES),
-        "POST /v1/jobs": {"name", "source", "target", "overwrite", "dry_run", *control_jobs.FIELDS},
+        "POST /v1/jobs": {"name", "source", "target", "overwrite", "dry_run", *control_jobs.FIELDS, *control_jobs.PATH},
         "PATCH /v1/jobs/{name}": {"dry_run", *control_jobs.CHANGES},
     }.items():  # fmt: skip
         listed = re.search(rf"^### {re.escape(route)}\n`{{(.*?)}}`", text, re.MULTILINE)[1]

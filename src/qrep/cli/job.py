@@ -132,14 +132,16 @@ def create_text(answer):
 @click.option("--source", required=True, metavar="VOL", shell_complete=names.volumes, help="A volume of this host.")
 @click.option("--target", required=True, metavar="[PEER:]VOL", help="A volume of this host or of a peer.")
 @click.option("--mode", type=click.Choice(["async"]), default="async", show_default=True, help="Differential runs.")
+@click.option("--from", "path_source", metavar="ADDR|auto", help="The address of this host that its path comes from (auto: the system picks).")
+@click.option("--to", "path_to", metavar="ADDR|auto", help="The address of the peer that its path leads to (auto: each of them is a path).")
 @settings
 @click.option("-n", "--dry-run", is_flag=True, help="Check everything, change nothing.")
 @click.option("-y", "--yes", is_flag=True, help="Overwrite what the target carries without asking.")
 @click.pass_obj
-def create(app, name, dry_run, yes, **options):
+def create(app, name, dry_run, yes, path_source, path_to, **options):
     """Create job NAME. The target's content is replaced by the first run."""
     client = app.client()
-    body = given(name=name, overwrite=yes, **cleared(options))
+    body = given(name=name, overwrite=yes, **cleared(options), **{"from": path_source, "to": path_to})
     try:
         answer = client.post("/jobs", body | {"dry_run": dry_run}, timeout=60)
     except Refused as refusal:

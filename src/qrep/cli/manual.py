@@ -12,7 +12,7 @@ from qrep import __version__
 from qrep.cli.main import COMMANDS, SECTIONS, root
 
 DATE = "2026-11-22"
-OWN_PAGE = ("volume", "job", "shape", "snapshot", "peer", "copy")
+OWN_PAGE = ("volume", "job", "path", "shape", "snapshot", "peer", "copy")
 
 EXIT_CODES = (
     (0, "It is done."), (1, "It failed."), (2, "The command or the configuration makes no sense."),
@@ -64,6 +64,10 @@ EXAMPLES = {
     "snapshot": (
         ("What can be gone back to, and going there:", ("qrep snapshot db", "qrep snapshot rollback db@41")),
         ("An earlier content in a file, the volume left as it is:", ("qrep snapshot copy db@41 /srv/db-at-41.img",)),
+    ),
+    "path": (
+        ("A second path over another link, and what there is now:", ("qrep path add db --from 10.0.2.1 --to 10.0.2.2", "qrep path")),
+        ("Before work on the first link, and when it is done:", ("qrep path use db/2", "qrep path use db/1")),
     ),
     "peer": (("A host with two addresses, its fingerprint checked by eye:", ("qrep peer add site-b 10.0.1.2,10.0.2.2",)),),
     "copy": (

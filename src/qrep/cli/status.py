@@ -15,7 +15,7 @@ HEADER = ("JOB", "MODE", "STATE", "SOURCE -> TARGET", "LAST SYNC POINT", "LAG", 
 def state_text(job):
     progress = job.get("progress") or {}
     text = job["state"]
-    if text == "syncing" and progress.get("percent") is not None:
+    if text in ("syncing", "degraded") and progress.get("percent") is not None:
         text += f" {progress['percent']:.0f}%"
     if job.get("queue"):
         text += f" {job['queue']['position']}/{job['queue']['waiting']}"
@@ -118,6 +118,31 @@ def timing_lines(job, node):
         yield f"rpo     {job['rpo']}{' passed' if job.get('rpo_passed') else ''}, {age}"
 
 
+def path_lines(paths):
+    """`path 1 *  10.0.1.1 -> 10.0.1.2   up   2 connections  412 + 400 MiB/s`, one line a path."""
+    rows = []
+    for path in paths:
+        route = f"{path['source'] or path['from']} -> {path['to']}"
+        rows.append((f"  path {path['number']}{' *' if path['active'] else ''}", route, path["state"], path_doing(path)))
+    widths = [max(len(row[column]) for row in rows) for column in range(3)] if rows else []
+    return ["  ".join([*(word.ljust(width) for word, width in zip(row, widths, strict=False)), row[3]]).rstrip() for row in rows]
+
+
+def path_doing(path):
+    """What a path does, or why it does nothing."""
+    if path["state"] == "down":
+        return f"since {when(path['since'])}: {printable(path['reason'])}"
+    if path["connections"]:
+        rates = [units.format_rate(one["rate_bytes_per_s"]) for one in path["connections"]]
+        count = f"{len(rates)} connection{'s' if len(rates) > 1 else ''}"
+        return f"{count}  {' + '.join(rates)}"
+    if path["in_use"]:
+        return "connected"
+    if path["returns_in_seconds"]:
+        return f"returned to in {path['returns_in_seconds']:.0f} s if it stays well"
+    return "standby"
+
+
 def detail(job, node):
     progress = job.get("progress")
     here = "target: this host" if job.get("role") == "target" else "source: this host"
@@ -154,6 +179,7 @@ def detail(job, node):
             f"sent {units.format_size(last.get('sent', 0))}  in {units.format_time_to_go(last.get('seconds', 0))}"
             + ("  (resumed)" if last.get("resumed") else "")
         )
+    lines += path_lines(job.get("paths") or [])
     lines += problem_lines(job)
     return "\n".join(lines)
 

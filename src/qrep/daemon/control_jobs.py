@@ -8,6 +8,8 @@ FIELDS = {
 }  # fmt: skip
 CHANGES = {key: kind for key, kind in FIELDS.items() if key != "mode"}
 
+PATH = {"from": str, "to": str}
+
 
 def add(requests, node):
     requests.simple("/jobs", "GET", lambda request: [job_dict(runner) for _name, runner in node.jobs.all()])
@@ -15,7 +17,7 @@ def add(requests, node):
         "/jobs",
         "POST",
         {"name": str, "source": str, "target": str},
-        FIELDS | {"overwrite": bool, "dry_run": bool},
+        FIELDS | PATH | {"overwrite": bool, "dry_run": bool},
         lambda path, body: node.jobs.create(**body),
     )
     requests.simple("/jobs/{name}", "GET", lambda request: job_dict(node.jobs.get(request.path_params["name"])))

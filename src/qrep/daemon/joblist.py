@@ -8,14 +8,14 @@ import time
 import msgspec
 
 from qrep import config
-from qrep.daemon import asks
+from qrep.daemon import asks, pathedit
 from qrep.daemon.managed import shape
 from qrep.daemon.route import Route
 from qrep.errors import ConfigError, NotFound, QrepError, Refused, Unreachable
 from qrep.jobs.run import JobRunner
 from qrep.jobs.schedule import Timing
 from qrep.jobs.shown import job_dict, when
-from qrep.settings import bad_values, changed_fields
+from qrep.settings import AUTO, bad_values, changed_fields
 from qrep.volumes import registry
 
 FIXED = ("id", "source", "target", "target_volume", "size", "leaf", "granule", "mode")  # what a job is; anything else is how it is done
@@ -67,7 +67,7 @@ class Jobs:
         route = Route(self.node, name, settings)
         return JobRunner(
             name, settings, request=route.request, dial=route.dial, connect=route.connect, db=self.node.db, events=self.node.events,
-            slots=self.node.slots, limit=lambda: self.node.shapes.limit(name, settings.shape), zone=self.node.zone,
+            slots=self.node.slots, paths=route.paths, limit=lambda: self.node.shapes.limit(name, settings.shape), zone=self.node.zone,
             ended=self.node.scheduler.wake, transport=route.transport,
         )  # fmt: skip
 
@@ -88,6 +88,7 @@ class Jobs:
                 )
             info = volume.inspect()
             leaf, granule = shape(volume.settings)
+            settings |= self._path(peer, settings.pop("from", None), settings.pop("to", None))
             job = _convert(
                 {
                     "id": os.urandom(16).hex(), "source": source, "target": target, "target_volume": "0" * 32, "size": info.size,
@@ -103,10 +104,10 @@ class Jobs:
             if not dry_run:
                 job.target_volume = pair["volume_id"]
                 self._keep(name, job, peer)
-        reached = self.node.peers.reach(peer).address if peer else None
+        reach = self.node.peers.reach(peer) if peer else None
         return {
             "name": name, "mode": job.mode, "source": source, "target": target, "size": info.size, "full": job.initial != "compare",
-            "via": reached[0] if reached else None, "notes": pair["notes"], "id": job.id,
+            "via": f"{reach.source} -> {reach.address[0]}" if reach and reach.address else None, "notes": pair["notes"], "id": job.id,
         } | when(Timing(job, self.node.zone))  # fmt: skip
 
     def _check_room(self, source, remote):
@@ -125,6 +126,26 @@ class Jobs:
                     hint=f"delete one (qrep job lists them), or raise limits.{key} in qrep.toml, then: qrep reload",
                     code="too-many-jobs",
                 )
+
+    @staticmethod
+    def _path(peer, source, to):
+        """The settings of the first path of a job, where a person gave it."""
+        if source is None and to is None:
+            return {}
+        if not peer:
+            raise Refused("a job whose target is on this host has no path", hint="leave --from and --to away", code="local-job")
+        source, to = source or AUTO, to or AUTO
+        pathedit.check_way(source, to)
+        return {"paths": [{"from": source, "to": to}]}
+
+    def set_paths(self, name, ways, preferred):
+        """ways: [(source, to)], None: as they are. preferred: a number. Seen at once by whoever dials."""
+        with self._lock:
+            runner = self.get(name)
+            fields = {"preferred_path": preferred} | ({} if ways is None else {"paths": pathedit.written(ways)})
+            changed = _convert(msgspec.to_builtins(runner.settings) | fields)
+            self.node.config.save("jobs", name, changed)
+            runner.settings.paths, runner.settings.preferred_path = changed.paths, changed.preferred_path
 
     def _keep(self, name, job, peer):
         try:

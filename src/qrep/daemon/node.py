@@ -20,6 +20,7 @@ from qrep.daemon.listener import Listener
 from qrep.daemon.metrics import Metrics
 from qrep.daemon.metricsfile import MetricsFile
 from qrep.daemon.pairs import Pairs
+from qrep.daemon.pathwatch import PathWatch
 from qrep.daemon.peertested import Tested
 from qrep.daemon.reload import Reload
 from qrep.daemon.scheduler import Scheduler
@@ -63,6 +64,7 @@ class Node:
         self.volumes = Volumes(self.config, self.state, self.events)
         self.pairs = Pairs(self)
         self.sessions = Sessions(self)
+        self.path_watch = PathWatch(self)
         serve = {
             tls.CONTROL: self.sessions.control, tls.DATA: self.sessions.data, tls.ASK: self.sessions.ask, plain.PURPOSE: self.sessions.plain,
             tls.TEST: Tested(self).serve,
@@ -98,6 +100,7 @@ class Node:
         self.events.add("agent-started", f"qrep {__version__}, port {self.settings.node.port}", pid=os.getpid())
         self.shapes.start()
         self.jobs.take_up()
+        self.path_watch.start()
         self.housekeeping.start()
         self.scheduler.start()
 
@@ -111,6 +114,7 @@ class Node:
         self.housekeeping.stop()
         self.scheduler.stop()
         self.listener.stop()
+        self.path_watch.stop()
         self.shapes.stop()
         self.jobs.interrupt(STOP_S)
         busy = self.volumes.close(STOP_S)

@@ -8,7 +8,6 @@ What follows is frames, whose tags need the session's key (wire.h). Nothing but 
 import socket
 import time
 
-from qrep.daemon import tls
 from qrep.errors import ProtocolError, Unreachable
 from qrep.protocol import transport
 
@@ -47,22 +46,6 @@ def read_preamble(stream, deadline):
         raise ProtocolError("neither TLS nor a plain data connection", code="handshake")
     stream.settimeout(None)
     return token
-
-
-def connect(address, timeout):
-    """A TCP connection to `address` = (host, port), which join() makes a data connection of. Raises Unreachable."""
-    try:
-        stream = socket.create_connection(address, timeout)
-    except OSError as err:
-        raise Unreachable(
-            f"{address[0]}:{address[1]}: {err.strerror or err}", hint="check the address, the link and that qrep daemon runs there"
-        ) from err
-    try:
-        tls.keep_alive(stream)
-    except OSError as err:
-        stream.close()
-        raise Unreachable(f"{address[0]}:{address[1]}: {err.strerror or err}") from err
-    return stream
 
 
 def join(stream, token):

@@ -5,6 +5,7 @@ import socket
 import threading
 
 from qrep import units
+from qrep.daemon.jobpaths import JobPaths
 from qrep.errors import ProtocolError, Refused
 from qrep.protocol import transport
 from qrep.volumes import registry
@@ -13,11 +14,13 @@ LOCAL_BUFFER = 4 << 20  # bytes of a local connection's socket buffer
 
 
 class Route:
-    """Of one job. settings: config.Job; its changes count from the next run on, that of connections at once."""
+    """Of one job. settings: config.Job; its changes count from the next run on, that of connections at once. paths: JobPaths, None where the
+    target is on this host."""
 
     def __init__(self, node, name, settings):
         self.node, self.name, self.settings = node, name, settings
-        self._peer, _, self._volume = settings.target.rpartition(":")
+        peer, _, self._volume = settings.target.rpartition(":")
+        self.paths = JobPaths(node, name, settings, peer) if peer else None
 
     def request(self):
         """The RunRequest of now. Raises what keeps the source from being read."""
@@ -44,14 +47,14 @@ class Route:
 
     def transport(self):
         """How data travels: local, tls, or plain where the path is trusted."""
-        if not self._peer:
+        if self.paths is None:
             return "local"
-        return "plain" if self.node.peers.trusted(self._peer) else "tls"
+        return "plain" if self.node.peers.trusted(self.paths.peer) else "tls"
 
     def dial(self):
         """A fresh control channel to the target volume."""
-        if self._peer:
-            return self.node.peers.reach(self._peer).channel()
+        if self.paths is not None:
+            return self.paths.dial()
         target = self.node.volumes.get(self._volume).replica()
         source_end, target_end = transport.local_pair()
         threading.Thread(
@@ -63,8 +66,8 @@ class Route:
     def connect(self, token, slot):
         """A DataConnection that the target has taken for `token`."""
         bucket = self.node.shapes.bucket(self.name)
-        if self._peer:
-            return self.node.peers.reach(self._peer).data_connection(token, bucket)
+        if self.paths is not None:
+            return self.paths.data_connection(token, bucket)
         here, there = socket.socketpair()
         for end in (here, there):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LOCAL_BUFFER)

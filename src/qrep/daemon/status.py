@@ -7,8 +7,8 @@ from qrep.errors import QrepError
 from qrep.jobs.shown import iso, job_dict
 
 NOT_KNOWN_HERE = (
-    "initial", "timeout", "connections", "generation", "counter", "root", "last_sync_point", "lag_seconds", "path", "transport", "zero_copy", "rate_bytes_per_s", "shape", "limit", "progress",
-    "problem", "next", "last_run", "schedule", "missed", "rpo", "rpo_passed", "queue",
+    "initial", "timeout", "connections", "generation", "counter", "root", "last_sync_point", "lag_seconds", "path", "paths", "transport", "zero_copy", "rate_bytes_per_s", "shape",
+    "limit", "progress", "problem", "next", "last_run", "schedule", "missed", "rpo", "rpo_passed", "queue",
 )  # fmt: skip
 
 

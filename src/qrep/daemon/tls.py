@@ -3,6 +3,7 @@
 What a connection is for is chosen by ALPN, so that nothing of qrep's is parsed before the peer has proved its key.
 """
 
+import errno
 import socket
 import ssl
 
@@ -10,8 +11,9 @@ from qrep.daemon.identity import fingerprint_of
 from qrep.errors import Refused, Unreachable
 
 PURPOSES = CONTROL, DATA, ASK, TEST = "qrep-control/1", "qrep-data/1", "qrep-ask/1", "qrep-test/1"
-HANDSHAKE_S = 10.0
-SILENCE_S = 10  # whole seconds in which not one acknowledgement came
+HANDSHAKE_S = 10.0  # an accepted connection may take
+CONNECT_S, GREETING_S = 3.0, 5.0  # for a connection of ours: until it is there, and until the other end has let us in
+SILENCE_S = 5  # whole seconds in which not one acknowledgement came
 # TLS 1.3 lets a client speak before the server has looked at its certificate. This byte says that it has, so that a host which is
 # not pinned there hears so here, and not as some broken stream later.
 WELCOME = b"\x01"
@@ -23,9 +25,9 @@ def keep_alive(plain):
         (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
         (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENCE_S * 1000),
         (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-        (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, SILENCE_S // 2),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 2),
         (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1),
-        (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, SILENCE_S // 2),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, SILENCE_S - 2),
     ):
         plain.setsockopt(level, option, value)
 
@@ -51,23 +53,36 @@ def server_context(identity, pinned):
     return context
 
 
-def connect(identity, address, purpose, peer, timeout):
-    """A TLS socket to `address` = (host, port), whose other end is `peer` (config.Peer) and nobody else.
+def tcp(address, timeout=CONNECT_S, source=None):
+    """A TCP connection to `address` = (host, port) that notices when it is cut off. source: the address of this host that it comes from, None:
+    the system picks. Raises Unreachable."""
+    where = f"{address[0]}:{address[1]}"
+    try:
+        stream = socket.create_connection(address, timeout, source_address=(source, 0) if source else None)
+    except OSError as err:
+        if err.errno == errno.EADDRNOTAVAIL and source:
+            raise Unreachable(f"{source} is no address of this host any more", hint="qrep path shows where it is used") from err
+        raise Unreachable(f"{where}: {err.strerror or err}", hint="check the address, the link and that qrep daemon runs there") from err
+    try:
+        keep_alive(stream)
+    except OSError as err:
+        stream.close()
+        raise Unreachable(f"{where}: {err.strerror or err}") from err
+    return stream
+
+
+def connect(identity, address, purpose, peer, timeout=CONNECT_S, source=None):
+    """A TLS socket to `address` = (host, port), whose other end is `peer` (config.Peer) and nobody else. source: the address of this host
+    that it comes from, None: the system picks.
 
     Raises Unreachable when nothing answers there, Refused when someone else does or when this node is not known there.
     """
     where = f"{address[0]}:{address[1]}"
     context = _context(ssl.PROTOCOL_TLS_CLIENT, identity, [peer.certificate])
     context.set_alpn_protocols([purpose])
+    plain = tcp(address, timeout, source)
     try:
-        plain = socket.create_connection(address, timeout)
-    except OSError as err:
-        raise Unreachable(
-            f"{where}: {err.strerror or err}", hint="check the address, the link and that qrep daemon runs there"
-        ) from err
-    try:
-        keep_alive(plain)
-        plain.settimeout(HANDSHAKE_S)
+        plain.settimeout(GREETING_S)
         stream = context.wrap_socket(plain)
     except ssl.SSLCertVerificationError as err:
         plain.close()
@@ -107,6 +122,14 @@ def connect(identity, address, purpose, peer, timeout):
         raise
     stream.settimeout(None)
     return stream
+
+
+def local_address(stream):
+    """The address of this host that a connection comes from, None where that cannot be told."""
+    try:
+        return stream.getsockname()[0] or None
+    except (OSError, IndexError):
+        return None
 
 
 def welcome(stream):

@@ -20,15 +20,15 @@ class JobRunner:
     settings: config.Job. request: a callable that makes the RunRequest of now (inspects the source, chooses the backend).
     dial, connect: how its target is reached (source/flow.py). db: the state database's job and run tables. events: EventLog.
     slots: slots.Slots, the runs that may go on at once. limit: a callable that tells the rate in force, as shown.py shows it.
-    zone: a callable that tells the time zone of schedules. ended: called when what went on has ended.
-    transport(): how its data travels: local, tls or plain.
+    paths: JobPaths, None where the target is on this host. zone: a callable that tells the time zone of schedules. ended: called when what went
+    on has ended. transport(): how its data travels: local, tls or plain.
     """
 
-    def __init__(self, name, settings, *, request, dial, connect, db, events, slots, zone, limit=lambda: None, ended=lambda: None,
+    def __init__(self, name, settings, *, request, dial, connect, db, events, slots, zone, paths=None, limit=lambda: None, ended=lambda: None,
                  transport=lambda: "local"):  # fmt: skip
         self.name, self.settings = name, settings
         self.request, self.dial, self.limit, self.transport = request, dial, limit, transport
-        self.db, self.events = db, events
+        self.db, self.events, self.paths = db, events, paths
         self._connect, self._slots, self._ended = connect, slots, ended
         self._lock = threading.Lock()
         self._moved = Counter()  # by what has ended
@@ -69,6 +69,8 @@ class JobRunner:
         with self._lock:
             self._moved.update(self._moving())
             self.activity = self.active = None
+        if self.paths is not None:
+            self.paths.ended()
         self._finished.set()
         self._ended()
 
@@ -107,6 +109,17 @@ class JobRunner:
             active = self.active if self.activity == "run" else None
         if active is not None:
             active.set_connections(count, removed)
+
+    @property
+    def is_going(self):
+        return self.activity == "run" and self.state in GOING
+
+    def move(self, why, *, at_once):
+        """Have a run that goes on connect anew, over the path that is best now, and resume. at_once False: only where that costs nothing."""
+        with self._lock:
+            active = self.active if self.activity == "run" else None
+        if active is not None:
+            active.move(why, at_once)
 
     @property
     def stopping(self):
@@ -173,7 +186,7 @@ class JobRunner:
             self._keep()
             request = self.request()
             forget_if_different(request)
-            run = Run(request, self._dial_for_run, self._connect, observer=self)
+            run = Run(request, self._dial_for_run, self._connect, observer=self, on_lost=self.paths and self.paths.lost)
             self.follow(run)
             task.progress = self.progress
             text = f"{self.settings.source} -> {self.settings.target}{', ' if cause else ''}{cause}"

@@ -1,9 +1,10 @@
 """What people are told of a job at its source."""
 
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from qrep import units
+from qrep.jobs.paths import DOWN
 
 SHOWN = {"connecting": "connecting", "committing": "committing"}  # phases of a run that are states of their own; all others: syncing
 
@@ -29,11 +30,12 @@ def job_dict(runner):
     report = last["report"] if last else {}
     progress = runner.progress()
     frozen_at_ns = report.get("frozen_at_ns")
+    paths = runner.paths.shown((progress or {}).get("connections") or ()) if runner.paths is not None else []
     return {
         "name": runner.name,
         "id": settings.id,
         "mode": settings.mode,
-        "state": _state(runner, progress),
+        "state": _state(runner, progress, paths),
         "role": "source",
         "source": settings.source,
         "target": settings.target,
@@ -50,13 +52,14 @@ def job_dict(runner):
         "counter": report.get("counter"),
         "generation": report.get("generation"),
         "root": report.get("root"),
-        "path": {"active": 1, "total": 1, "connections": settings.connections, "ok": runner.state != "waiting"},
+        "path": _path(runner, paths),
+        "paths": paths,
         "transport": runner.transport(),
         "zero_copy": _zero_copy(runner, progress, report),
         "rate_bytes_per_s": progress.get("rate_bytes_per_s") if progress else None,
         "limit": runner.limit(),
         "progress": progress,
-        "problem": _problem(runner),
+        "problem": _problem(runner) or _path_problem(paths),
         "rpo": settings.rpo or None,
         "rpo_passed": runner.timing.over(time.time(), runner.committed_at) is not None,
         "queue": runner.queue(),
@@ -71,9 +74,38 @@ def _zero_copy(runner, progress, report):
     return progress.get("zero_copy") if progress else report.get("zero_copy")
 
 
-def _state(runner, progress):
+def _path(runner, paths):
+    """The PATH column: which of how many, and whether all of them are well."""
+    active = next((path["number"] for path in paths if path["active"]), 1)
+    ok = runner.state != "waiting" and not any(path["state"] == DOWN for path in paths)
+    return {"active": active, "total": max(1, len(paths)), "connections": runner.settings.connections, "ok": ok}
+
+
+def _path_problem(paths):
+    """A path that is down, and what that means: nothing is out of sync, and with no other one the next run cannot begin."""
+    down = [path for path in paths if path["state"] == DOWN]
+    if not down:
+        return None
+    first = down[0]
+    since = datetime.fromisoformat(first["since"])
+    since = since.astimezone().strftime("%H:%M" if datetime.now(UTC) - since < timedelta(days=1) else "%Y-%m-%d %H:%M")
+    active = next(path for path in paths if path["active"])
+    if active["state"] == DOWN:
+        rest = "; no other one is left" if len(paths) > 1 else ""
+        action = "check the link and the agent there"
+    else:
+        rest = f"; running on path {active['number']}" if active["in_use"] else f"; path {active['number']} is used"
+        action = "check the link; nothing is out of sync"
+    others = f" (and path {', '.join(str(path['number']) for path in down[1:])} too)" if down[1:] else ""
+    text = f"path {first['number']} is down since {since} ({first['reason']}){others}{rest}."
+    return {"code": "path-down", "text": text, "action": f"{action}."}
+
+
+def _state(runner, progress, paths):
     if runner.activity == "verify":
         return "verifying"
+    if len(paths) > 1 and any(path["state"] == DOWN for path in paths) and runner.state in ("idle", "running"):
+        return "degraded"
     if runner.state != "running":
         return runner.state
     return SHOWN.get((progress or {}).get("phase"), "syncing")

@@ -9,6 +9,7 @@ import secrets
 import select
 import socket
 import ssl
+import struct
 import threading
 import time
 from typing import NamedTuple
@@ -226,6 +227,33 @@ def welcome(channel, index):
     return channel.detach()
 
 
+class TcpView(NamedTuple):
+    """TCP's account of a connection. unacked: segments on their way. probes: of a closed window, sent since the last answer.
+    silent_s: since any acknowledgement came."""
+
+    unacked: int
+    probes: int
+    silent_s: float
+
+
+# The beginning of struct tcp_info of linux/tcp.h: 8 bytes (the fourth: probes), then u32s (the fifth: unacked; 13th: last_ack_recv, ms).
+_TCP_INFO = struct.Struct("<3xB4x16xI28xI")
+
+
+def tcp_view(stream):
+    """The TcpView of a stream, None if it is not TCP, or is closed."""
+    if getattr(stream, "family", None) not in (socket.AF_INET, socket.AF_INET6):
+        return None
+    try:
+        info = stream.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
+    except OSError:
+        return None
+    if len(info) < _TCP_INFO.size:
+        return None
+    probes, unacked, silent_ms = _TCP_INFO.unpack(info)
+    return TcpView(unacked, probes, silent_ms / 1000)
+
+
 class DataConnection:
     """A stream that carries frames, and what the lanes make of it; used by one lane, once.
 
@@ -250,6 +278,10 @@ class DataConnection:
             self.native.count_records(*TLS_RECORD)
         else:
             self.native = Connection.socket(stream.fileno(), index, zero_copy=self.zero_copy, bucket=bucket)
+
+    def view(self):
+        """Its TcpView, or None."""
+        return tcp_view(self.stream)
 
     def interrupt(self):
         """Wake a lane that is blocked in this stream, after its run was told to stop. The stream is of no use afterwards."""

@@ -23,7 +23,7 @@ from qrep.device import DeviceInfo
 from qrep.digestmap import DigestMap
 from qrep.errors import DeviceReadError, Interrupted, QrepError, Refused
 from qrep.protocol import actions as do
-from qrep.protocol.source_machine import SourceMachine
+from qrep.protocol.source_machine import CONNECTED, SourceMachine
 from qrep.protocol.transport import Disconnected
 from qrep.source.connections import Connections
 from qrep.source.lanes import SourceLanes
@@ -31,10 +31,12 @@ from qrep.source.link import Link, Patience
 from qrep.source.report import Progress, RunReport, zero_copy_of
 from qrep.source.runrecord import RunFile
 from qrep.source.search import Search
+from qrep.source.watch import Watch
 from qrep.source.work import WHOLE, Base, work_list
 
 log = logging.getLogger("qrep.source")
 LAST_WORD_S = 3.0  # when data connections end, the target says why on the control connection: this long it may take once it is not busy
+WATCH_S = 0.5  # between two looks at the data connections
 ROOT_BEFORE_COMMIT = 8 << 30  # bytes of zeroes whose values may be computed while the target waits; one second on two cores
 _WHOLE_RUN = re.compile(rb"\x02+", re.DOTALL)
 
@@ -77,12 +79,13 @@ class RunRequest:
 
 class Run:
     """request: RunRequest. dial(): a fresh control Channel, raises Unreachable. connect(token, slot): a DataConnection that the target
-    has taken for `token`; slot: its place among the run's connections, from 0. observer.event(code, text, **data): run-interrupted, run-resumed,
+    has taken for `token`; slot: its place among the run's connections, from 0. on_lost(why): told when a
+    connection was found dead, before dial() is called again. observer.event(code, text, **data): run-interrupted, run-resumed,
     run-fuzzy, connection-down, connection-up.
     """
 
-    def __init__(self, request, dial, connect, *, observer=None):
-        self.request, self._connect, self._observer = request, connect, observer
+    def __init__(self, request, dial, connect, *, observer=None, on_lost=None):
+        self.request, self._connect, self._observer, self._on_lost = request, connect, observer, on_lost
         self.geometry = request.geometry
         self._connections = Connections(request.connections)
         self._map = DigestMap(request.map_directory, self.geometry, request.volume_id)
@@ -95,6 +98,9 @@ class Run:
         self._frozen_at_ns = 0
         self._lost, self._lost_until = None, None  # why the data connections ended, and until when the target may explain
         self._unreadable = []
+        self._watch = None  # of the lanes that send
+        self._move = None  # (why, at_once): this connection is to be left for a new one
+        self._moved = False
         self._stopping = threading.Event()
         self._ending = None  # (error, keep_open) of a Fail, or a Finish
         self._interruptions = 0
@@ -127,6 +133,11 @@ class Run:
         have taken and end. removed: the slot that goes, instead of the last; those behind it move up."""
         self._events.put(("connections", None, (count, removed)))
 
+    def move(self, why, at_once):
+        """Leave the connection of now and dial anew, from any thread; what was applied stays applied. at_once False: only while frames are
+        sent, when resuming costs nothing."""
+        self._events.put(("move", None, (why, at_once)))
+
     def progress(self):
         self._progress.received_by_target = self._link.beat.written
         progress, lanes = self._progress.as_dict(self.geometry.granule_size, len(self._unreadable)), self._lanes
@@ -154,6 +165,8 @@ class Run:
                 return self._report()
             if self._stopping.is_set() or self._machine.phase == "failed" or not error.retry:
                 raise error
+            if self._moved:
+                continue
             record = self._machine.record
             attempt = record.attempt if record is not None else 0
             connected_s = time.monotonic() - began if self._link.was_open else 0.0
@@ -167,7 +180,8 @@ class Run:
 
     def _one_connection(self):
         """One control connection to its end. Returns why it ended, None after Finish."""
-        self._ending = None
+        self._ending = self._move = self._lost_until = None
+        self._moved = False
         self._progress.phase = "connecting"
         try:
             self._link.open()
@@ -178,28 +192,25 @@ class Run:
         self._execute(self._machine.connected())
         while self._ending is None:
             self._one_event()
+            self._move_if_it_is_time()
         self._link.hang_up()
         return None if isinstance(self._ending, do.Finish) else self._ending.error
 
     def _one_event(self):
         machine = self._machine
         try:
-            kind, origin, what = self._events.get(timeout=self._patience())
+            kind, origin, what = self._events.get(timeout=WATCH_S)
         except queue.Empty:
-            if self._lost_until is None:
-                self._settle_connections()
-                return
-            if self._link.beat.busy:  # with putting back what cannot be committed, for instance: what went wrong is told after that
-                self._lost_until = time.monotonic() + LAST_WORD_S
-                return
-            self._lost_until = None
-            self._execute(machine.lanes_failed(*self._lost))
+            self._look_after()
             return
         if kind == "stop":
             self._execute(machine.stop())
+        elif kind == "move":
+            self._move = what
         elif origin is self._link.channel and kind == "message":
             self._execute(machine.message(what))
         elif origin is self._link.channel and kind == "gone":
+            self._lose(what)
             self._execute(machine.disconnected(what))
         elif origin is self._link.channel and kind == "nonsense":
             self._execute(machine.protocol_violation(what))
@@ -213,17 +224,46 @@ class Run:
         if machine.phase != "sending":
             self._lost_until = None
 
-    def _patience(self):
-        """Seconds until something is to be done although nothing happens; None: never."""
-        if self._lost_until is not None:
-            return max(0.0, self._lost_until - time.monotonic())
-        return self._lanes.retry_in() if self._lanes is not None and self._machine.phase == "sending" else None
-
     def _settle_connections(self):
         if self._machine.phase == "sending" and self._lanes is not None:
             for code, text, slot in self._connections.news(self._lanes):
                 self._tell(code, text, connection=slot + 1)
             self._execute(self._connections.settle(self._lanes, self._machine))
+
+    def _look_after(self):
+        """Nothing happened for a moment: is that well?"""
+        now, lanes = time.monotonic(), self._lanes
+        if self._lost_until is not None:
+            if self._link.beat.busy:  # with putting back what cannot be committed, for instance: what went wrong is told after that
+                self._lost_until = now + LAST_WORD_S
+            if now >= self._lost_until:
+                self._lost_until = None
+                self._lose(self._lost[1])
+                self._execute(self._machine.lanes_failed(*self._lost))
+        elif self._machine.phase == "sending" and lanes is not None:
+            if lanes.retry_in() == 0:
+                self._settle_connections()
+            wrong = self._watch.look(now, lanes.views(), self._run.counters(), self._link.beat)
+            if wrong is not None:
+                self._lose(wrong)
+                self._execute(self._machine.lanes_failed("connection", wrong))
+
+    def _move_if_it_is_time(self):
+        """Not after Prepare: the commit is near, and would be asked for again."""
+        if self._move is None or self._ending is not None:
+            return
+        why, at_once = self._move
+        phase = self._machine.phase
+        if phase == "sending" or (at_once and phase in CONNECTED and phase not in ("preparing", "committing", "giving-up")):
+            self._moved = True
+            self._execute(self._machine.disconnected(why))
+        elif not at_once:
+            self._move = None  # it is asked for again while there is reason to
+
+    def _lose(self, why):
+        """The connection is dead, and with it perhaps the path."""
+        if self._on_lost is not None:
+            self._on_lost(why)
 
     # ---- actions ----
 
@@ -235,6 +275,7 @@ class Run:
             try:
                 waiting = (self._handlers[type(action)](self, action) or []) + waiting
             except Disconnected as err:
+                self._lose(err.message)
                 waiting = list(self._machine.disconnected(err.message))
             except (OSError, QrepError, MemoryError) as err:
                 waiting = list(self._machine.failed(action, self._named(err)))
@@ -342,6 +383,7 @@ class Run:
         )  # fmt: skip
         skipped = (base.marked.count(WHOLE) if action.same_image else 0) + (base.same.count(1) if searched else 0)
         self._progress.begin(self._run, skipped * self.geometry.granule_size)
+        self._watch = Watch(time.monotonic())
         crashpoint("source-lanes-before")
         self._lanes = SourceLanes(
             self._run, self._source_fd, action.tokens, self._connect, lambda lanes: self._events.put(("lanes", lanes, None)),
@@ -367,6 +409,7 @@ class Run:
             return
         if failure is not None and failure[0] == "unreachable":  # the target knows nothing of a connection that never was
             failure = ("connection", failure[1])
+            self._lose(failure[1])
         if failure is not None:
             self._execute(self._machine.lanes_failed(*failure))
             return

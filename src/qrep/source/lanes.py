@@ -157,3 +157,8 @@ class SourceLanes(Lanes):
         if failure is None and not self.run.complete:
             failure = "unreachable", self._refused or "the data connections ended before all was sent"
         return failure
+
+    def views(self):
+        """[(number, transport.TcpView or None)] of the connections that lanes use now."""
+        with self._lock:
+            return [(lane.number, lane.connection.view()) for lane in self._going.values() if lane.connection is not None]
