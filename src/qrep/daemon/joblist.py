@@ -8,10 +8,11 @@ import time
 import msgspec
 
 from qrep import config
-from qrep.daemon import asks, pathedit
+from qrep.daemon import pathedit
+from qrep.daemon.jobpairs import JobPairs, check_room
 from qrep.daemon.managed import shape
 from qrep.daemon.route import Route
-from qrep.errors import ConfigError, NotFound, QrepError, Refused, Unreachable
+from qrep.errors import ConfigError, NotFound, QrepError, Refused
 from qrep.jobs.run import JobRunner
 from qrep.jobs.schedule import Timing
 from qrep.jobs.shown import job_dict, when
@@ -26,6 +27,7 @@ class Jobs:
 
     def __init__(self, node):
         self.node = node
+        self.pairs = JobPairs(node)
         self._lock = threading.RLock()
         self._runners = {}
 
@@ -76,11 +78,11 @@ class Jobs:
     def create(self, *, name, source, target, overwrite=False, dry_run=False, **settings):
         """Check both sides, make the pair at the target, write the job down. Returns what the CLI tells."""
         config.check_name("jobs", name)
+        peer = target.rpartition(":")[0]
         with self._lock:
             if name in self._runners:
                 raise Refused(f"there is a job called {name} already", hint=f"qrep job show {name}", code="name-taken")
-            peer, _, target_name = target.rpartition(":")
-            self._check_room(source, bool(peer))
+            check_room(self.node.settings.limits, [runner.settings for _name, runner in self.all()], source, target)
             volume = self.node.volumes.get(source)
             if volume.is_replica():
                 raise Refused(
@@ -96,36 +98,15 @@ class Jobs:
                 } | settings
             )  # fmt: skip
             self.node.shapes.check(job.shape)
-            question = asks.CreatePair(
-                job_id=job.id, job=name, source=f"{self.node.name}:{source}" if peer else source, volume=target_name, size=info.size,
-                leaf=leaf, granule=granule, sync_points=job.sync_points, overwrite=overwrite, check_only=dry_run,
-            )  # fmt: skip
-            pair = self._ask(peer, question) if peer else self.node.pairs.create(question, None, source=info)
+            pair = self.pairs.create(name, job, info, overwrite=overwrite, check_only=dry_run)
             if not dry_run:
                 job.target_volume = pair["volume_id"]
-                self._keep(name, job, peer)
+                self._keep(name, job)
         reach = self.node.peers.reach(peer) if peer else None
         return {
             "name": name, "mode": job.mode, "source": source, "target": target, "size": info.size, "full": job.initial != "compare",
             "via": f"{reach.source} -> {reach.address[0]}" if reach and reach.address else None, "notes": pair["notes"], "id": job.id,
         } | when(Timing(job, self.node.zone))  # fmt: skip
-
-    def _check_room(self, source, remote):
-        """Refuse a job beyond the limits of the configuration."""
-        limits = self.node.settings.limits
-        targets = [runner.settings.target for _name, runner in self.all()]
-        of_source = sum(runner.settings.source == source for _name, runner in self.all())
-        here = sum((":" in target) == remote for target in targets)
-        for count, limit, key, what in (
-            (of_source, limits.pairs_per_source, "pairs_per_source", f"with source {source}"),
-            (here, *((limits.pairs_remote, "pairs_remote", "to other hosts") if remote else (limits.pairs_local, "pairs_local", "within this host"))),
-        ):
-            if count >= limit:
-                raise Refused(
-                    f"there are {count} jobs {what}, and no more than {limit} may be configured",
-                    hint=f"delete one (qrep job lists them), or raise limits.{key} in qrep.toml, then: qrep reload",
-                    code="too-many-jobs",
-                )
 
     @staticmethod
     def _path(peer, source, to):
@@ -147,18 +128,15 @@ class Jobs:
             self.node.config.save("jobs", name, changed)
             runner.settings.paths, runner.settings.preferred_path = changed.paths, changed.preferred_path
 
-    def _keep(self, name, job, peer):
+    def _keep(self, name, job):
         try:
             self.node.config.save("jobs", name, job)
         except (OSError, QrepError):
-            self._delete_pair(job, peer)
+            self.pairs.delete(job)
             raise
         self._runners[name] = self._runner(name, job)
         self.node.scheduler.wake()
         self.node.events.add("job-created", f"{job.source} -> {job.target}", job=name)
-
-    def _ask(self, peer, question):
-        return self.node.peers.reach(peer).ask(question)
 
     def change(self, name, settings, dry_run=False):
         """Change settings, at once where they are times or connections, else from the next run on. Returns the job as it is then (shown.job_dict)."""
@@ -169,16 +147,11 @@ class Jobs:
             if dry_run:
                 return job_dict(runner) | {key: None if value == "" else value for key, value in settings.items()} | when(Timing(changed, self.node.zone))
             if changed.sync_points != runner.settings.sync_points:
-                self._tell_sync_points(changed)
+                self.pairs.set_sync_points(changed)
             self.node.config.save("jobs", name, changed)
             self._take(runner, changed, settings)
         self.node.events.add("job-changed", ", ".join(f"{key} {'none' if value == '' else value}" for key, value in settings.items()), job=name)
         return job_dict(runner)
-
-    def _tell_sync_points(self, job):
-        peer = job.target.rpartition(":")[0]
-        question = asks.ChangePair(job_id=job.id, sync_points=job.sync_points)
-        self._ask(peer, question) if peer else self.node.pairs.change(job.id, None, job.sync_points)
 
     def _take(self, runner, changed, fields):
         """Let `fields` of a job be what they are in `changed`, also for a run that goes on."""
@@ -204,7 +177,7 @@ class Jobs:
                 self.node.scheduler.wake()
                 return
             if settings.sync_points != runner.settings.sync_points:
-                self._tell_sync_points(settings)
+                self.pairs.set_sync_points(settings)
             self._take(runner, settings, changed_fields(runner.settings, settings))
 
     def let_go(self, name):
@@ -221,7 +194,7 @@ class Jobs:
             runner.begin("delete")  # nothing may start from here on
             job = runner.settings
             try:
-                left = self._delete_pair(job, job.target.rpartition(":")[0])
+                left = self.pairs.delete(job)
                 path = os.path.join(self.node.state.path, "sources", job.id)
                 if os.path.isdir(path):
                     self._release_snapshot(name, path)
@@ -234,19 +207,6 @@ class Jobs:
             del self._runners[name]
             self.node.shapes.forget(name)
         self.node.events.add("job-deleted", f"{job.source} -> {job.target}{left}", job=name)
-
-    def _delete_pair(self, job, peer):
-        """Tell the target. Returns what is left there, in words, when it cannot be told."""
-        try:
-            if peer:
-                self._ask(peer, asks.DeletePair(job_id=job.id))
-            else:
-                self.node.pairs.delete(job.id, None)
-        except NotFound:
-            pass  # the other side forgot it first
-        except (Unreachable, Refused) as error:
-            return f" ({peer or 'this host'} still has its pair record: {error.message})"
-        return ""
 
     def _release_snapshot(self, name, path):
         """A stopped run may hold a snapshot for its resume."""

@@ -14,6 +14,7 @@ from qrep.jobs.schedule import COUNTED_MAX
 
 LOOK_S = 10.0  # at most between two looks: the wall clock may be set, and nothing tells
 SOON_S = 0.5  # a job that could not be started because something else had just begun
+END_S = 2.0  # that a look gets at the end, should the state database hang
 JUMP_S = 60  # that the wall clock moves against the monotonic one between two looks, and it is told
 
 
@@ -50,7 +51,7 @@ class Scheduler:
         self._ending = True
         self._news.set()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(END_S)
 
     def wake(self):
         """Something changed: a job, its settings, the end of a run."""

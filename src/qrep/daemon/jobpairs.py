@@ -1,0 +1,57 @@
+"""What a job needs besides its file: room within the limits, and its pair at the target, which is here or asked of a peer."""
+
+from qrep.daemon import asks
+from qrep.errors import NotFound, Refused, Unreachable
+
+
+def check_room(limits, jobs, source, target):
+    """Refuse a job from `source` to `target` beyond what may be configured. limits: config.LimitsSection; jobs: the config.Jobs that are."""
+    remote = ":" in target
+    alike = sum((":" in job.target) == remote for job in jobs)
+    kind = (limits.pairs_remote, "pairs_remote", "to other hosts") if remote else (limits.pairs_local, "pairs_local", "within this host")
+    of_source = sum(job.source == source for job in jobs)
+    for count, limit, key, what in ((of_source, limits.pairs_per_source, "pairs_per_source", f"with source {source}"), (alike, *kind)):
+        if count >= limit:
+            raise Refused(
+                f"there are {count} jobs {what}, and no more than {limit} may be configured",
+                hint=f"delete one (qrep job lists them), or raise limits.{key} in qrep.toml, then: qrep reload",
+                code="too-many-jobs",
+            )
+
+
+class JobPairs:
+    """node: the Node. Every method raises the QrepError of the side that refused."""
+
+    def __init__(self, node):
+        self.node = node
+
+    def create(self, name, job, info, *, overwrite, check_only):
+        """Let the target check itself and, unless check_only, take the job. info: DeviceInfo of the source. Returns what pairs.py answers."""
+        peer, _, volume = job.target.rpartition(":")
+        question = asks.CreatePair(
+            job_id=job.id, job=name, source=f"{self.node.name}:{job.source}" if peer else job.source, volume=volume, size=job.size,
+            leaf=job.leaf, granule=job.granule, sync_points=job.sync_points, overwrite=overwrite, check_only=check_only,
+        )  # fmt: skip
+        return self._ask(peer, question) if peer else self.node.pairs.create(question, None, source=info)
+
+    def set_sync_points(self, job):
+        peer = job.target.rpartition(":")[0]
+        question = asks.ChangePair(job_id=job.id, sync_points=job.sync_points)
+        self._ask(peer, question) if peer else self.node.pairs.change(job.id, None, job.sync_points)
+
+    def delete(self, job):
+        """Tell the target. Returns what is left there, in words, when it cannot be told."""
+        peer = job.target.rpartition(":")[0]
+        try:
+            if peer:
+                self._ask(peer, asks.DeletePair(job_id=job.id))
+            else:
+                self.node.pairs.delete(job.id, None)
+        except NotFound:
+            pass  # the other side forgot it first
+        except (Unreachable, Refused) as error:
+            return f" ({peer or 'this host'} still has its pair record: {error.message})"
+        return ""
+
+    def _ask(self, peer, question):
+        return self.node.peers.reach(peer).ask(question)
