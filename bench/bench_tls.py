@@ -1,4 +1,5 @@
-"""T1: a first run between two agents, over TLS 1.3, against what two cores could do at best.
+"""T1: a first run between two agents, over TLS 1.3, against what two cores could do at best. T2: the same over a trusted path, plain, against TLS.
+T3: what `qrep peer test` says of a path against what a run over it gets.
 
 The bound is cores / sum of what each step costs: reading, hashing at both ends, TLS at both ends, writing, in busy core-seconds per GB of this
 machine (/proc/stat, so other load counts as ours), each measured by itself in the same session.
@@ -12,7 +13,7 @@ import threading
 import pytest
 from agents import Agents
 from lane_pair import scan, whole_map
-from measure import DEVICE_SIZE, MIB, busy_seconds, fio, rate
+from measure import DEVICE_SIZE, FULL, MIB, busy_seconds, fio, rate
 from ratios import huge_memory
 
 from qrep._native import hasher
@@ -72,28 +73,68 @@ def bound(identity, source, target):
     return os.cpu_count() / sum(steps) * 1e9
 
 
+class Fulls:
+    """First runs of one job again and again, between two agents."""
+
+    def __init__(self, agents, source, target):
+        self.target = target
+        self.near, self.far = agents.replica(source, target, connections=2, source_volume=("--snapshots", "none"))
+        self._runs = 0
+
+    def new_job(self):
+        """As if there had been no run."""
+        if self._runs:
+            self.near.qrep("job", "delete", "db", "-y")
+            self.far.qrep("volume", "remove", "db", "-y")
+            self.far.qrep("volume", "add", "db", self.target, "--accept", self.near.name)
+            self.near.qrep("job", "create", "db", "--source", "db", "--target", f"{self.far.name}:db", "-y")
+        self._runs += 1
+
+    def run(self):
+        return rate(self.near.run, size=DEVICE_SIZE)
+
+    def trust(self, trusted):
+        for end, other in ((self.near, self.far), (self.far, self.near)):
+            end.qrep("peer", "set", other.name, "--trusted" if trusted else "--no-trusted")
+
+    def run_over(self, trusted):
+        self.trust(trusted)
+        self.new_job()
+        return self.run()
+
+    def tested(self):
+        result = self.near.qrep("peer", "test", self.far.name, "--seconds", "2" if FULL else "1", "--connections", "2")
+        return result["best"]["rate_bytes_per_s"]
+
+
+@pytest.mark.slow
+def test_a_first_run_over_a_trusted_path(compare, memory_device, tmp_path):
+    with Agents(tmp_path) as agents:
+        fulls = Fulls(agents, memory_device(), memory_device(fill="zero"))
+        compare("T2", "full run of two agents, trusted path (plain) / TLS", lambda: fulls.run_over(True), lambda: fulls.run_over(False), first=1.0)
+        assert fulls.near.job()["transport"] == "plain"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trusted", [False, True], ids=["TLS", "plain"])
+def test_what_a_test_of_the_path_says(compare, memory_device, tmp_path, trusted):
+    """The run has two devices to serve beside; so the test says more than a run gets, and not much more."""
+    with Agents(tmp_path) as agents:
+        fulls = Fulls(agents, memory_device(), memory_device(fill="zero"))
+        fulls.trust(trusted)
+        words = "plain" if trusted else "TLS"
+        compare(f"T3{'p' if trusted else 't'}", f"full run of two agents / what peer test says, 2 connections, {words}", fulls.run, fulls.tested, setup=fulls.new_job)
+
+
 @pytest.mark.slow  # tests/system has runs between two agents; here only the figure is new
 def test_a_first_run_over_tls(compare, memory_device, open_direct, tmp_path):
     source, target = memory_device(), memory_device(fill="zero")
     directory = tmp_path / "keys"
     directory.mkdir(mode=0o700)
-    numbers = iter(range(100))
     with Directory(str(directory)) as keys, Agents(tmp_path) as agents:
-        identity = Identity(keys, "bench")
-        near, far = agents.replica(source, target, connections=2, source_volume=("--snapshots", "none"))
-
-        def first_run():
-            return rate(near.run, size=DEVICE_SIZE)
-
-        def new_job():
-            if next(numbers):
-                near.qrep("job", "delete", "db", "-y")
-                far.qrep("volume", "remove", "db", "-y")
-                far.qrep("volume", "add", "db", target, "--accept", near.name)
-                near.qrep("job", "create", "db", "--source", "db", "--target", f"{far.name}:db", "-y")
-
-        compare("T1", "full run of two agents over TLS, start --wait / bound", first_run, lambda: bound(identity, source, target),
-                setup=new_job, first=0.6, goal=0.85)  # fmt: skip
+        identity, fulls = Identity(keys, "bench"), Fulls(agents, source, target)
+        compare("T1", "full run of two agents over TLS, start --wait / bound", fulls.run, lambda: bound(identity, source, target),
+                setup=fulls.new_job, first=0.6, goal=0.85)  # fmt: skip
     descriptor = open_direct(source, os.O_RDONLY)
     geometry = Geometry(DEVICE_SIZE, LEAF, GRANULE)
     assert scan(geometry, open_direct(target, os.O_RDONLY), whole_map(geometry, descriptor)).counters()["changed"] == 0

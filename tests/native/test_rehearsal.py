@@ -2,16 +2,18 @@
 
 import os
 import socket
+import struct
 import threading
 
 import pytest
 from machine import MIB
 
+from qrep._native import hasher
 from qrep._native.bucket import Bucket
 from qrep._native.connection import Connection
 from qrep._native.source_lane import SourceRun
 from qrep._native.target_lane import TargetRun
-from qrep._native.wire import HEADER_SIZE, Geometry
+from qrep._native.wire import HEADER_SIZE, LAST, RUN_ZERO, FrameWriter, Geometry
 
 GEOMETRY = Geometry(64 * MIB, 4096, MIB)
 KEY = bytes(range(32))
@@ -74,6 +76,22 @@ def test_a_rate_holds_as_in_a_run(backend, nothing, tcp_pairs):
     for _connection, lane in lanes:
         lane.join(30)
     assert results == [0, 0] and bucket.taken == source.counters()["sent"] and source.counters()["wait_limit_ns"] > 0
+
+
+def test_frames_that_no_tester_sends_are_verified_and_dropped_as_well(backend, nothing, tcp_pairs):
+    """Zeroes of the whole volume and run tables: nothing is read, written or kept for them."""
+    _source, target = make_runs(backend)
+    results = []
+    ((ours, theirs),) = tcp_pairs(1)
+    _connection, lane = start(target, nothing, theirs, 0, results)
+    writer, data = FrameWriter(GEOMETRY, 7, 1, 0, KEY), bytes(range(256)) * 16
+    table = struct.pack("<4I", 0, 1, 1, 3 | RUN_ZERO)
+    leaf = hasher.subtree(data, MIB, 4096)
+    ours.sendall(writer.zero(0, GEOMETRY.granules, LAST))
+    ours.sendall(writer.runs(1, [(0, 1, False), (1, 3, True)], 4096, hasher.hash(table + leaf), LAST) + data)
+    ours.sendall(writer.end())
+    lane.join(30)
+    assert (results, target.failure()) == ([0], None) and target.counters()["written"] == target.counters()["read"] == 0
 
 
 def test_frames_of_another_key_end_it(backend, nothing, tcp_pairs):

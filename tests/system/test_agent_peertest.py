@@ -67,7 +67,7 @@ def test_a_path_that_does_not_answer_is_one_line_and_none_that_does_is_an_error(
     good, bad = result["paths"]
     assert code == 3 and good["error"] is None and bad["error"]["code"] and bad["measurements"] == []
     shown, code = a.text("peer", "test", "site-b", "--seconds", "1", "--connections", "1")
-    assert code == 3 and f"{dead}   " in shown.replace(" " * 20, "   ") and "refused" in shown
+    assert code == 3 and shown.splitlines()[1].split(maxsplit=1) == [dead, "Connection refused"]
     b.terminate()
     error = a.refused("peer", "test", "site-b", "--seconds", "1")
     assert (error["code"], error["exit"]) == ("peer-unreachable", 4) and dead in error["message"] and str(b.port) in error["message"]
@@ -204,6 +204,26 @@ def test_frames_of_a_test_go_nowhere_and_wrong_ones_end_it(listening):
     measured = exchange(stream, messages.Halt())
     assert isinstance(measured, messages.Measured) and measured.received < MIB
     stream.close()
+
+
+def memory_of(agent):
+    """Bytes that a process has in memory, huge pages included."""
+    with open(f"/proc/{agent.process.pid}/smaps_rollup") as file:
+        fields = dict(line.split(":", 1) for line in file if ":" in line and "kB" in line)
+    return 1024 * sum(int(fields[name].split()[0]) for name in ("Rss", "Private_Hugetlb"))
+
+
+def test_the_most_that_a_peer_may_ask_for_takes_bounded_memory(listening):
+    a, b = listening
+    before, highest = memory_of(b), 0
+    process = subprocess.Popen(
+        [*QREP, "peer", "test", "site-b", "--seconds", "2", "--connections", "16"], env=a.environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    while process.poll() is None:
+        highest = max(highest, memory_of(b))
+        time.sleep(0.05)
+    assert process.returncode == 0
+    assert highest - before < 192 * MIB  # 16 lanes of 4 MiB, their rings, threads and TLS
 
 
 def test_a_second_test_of_the_same_peer_is_refused_and_two_peers_test_beside_each_other(listening, agents):

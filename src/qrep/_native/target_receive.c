@@ -256,7 +256,7 @@ int qrep_frame_accept(struct target_lane *lane, struct target_frame *frame)
     const struct qrep_frame_header *header = &frame->header;
     int opens = !lane->assembly.open, rc = 0;
 
-    if (must_wait_for_pass(lane, frame) || !qrep_frame_take_room(lane, frame))
+    if (must_wait_for_pass(lane, frame) || (!lane->run->base.rehearsal && !qrep_frame_take_room(lane, frame)))
         return 0;
     frame->stage = TARGET_LOOKING; /* its memory is settled, so the next frame may take some */
     if (lane->connection->kind == QREP_CONNECTION_SOCKET) {

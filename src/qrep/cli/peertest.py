@@ -67,7 +67,7 @@ def test(app, name, seconds, connections):
     """Measure the paths to host NAME: rates, round-trip time, and how long a full copy would take.
 
     It goes over the same connections as a run and does all that a run does but reading and writing a device, so the rate is what a run
-    can get. It gives way to runs that go on. Ctrl-C ends it. Exit code 3 if a path does not answer, 4 if none does.
+    can get. Limits of rate do not hold it back, but it gives way to runs that go on. Ctrl-C ends it. Exit code 3 if a path does not answer, 4 if none does.
     """
     try:
         counts = [int(count) for count in connections.split(",")]

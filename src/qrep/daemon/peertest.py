@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from qrep import units
 from qrep._native.source_lane import SourceRun
+from qrep.daemon.peers import parse_address
 from qrep.daemon.peertested import FRAME_SIZE, GEOMETRY, TEXTS, Polite, runs_going, shape
 from qrep.errors import Interrupted, ProtocolError, QrepError, Refused, Unreachable, UsageError
 from qrep.lanes import Lane, Lanes
@@ -95,7 +96,7 @@ class PeerTest:
         answering = [path for path in paths if path["error"] is None]
         if not answering:
             raise Unreachable(
-                f"no path to {self.name} answers: {'; '.join(path['error']['message'] for path in paths)}",
+                f"no path to {self.name} answers: {'; '.join(path['address'] + ': ' + path['error']['message'] for path in paths)}",
                 hint=f"check the link and that qrep daemon runs on {self.name}", code="peer-unreachable",
             )  # fmt: skip
         best = max((path | path["best"] for path in answering), key=lambda path: path["rate_bytes_per_s"])
@@ -130,13 +131,18 @@ class PeerTest:
                 raise
             if self.cancelled:
                 raise Interrupted("the test was ended") from error
-            path["error"] = error.as_dict()
+            path["error"] = error.as_dict() | {"message": self._reason(text, error)}
             self._done = (self._done // len(self.counts) + 1) * len(self.counts)
             return path
         path["rtt_ms"] = round(1000 * min(rtts), 3)
         path["zero_copy"] = path["measurements"][0]["zero_copy"]
         path["best"] = best_of(path["measurements"])
         return path
+
+    def _reason(self, text, error):
+        """Of one path, which the line that it stands in names."""
+        host, port = parse_address(text)
+        return error.message.removeprefix(f"peer {self.name} does not answer: ").removeprefix(f"{host}:{port}: ")
 
     def _ping(self, channel):
         started = time.monotonic()
