@@ -55,6 +55,16 @@ def test_every_path_is_measured_and_said_how_it_is_carried(pair, memory_dir):
     assert lines[2].startswith("best: 1 connection over 127.0.0.1") and lines[3].startswith("  full copy of db, 64 MiB: ")
 
 
+def test_paths_of_jobs_are_measured_beside_the_addresses(agents, loop_device):
+    a, b = agents.replica(loop_device(8 * MIB), loop_device(8 * MIB))
+    a.qrep("path", "add", "db", "--from", "127.0.0.1", "--to", b.host)
+    result = a.qrep("peer", "test", "site-b", "--seconds", "1", "--connections", "1")
+    assert [(path["from"], path["error"]) for path in result["paths"]] == [(None, None), ("127.0.0.1", None)]
+    assert [copy["volume"] for copy in result["copies"]] == ["db"]
+    text, code = a.text("peer", "test", "site-b", "--seconds", "1", "--connections", "1")
+    assert code == 0 and text.splitlines()[1].startswith("127.0.0.1 -> 127.0.0.1")
+
+
 def test_a_path_that_does_not_answer_is_one_line_and_none_that_does_is_an_error(pair):
     a, b = pair
     file = a.config / "peers" / "site-b.toml"

@@ -27,13 +27,13 @@ def test_a_copy_takes_as_long_as_the_slower_of_path_and_limit():
 
 
 def path(address, *rates, error=None, rtt=0.21, zero_copy=None):
-    return {"address": address, "error": error, "rtt_ms": rtt, "zero_copy": zero_copy, "measurements": measured(*rates), "best": None}
+    return {"from": None, "address": address, "error": error, "rtt_ms": rtt, "zero_copy": zero_copy, "measurements": measured(*rates), "best": None}
 
 
 def result(*paths, **changed):
     return {
         "peer": "site-b", "seconds": 5, "transport": "plain", "paths": list(paths), "copies": [], "jobs_running": [], "jobs_running_there": 0,
-        "best": {"address": paths[0]["address"], "connections": 2, "rate_bytes_per_s": 2.69 * GIB},
+        "best": {"from": None, "address": paths[0]["address"], "connections": 2, "rate_bytes_per_s": 2.69 * GIB},
     } | changed  # fmt: skip
 
 

@@ -14,26 +14,30 @@ def connections_text(count):
     return f"{count} connection{'s' if count != 1 else ''}"
 
 
+def way(path):
+    return f"{path['from']} -> {path['address']}" if path.get("from") else path["address"]
+
+
 def path_rows(path, transport):
-    """(address, connections, rate, facts) for each measurement of a path."""
+    """(way, connections, rate, facts) for each measurement of a path."""
     zero_copy = "yes" if path["zero_copy"] else "no"
     facts = f"rtt {path['rtt_ms']:.2f} ms   {'TLS' if transport == 'tls' else 'plain'}   zero-copy send: {zero_copy}"
     for each in path["measurements"]:
-        yield path["address"], connections_text(each["connections"]), units.format_rate(each["rate_bytes_per_s"], 2), facts
+        yield way(path), connections_text(each["connections"]), units.format_rate(each["rate_bytes_per_s"], 2), facts
         facts = ""
 
 
 def paths_text(result):
     """A line for each measurement, and one for each path that does not answer."""
-    rows = {path["address"]: list(path_rows(path, result["transport"])) for path in result["paths"] if not path["error"]}
-    addresses = max(len(path["address"]) for path in result["paths"])
+    rows = {way(path): list(path_rows(path, result["transport"])) for path in result["paths"] if not path["error"]}
+    longest = max(len(way(path)) for path in result["paths"])
     widths = [max(len(row[column]) for path in rows.values() for row in path) for column in (1, 2)]
     for path in result["paths"]:
-        address = path["address"].ljust(addresses)
+        first = way(path).ljust(longest)
         if path["error"]:
-            yield f"{address}   {printable(path['error']['message'])}"
-        for _address, count, rate, facts in rows.get(path["address"], ()):
-            yield f"{address}   {count.ljust(widths[0])}   {rate.ljust(widths[1])}   {facts}".rstrip()
+            yield f"{first}   {printable(path['error']['message'])}"
+        for _way, count, rate, facts in rows.get(way(path), ()):
+            yield f"{first}   {count.ljust(widths[0])}   {rate.ljust(widths[1])}   {facts}".rstrip()
 
 
 def copy_text(copy):
@@ -53,7 +57,7 @@ def running_text(result):
 def test_text(result):
     best = result["best"]
     lines = [*paths_text(result), ""]
-    lines.append(f"best: {connections_text(best['connections'])} over {best['address']}, {units.format_rate(best['rate_bytes_per_s'], 2)}")
+    lines.append(f"best: {connections_text(best['connections'])} over {way(best)}, {units.format_rate(best['rate_bytes_per_s'], 2)}")
     lines += [f"  {copy_text(copy)}" for copy in result["copies"] if copy["seconds"] is not None]
     return "\n".join([*lines, *filter(None, [running_text(result)])])
 

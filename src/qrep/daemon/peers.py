@@ -2,8 +2,6 @@
 
 import weakref
 
-import msgspec
-
 from qrep import config
 from qrep.daemon import asks, plain, tls
 from qrep.errors import Unreachable, UsageError
@@ -42,15 +40,9 @@ class Reach:
         """A TLS socket. way: (source address or None, (host, port)); None: any. Raises Unreachable, or Refused as tls.connect."""
         return self._first(lambda source, address: tls.connect(self.identity, address, purpose, self.peer, source=source), way)
 
-    def only(self, text):
-        """The same peer by one address, and by no other."""
-        one = Reach(self.identity, self.name, msgspec.structs.replace(self.peer, addresses=[text]))
-        one._plain = self._plain
-        return one
-
-    def test_channel(self):
+    def test_channel(self, way):
         """For a bandwidth test (peertest.py)."""
-        return transport.Channel(self.connect(tls.TEST), "tested")
+        return transport.Channel(self.connect(tls.TEST, way), "tested")
 
     def _first(self, connect, way):
         """What connect(source address or None, address) makes over `way`, or at the first address that answers."""

@@ -13,12 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 from qrep import units
 from qrep._native.source_lane import SourceRun
-from qrep.daemon.peers import parse_address
+from qrep.daemon.jobpaths import Way, resolved
 from qrep.daemon.peertested import FRAME_SIZE, GEOMETRY, TEXTS, Polite, runs_going, shape
 from qrep.errors import Interrupted, ProtocolError, QrepError, Refused, Unreachable, UsageError
 from qrep.lanes import Lane, Lanes
 from qrep.protocol import messages as say
-from qrep.settings import check_address
+from qrep.settings import AUTO
 from qrep.source.report import zero_copy_of
 
 CONNECTIONS_MAX = 16
@@ -58,14 +58,23 @@ class PeerTest:
             raise UsageError("numbers of connections that cannot be", hint=f"write them like 1,2,4,8; at most {CONNECTIONS_MAX}")
         self.node, self.name, self.seconds, self.counts = node, name, seconds, sorted(set(counts))
         self.reach = node.peers.reach(name)
-        self.addresses = list(dict.fromkeys(self.reach.peer.addresses))
-        for text in self.addresses:
-            check_address(text)
+        self.ways = self._ways()
         self._cancelled = threading.Event()
         self._seen = set()  # jobs that ran meanwhile
         self._their_runs = 0
         self._now = None  # (words, run, started) of the present measurement
         self._done = 0  # measurements
+
+    def _ways(self):
+        """Each address of the peer, then what paths of jobs to it add to that."""
+        ways = [Way(AUTO, text) for text in self.reach.peer.addresses]
+        for runner in self._jobs():
+            ways += [Way(path.source, to) for path in runner.settings.paths for to in ([path.to] if path.to != AUTO else self.reach.peer.addresses)]
+        return list(dict.fromkeys(ways))
+
+    def _jobs(self):
+        """Those that replicate to it."""
+        return [runner for _name, runner in self.node.jobs.all() if runner.settings.target.startswith(f"{self.name}:")]
 
     def cancel(self):
         self._cancelled.set()
@@ -76,7 +85,7 @@ class PeerTest:
 
     def progress(self):
         """The PROGRESS of the local API."""
-        now, total = self._now, len(self.addresses) * len(self.counts)
+        now, total = self._now, len(self.ways) * len(self.counts)
         value = {"phase": "connecting", "percent": 100 * self._done / total, "rate_bytes_per_s": None, "seconds_left": None}
         if now is None:
             return value
@@ -92,16 +101,17 @@ class PeerTest:
         """The result that docs/API.md describes. Raises Unreachable when no path answers, Refused, Interrupted when it was cancelled."""
         task.cancel, task.progress = self.cancel, self.progress
         self._note_runs()
-        paths = [self._path(text) for text in self.addresses]
+        paths = [self._path(way) for way in self.ways]
         answering = [path for path in paths if path["error"] is None]
         if not answering:
+            reasons = "; ".join(f"{shown(path)}: {path['error']['message']}" for path in paths)
             raise Unreachable(
-                f"no path to {self.name} answers: {'; '.join(path['address'] + ': ' + path['error']['message'] for path in paths)}",
+                f"no path to {self.name} answers: {reasons}",
                 hint=f"check the link and that qrep daemon runs on {self.name}", code="peer-unreachable",
             )  # fmt: skip
         best = max((path | path["best"] for path in answering), key=lambda path: path["rate_bytes_per_s"])
-        best = {key: best[key] for key in ("address", "connections", "rate_bytes_per_s")}
-        text = f"{units.format_rate(best['rate_bytes_per_s'], 2)} with {best['connections']} connections over {best['address']}"
+        best = {key: best[key] for key in ("from", "address", "connections", "rate_bytes_per_s")}
+        text = f"{units.format_rate(best['rate_bytes_per_s'], 2)} with {best['connections']} connections over {shown(best)}"
         self.node.events.add("peer-tested", text, peer=self.name, **best)
         return {
             "peer": self.name, "seconds": self.seconds, "transport": "plain" if self.reach.peer.trusted else "tls", "paths": paths, "best": best,
@@ -110,15 +120,15 @@ class PeerTest:
 
     # ---- one path ----
 
-    def _path(self, text):
-        path = {"address": text, "error": None, "rtt_ms": None, "zero_copy": None, "measurements": [], "best": None}
-        reach = self.reach.only(text)
+    def _path(self, way):
+        path = {"from": None if way.source == AUTO else way.source, "address": way.to, "error": None, "rtt_ms": None, "zero_copy": None, "measurements": [], "best": None}
+        to = resolved(self.reach, way)
         try:
-            channel = reach.test_channel()
+            channel = self.reach.test_channel(to)
             try:
                 rtts = [self._ping(channel) for _ in range(PINGS)]
                 for count in self.counts:
-                    measurement, rtt_s = self._measure(channel, reach, text, count)
+                    measurement, rtt_s = self._measure(channel, to, shown(path), count)
                     path["measurements"].append(measurement)
                     rtts += [rtt_s] if rtt_s else []
                     self._done += 1
@@ -131,18 +141,14 @@ class PeerTest:
                 raise
             if self.cancelled:
                 raise Interrupted("the test was ended") from error
-            path["error"] = error.as_dict() | {"message": self._reason(text, error)}
+            host, port = to[1]  # the line that it stands in names it
+            path["error"] = error.as_dict() | {"message": error.message.removeprefix(f"{host}:{port}: ")}
             self._done = (self._done // len(self.counts) + 1) * len(self.counts)
             return path
         path["rtt_ms"] = round(1000 * min(rtts), 3)
         path["zero_copy"] = path["measurements"][0]["zero_copy"]
         path["best"] = best_of(path["measurements"])
         return path
-
-    def _reason(self, text, error):
-        """Of one path, which the line that it stands in names."""
-        host, port = parse_address(text)
-        return error.message.removeprefix(f"peer {self.name} does not answer: ").removeprefix(f"{host}:{port}: ")
 
     def _ping(self, channel):
         started = time.monotonic()
@@ -159,7 +165,7 @@ class PeerTest:
             raise ProtocolError("the peer answered something else than it was asked")
         return answer
 
-    def _measure(self, channel, reach, text, count):
+    def _measure(self, channel, to, text, count):
         """(measurement, round-trip time in seconds or None)"""
         plain = self.reach.peer.trusted
         ready = self._ask(channel, say.Measure(connections=count, seconds=self.seconds, plain=plain), say.Ready)
@@ -167,7 +173,7 @@ class PeerTest:
             raise ProtocolError(f"{len(ready.tokens)} tokens for {count} connections")
         self._their_runs = max(self._their_runs, ready.running)
         with contextlib.ExitStack() as stack:
-            connections = self._connect(stack, reach, ready.tokens)
+            connections = self._connect(stack, to, ready.tokens)
             run = Polite(SourceRun(GEOMETRY, frame_size=FRAME_SIZE, **shape(ready.key, ready.attempt, ready.session)), runs_going(self.node))
             descriptor = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
             stack.callback(os.close, descriptor)
@@ -196,9 +202,9 @@ class PeerTest:
         rtts = [connection.rtt_us / 1e6 for connection in connections if connection.rtt_us]
         return measurement, min(rtts, default=None)
 
-    def _connect(self, stack, reach, tokens):
+    def _connect(self, stack, to, tokens):
         with ThreadPoolExecutor(len(tokens)) as pool:
-            tries = [pool.submit(reach.data_connection, token) for token in tokens]
+            tries = [pool.submit(self.reach.data_connection, token, None, to) for token in tokens]
         for each in tries:
             if each.exception() is None:
                 stack.callback(each.result().close)
@@ -224,12 +230,17 @@ class PeerTest:
 
     def _copies(self, rate):
         """How long a full copy of each volume takes: of the sources of jobs to this peer, or of every volume if there are none."""
-        jobs = [runner for _name, runner in self.node.jobs.all() if runner.settings.target.startswith(f"{self.name}:")]
+        jobs = self._jobs()
         if jobs:
             wanted = [(runner.settings.source, runner.settings.size, runner.limit()) for runner in jobs]
         else:
             wanted = [(volume.name, volume.settings.identity.get("size"), self.node.shapes.limit("", "")) for volume in self.node.volumes.all()]
         return [copy_time(name, size, rate, limit) for name, size, limit in wanted if size]
+
+
+def shown(path):
+    """`10.0.1.2`, or `10.0.1.1 -> 10.0.1.2` where a job's path says from where."""
+    return f"{path['from']} -> {path['address']}" if path["from"] else path["address"]
 
 
 def best_of(measurements):
