@@ -1,5 +1,6 @@
 """SIGTERM: the agent ends soon and in order, and goes on where it was when it starts again."""
 
+import signal
 import subprocess
 
 import pytest
@@ -19,6 +20,7 @@ def test_sigterm_ends_an_agent_in_the_middle_of_a_run_and_its_next_start_takes_t
         before = agents.link.carried
         code, seconds = a.terminate()
         assert code == 0 and seconds < 10
+        follower.send_signal(signal.SIGINT)  # it would wait for the next agent
         assert b"run-started" in follower.stdout.read()
     assert not a.socket.exists()
     a.start()

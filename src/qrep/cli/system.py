@@ -1,6 +1,7 @@
 """qrep daemon, probe, check, completion."""
 
 import os
+import sys
 
 import click
 
@@ -18,7 +19,11 @@ def daemon(app):
         raise Refused("the agent opens block devices and runs as root", hint="sudo qrep daemon", code="not-root")
     from qrep.daemon.service import run
 
-    return run(config_dir=app.config_dir, state_dir=app.state_dir, socket_path=app.socket, verbose=app.verbose)
+    code = run(config_dir=app.config_dir, state_dir=app.state_dir, socket_path=app.socket, verbose=app.verbose)
+    # Everything has ended in order, or has been given up. The interpreter would wait for threads that wait for a peer or a device.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 @click.command(cls=Command)

@@ -5,6 +5,7 @@ import socket
 import ssl
 import threading
 import time
+import time
 from collections import Counter
 
 from qrep.daemon import plain as plain_data
@@ -30,7 +31,7 @@ class Listener:
         self._lock = threading.Lock()
         self._streams = {}  # stream -> peer name, of the connections that are served
         self._stopping = False
-        self._sockets = []
+        self._sockets, self._threads = [], []
         try:
             for host in settings.listen:
                 self._sockets.append(self._listen(host, settings.port))
@@ -62,7 +63,8 @@ class Listener:
         """Open the port; until here connections to it are refused by the kernel."""
         for listening in self._sockets:
             listening.listen(BACKLOG)
-            threading.Thread(target=self._accept, args=(listening,), name="peer port", daemon=True).start()
+            self._threads.append(threading.Thread(target=self._accept, args=(listening,), name="peer port", daemon=True))
+            self._threads[-1].start()
 
     def stop(self):
         self._stopping = True
@@ -70,6 +72,10 @@ class Listener:
             with contextlib.suppress(OSError):
                 listening.shutdown(socket.SHUT_RDWR)
             listening.close()
+
+    def seen(self):
+        """When it was last known to take connections: now (time.monotonic()), or long ago. Waiting for one is what its threads do."""
+        return time.monotonic() if all(thread.is_alive() for thread in self._threads) else 0.0
 
     def counts(self):
         """{"peers": {name: connections that are served}, "half_open": those in their handshake}"""

@@ -19,6 +19,7 @@ from qrep.daemon.known import KnownPeers
 from qrep.daemon.listener import Listener
 from qrep.daemon.metrics import Metrics
 from qrep.daemon.metricsfile import MetricsFile
+from qrep.daemon.notify import Notifier
 from qrep.daemon.pairs import Pairs
 from qrep.daemon.pathwatch import PathWatch
 from qrep.daemon.peertested import Tested
@@ -29,18 +30,23 @@ from qrep.daemon.shapes import Shapes
 from qrep.daemon.statedb import StateDb
 from qrep.daemon.tasks import Tasks
 from qrep.daemon.volumes import Volumes
+from qrep.daemon.watchdog import Watchdog, summary
 from qrep.errors import Refused
+from qrep.jobs.shown import job_dict
 from qrep.jobs.slots import Slots
 from qrep.protocol import transport
 
-STOP_S = 3.0  # for runs to end, and for target volumes; with the API's requests and the hooks below 10 s
+# Seconds for runs to end, for target volumes, and for all of the end together; with 2 for the API's requests before it and KILLED_S for the
+# hooks after it below 10.
+STOP_S, END_S = 3.0, 6.5
 HOOKS_S = 1.0
 
 
 class Node:
     """Everything behind the local API. What it and its parts do raises QrepError; what changes something writes an event."""
 
-    def __init__(self, config_dir, state_dir):
+    def __init__(self, config_dir, state_dir, notifier=None):
+        self.notifier = notifier or Notifier({})
         self.config = config.Config(config_dir)
         self.settings = self.config.node()
         self.time_zone, self._zone = timezone.of_node(self.settings.node.time_zone)
@@ -104,6 +110,15 @@ class Node:
         self.housekeeping.start()
         self.scheduler.start()
 
+    def watch(self, signs):
+        """Let systemd know that all is well while `signs` and our own threads show themselves. Before start()."""
+        own = {"scheduler": lambda: self.scheduler.looked, "peer port": self.listener.seen}
+        watchdog = Watchdog(self.notifier, signs | own)
+        if watchdog.period_s:
+            self.housekeeping.every(watchdog.period_s, watchdog.ping)
+            self.housekeeping.every(watchdog.period_s, self.scheduler.wake)
+        self.housekeeping.every(5.0, lambda: self.notifier.status(summary([job_dict(runner) for _name, runner in self.jobs.all()])))
+
     def zone(self):
         """The time zone that schedules are read in."""
         return self._zone
@@ -111,25 +126,33 @@ class Node:
     def stop(self):
         """End runs (what has been applied is kept, and they are taken up at the next start), close the port, release the devices."""
         self.stopping.set()
+        deadline = time.monotonic() + END_S
         self.housekeeping.stop()
         self.scheduler.stop()
         self.listener.stop()
         self.path_watch.stop()
         self.shapes.stop()
-        self.jobs.interrupt(STOP_S)
-        busy = self.volumes.close(STOP_S)
+        self.jobs.interrupt(min(STOP_S, deadline - time.monotonic()))
+        busy = self.volumes.close(max(0.0, min(STOP_S, deadline - time.monotonic())))
         text = f"{', '.join(busy)} would not end soon; recovery follows at the next start" if busy else "in order"
         self.metrics_file.remove()
         self.events.tell_suppressed(everything=True)
         self.events.add("agent-stopped", text, pid=os.getpid())
-        self.hooks.stop(HOOKS_S)
+        self.hooks.stop(max(0.2, min(HOOKS_S, deadline - time.monotonic())))
         self.hooks.tell_dropped()
         self.db.close()
         os.close(self._alone)
 
     def reload(self, dry_run=False):
         """Read every file again: Reload.run()."""
-        return self._reload.run(dry_run)
+        if dry_run:
+            return self._reload.run(dry_run)
+        self.notifier.reloading()
+        try:
+            return self._reload.run()
+        finally:
+            if not self.stopping.is_set():
+                self.notifier.ready()
 
     def check_unused(self, name):
         """Raise Refused if a job, here or of a peer, uses a volume."""

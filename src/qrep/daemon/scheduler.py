@@ -13,6 +13,7 @@ from qrep.errors import NotFound, QrepError
 from qrep.jobs.schedule import COUNTED_MAX
 
 LOOK_S = 10.0  # at most between two looks: the wall clock may be set, and nothing tells
+END_S = 1.0  # seconds that a look which is being taken gets at the end
 SOON_S = 0.5  # a job that could not be started because something else had just begun
 END_S = 2.0  # that a look gets at the end, should the state database hang
 JUMP_S = 60  # that the wall clock moves against the monotonic one between two looks, and it is told
@@ -38,6 +39,7 @@ class Scheduler:
         self._news = threading.Event()
         self._ending = False
         self._thread = None
+        self.looked = time.monotonic()  # when the thread went round last: what a watchdog looks at
         self._offset = None  # wall clock minus monotonic clock at the last look
         self._first = True  # the agent was down until this look
         self._stands_for = {}  # job id: the run that has been told to stand for times
@@ -59,6 +61,7 @@ class Scheduler:
 
     def _watch(self):
         while not self._ending:
+            self.looked = time.monotonic()
             self._news.clear()
             wait_s = self.look()
             if not self._ending:

@@ -1,6 +1,5 @@
 """qrep daemon: the process. Starts the node, serves the local API until SIGTERM or SIGINT, ends in order."""
 
-import asyncio
 import contextlib
 import logging
 import os
@@ -10,7 +9,9 @@ import stat
 import struct
 import sys
 import threading
+import time
 
+from qrep.daemon.notify import Notifier
 from qrep.errors import Refused
 
 STOP_S = 2  # seconds that open API requests get at the end
@@ -85,38 +86,51 @@ def run(*, config_dir, state_dir, socket_path, verbose=False):
                 super().connection_lost(exc)
 
     class Server(uvicorn.Server):
-        """Lets streams of events and long polls end as soon as a signal comes."""
+        """Lets streams of events and long polls end as soon as a signal comes; shows that it is alive."""
+
+        ticked = 0.0
 
         def handle_exit(self, sig, frame):
             node.stopping.set()
+            notifier.stopping()
             super().handle_exit(sig, frame)
 
         async def startup(self, sockets=None):
             await super().startup(sockets)
-            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload_soon)
+            notifier.ready()
 
-    def reload_soon():
+        async def on_tick(self, counter):
+            self.ticked = time.monotonic()
+            return await super().on_tick(counter)
+
+    def reload_soon(*_):
         """SIGHUP: what comes of it is told as an event."""
-        if not node.stopping.is_set():
+        if server is not None and server.started and not node.stopping.is_set():
             threading.Thread(target=node.reload, name="reload", daemon=True).start()
 
+    def end_at_once(*_):
+        """Nothing goes on yet but recovery, which may take long; the next start does it again, as after a crash."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(socket_path)
+        os._exit(0)
+
+    node, server, notifier = None, None, Notifier(os.environ)
     logging.basicConfig(format="qrep %(levelname)s: %(message)s", level=logging.INFO if verbose else logging.WARNING)
     hasher.self_test()
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it can be heeded, and again at the end: it must not be the end itself
+    signal.signal(signal.SIGHUP, reload_soon)  # also at the start and at the end, where it changes nothing and must not be the end itself
     listening = unix_socket(socket_path)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end_at_once)
     try:
-        node = Node(config_dir, state_dir)
+        node = Node(config_dir, state_dir, notifier)
+        settings = uvicorn.Config(
+            application(node), http=CheckedProtocol, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=STOP_S
+        )
+        server = Server(settings)
+        node.watch({"local API": lambda: server.ticked})
         node.start()
+        server.ticked = time.monotonic()
         try:
-            settings = uvicorn.Config(
-                application(node),
-                http=CheckedProtocol,
-                log_config=None,
-                access_log=False,
-                lifespan="off",
-                timeout_graceful_shutdown=STOP_S,
-            )
-            server = Server(settings)
             # For signals before uvicorn has its own handlers, and after: it raises what ended it once more when it is done, and the
             # node has still to be stopped then.
             for number in (signal.SIGTERM, signal.SIGINT):

@@ -310,7 +310,7 @@ class TargetDriver:
 
     def _take_up(self, content):
         """An initial attempt as its checkpoint has it, after a restart."""
-        attempt = Attempt(NO_ID, content.states, content.values)
+        attempt = Attempt(NO_ID, content.states, content.values, self.moved)
         for run in _KNOWN.finditer(content.states):
             attempt.marked[run.start() : run.end()] = b"\x02" * (run.end() - run.start())
         self._attempt = attempt
