@@ -67,23 +67,23 @@ def test_a_path_that_only_one_end_trusts_is_refused_before_anything_is_written(r
     assert a.run()["root"] == b3sum(target) == b3sum(source)
 
 
-def test_trust_that_is_withdrawn_ends_a_run_that_relies_on_it(replica, agents):
-    a, b, source, target = replica
+@pytest.mark.parametrize("who", ["the source", "the target"])
+def test_trust_that_is_withdrawn_in_the_middle_of_a_run_ends_it_and_on_both_sides_it_goes_on_encrypted(agents, loop_device, fill, who):
+    source, target = loop_device(SIZE), loop_device(SIZE)
+    fill(source, SIZE)
+    a, b = agents.replica(source, target, link_rate=8 * MIB, source_volume=("--granule", "1M"), job=("--timeout", "20s"))
     trust(a, b)
-    a.run()
-    a.qrep("job", "delete", "db", "-y")
-    b.qrep("volume", "remove", "db", "-y")
-    with open(source, "r+b") as device:  # a second first run, slow enough to be met in the middle
-        device.write(bytes(4096))
-    b.qrep("volume", "add", "db", target, "--accept", "site-a")
-    a.qrep("job", "create", "db", "--source", "db", "--target", "site-b:db", "--timeout", "2s", "-y")
     a.qrep("start", "db")
-    b.qrep("peer", "set", "site-a", "--no-trusted")
-    wait_until(lambda: a.job()["state"] in ("failed", "idle"))
-    job = a.job()
-    assert job["state"] == "idle" or job["problem"]["code"] == "trust-mismatch"
-    a.qrep("peer", "set", "site-b", "--no-trusted")
-    assert a.run()["root"] == b3sum(target) == b3sum(source)
+    wait_until(lambda: agents.link.carried > SIZE // 4)
+    one, other = (a, b) if who == "the source" else (b, a)
+    one.qrep("peer", "set", other.name, "--no-trusted")
+    wait_until(lambda: a.job()["state"] == "failed")
+    assert a.job()["problem"]["code"] == "trust-mismatch" and "qrep peer set" in a.job()["problem"]["action"]
+    assert b.job()["counter"] is None and agents.link.carried < SIZE
+    other.qrep("peer", "set", one.name, "--no-trusted")
+    report = a.run()
+    assert report["resumed"] and report["root"] == b3sum(target) == b3sum(source)
+    assert a.job()["transport"] == "tls"
 
 
 def test_what_a_person_is_told_when_trust_is_set(agents):

@@ -41,7 +41,7 @@ class Route:
             job_id=bytes.fromhex(settings.id), volume_id=bytes.fromhex(settings.target_volume), device=info,
             backend=registry.choose(volume.settings.snapshots, info).backend, map_directory=os.path.join(directory, "map"),
             run_directory=directory, leaf_size=settings.leaf, granule_size=settings.granule, connections=settings.connections,
-            initial=settings.initial, timeout_s=units.parse_duration(settings.timeout), plain=self.transport() == "plain",
+            initial=settings.initial, timeout_s=units.parse_duration(settings.timeout), plain=lambda: self.transport() == "plain",
             wanted=lambda: settings.connections,
         )  # fmt: skip
 

@@ -30,11 +30,10 @@ class SourceMachine(SourceReplies, SourceCompare, SourceConnections):
     epoch: a number not below the last session of this job that anyone here remembers. draw(n): n fresh random bytes.
     initial: "compare" (ask the target for digests whenever the map does not describe what it holds), "full" (send all then),
     "auto" (compare if the target ever committed, else send all).
-    Public: phase (a key of states.SOURCE), record.
+    Public: phase (a key of states.SOURCE), record; plain, set by the driver before connected(): data connections of that session come without TLS.
     """
 
-    def __init__(self, *, job_id, volume_id, shape, map_tag, pending_new, record, epoch, draw, initial="auto", connections=2, frame_limit=1 << 20,
-                 plain=False):  # fmt: skip
+    def __init__(self, *, job_id, volume_id, shape, map_tag, pending_new, record, epoch, draw, initial="auto", connections=2, frame_limit=1 << 20):
         if initial not in ("auto", "compare", "full"):
             raise ValueError(f"initial: {initial!r} is not auto, compare or full")
         self.phase = "new"
@@ -44,7 +43,8 @@ class SourceMachine(SourceReplies, SourceCompare, SourceConnections):
         self._map_tag, self._pending_new = map_tag, pending_new
         self._epoch = max(epoch, record.epoch if record else 0)
         self._draw, self._initial = draw, initial
-        self._connections, self._frame_limit, self._plain = connections, frame_limit, plain
+        self._connections, self._frame_limit = connections, frame_limit
+        self.plain = False
         self._accepted = False  # the target has accepted an epoch of this run
         self._stale_answers = 0
         self._unsettled = (map_tag, pending_new)  # before the settle that is being carried out
@@ -180,7 +180,7 @@ class SourceMachine(SourceReplies, SourceCompare, SourceConnections):
         return do.Send(
             say.Hello(
                 version_min=say.VERSION_MIN, version_max=say.VERSION_MAX, job_id=self._job_id, volume_id=self._volume_id, epoch=self._epoch,
-                size=size, leaf_size=leaf_size, granule_size=granule_size, sector_size=sector_size, plain=self._plain,
+                size=size, leaf_size=leaf_size, granule_size=granule_size, sector_size=sector_size, plain=self.plain,
             )
         )  # fmt: skip
 

@@ -46,8 +46,7 @@ class RunRequest:
     """What to replicate and how. job_id, volume_id (of the target volume): 16 bytes. device: DeviceInfo of the source.
 
     backend: volumes.base.SnapshotBackend. map_directory, run_directory: of this job's state. initial: auto, compare or full.
-    timeout_s: without progress, before a run gives up for now. plain: `connect` makes connections without TLS.
-    Rates and zero-copy belong to the connections that `connect` makes.
+    timeout_s: without progress, before a run gives up for now. Rates and zero-copy belong to the connections that `connect` makes.
     """
 
     job_id: bytes
@@ -63,9 +62,12 @@ class RunRequest:
     frame_limit: int = 2 << 20
     slots: int = 2
     timeout_s: float = 30.0
-    plain: bool = False
+    plain: object = None  # a callable: whether `connect` makes connections without TLS, asked for each session; None: it does not
     snapshot_name: str = field(default="")
     wanted: object = None  # a callable: how many connections the way has that was just dialled; None: as many as before
+
+    def is_plain(self):
+        return self.plain is not None and self.plain()
 
     @property
     def geometry(self):
@@ -153,7 +155,6 @@ class Run:
             shape=(self.geometry.size, request.leaf_size, request.granule_size, min(4096, request.device.io_alignment)),
             pending_new=pending.tag if pending is not None else None, record=self._run_file.load(), epoch=0, draw=secrets.token_bytes,
             initial=request.initial, connections=self._connections.count, frame_limit=max(request.frame_limit, request.leaf_size),
-            plain=request.plain,
         )  # fmt: skip
 
     def _run_to_the_end(self):
@@ -189,6 +190,7 @@ class Run:
             return err
         if self.request.wanted is not None:
             self._connections.change(self.request.wanted(), None, None, self._machine)
+        self._machine.plain = self.request.is_plain()
         self._execute(self._machine.connected())
         while self._ending is None:
             self._one_event()
