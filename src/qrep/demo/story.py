@@ -17,6 +17,7 @@ class Story(Replica, Unattended):
         self.catch_up()
         self.schedule()
         self.share_a_rate()
+        self.lose_a_path()
 
     def kept(self):
         """Where everything is, and how to look at it and to end it."""

@@ -1,4 +1,4 @@
-"""The second act: jobs that run themselves and share a rate."""
+"""The second act: jobs that run themselves, share a rate, and lose a path."""
 
 import os
 import time
@@ -57,6 +57,23 @@ class Unattended(Telling):
             cut = len(self._interruptions()) - before
             equal, text = self.compare_output(outputs[0])
             step.measured(f"{units.format_rate(total)}, then {units.format_rate(now)}, {text}", equal and now > 1.4 * total and not cut)
+
+    def lose_a_path(self):
+        self.say("\nA cable is pulled in the middle of a run.")
+        a = self.a
+        with self.step("path 1 pulled mid-run", "the run goes on over path 2, equal") as step:
+            a.qrep("shape", "set", "office", "--peak", units.exact_rate(SLOW))
+            self.content.change_much(4)
+            command = a.begin("start", "data", "--wait")
+            self._wait(lambda: self._sent("data") > 16 << 20, "the run did not begin to send")
+            self.cables.set(1, "down")
+            pulled = time.monotonic()
+            self._wait(lambda: a.job("data")["path"]["active"] == 2 and a.job("data")["state"] == "degraded", "no fail-over")
+            seconds = time.monotonic() - pulled
+            a.qrep("status", code=None)
+            equal, text = self.compare_output(self.to_the_end(command))
+            self.cables.set(1, "up")
+            step.measured(f"on path 2 after {seconds:.1f} s, {text}", equal and seconds < 10)
 
     # ---- what these scenes are made of ----
 
