@@ -1,6 +1,7 @@
 """The metrics of two real agents, before, during and after a run."""
 
 import socket
+import time
 
 import pytest
 from agents import MIB, wait_until
@@ -35,14 +36,20 @@ def test_metrics_tell_of_a_run_on_both_sides_and_totals_survive_its_end(agents, 
     source, target = loop_device(SIZE), loop_device(SIZE)
     fill(source, SIZE)
     a, b = agents.replica(source, target, source_volume=("--granule", "1M"), link_rate=8 * MIB)
+    a.qrep("shape", "set", "office", "--peak", "100M")
+    a.qrep("job", "set", "db", "--rpo", "4h", "--schedule", "0 0 1 1 *", "--shape", "office")
     db = {"qrep_job": "db", "role": "source"}
     first = scrape(a)
     assert first.value("qrep_job_state", state="idle", **db) == 1 and first.value("qrep_job_lag_seconds", **db) is None
     assert first.value("qrep_job_sent_bytes_total", **db) == 0 and first.value("qrep_job_size_bytes", **db) == SIZE
+    assert first.value("qrep_job_rpo_seconds", **db) == 4 * 3600 and first.value("qrep_job_rpo_passed", **db) == 0
+    assert first.value("qrep_job_next_run_timestamp_seconds", **db) > time.time()
+    assert first.value("qrep_job_limit_bytes_per_second", **db) == first.value("qrep_shape_limit_bytes_per_second", shape="office") == 100 * MIB
     a.qrep("start", "db")
     during = wait_until(lambda: (found := scrape(a)).value("qrep_job_sent_bytes_total", **db) > 0 and found)
     assert during.value("qrep_job_state", state="syncing", **db) == 1 and during.value("qrep_job_state", state="idle", **db) == 0
-    assert during.value("qrep_runs_running") == 1
+    assert during.value("qrep_runs_running") == 1 and during.value("qrep_path_active", qrep_job="db", path="1") == 1
+    assert during.value("qrep_path_up", qrep_job="db", path="1") == 1
     wait_until(lambda: a.job()["state"] == "idle")
     a.run()
     after, there = scrape(a), scrape(b)

@@ -149,13 +149,20 @@ def _job(samples, job):
     samples.put("qrep_job_last_sync_point_timestamp_seconds", _timestamp(job["last_sync_point"]), *who)
     samples.put("qrep_job_rpo_seconds", parse_rpo(job["rpo"]) if job["rpo"] else None, *who)
     samples.put("qrep_job_next_run_timestamp_seconds", _timestamp(job["next"][0]) if job["next"] else None, *who)
+    samples.put("qrep_job_rpo_passed", job["rpo_passed"] if job["rpo"] else None, *who)
+    samples.put("qrep_job_queue_position", job["queue"]["position"] if job["queue"] else None, *who)
     samples.put("qrep_job_size_bytes", job["size"], *who)
     percent = progress.get("percent")
     samples.put("qrep_job_progress_ratio", None if percent is None else percent / 100, *who)
     samples.put("qrep_job_rate_bytes_per_second", float(job["rate_bytes_per_s"] or 0), *who)
     limit = job.get("limit")
     samples.put("qrep_job_limit_bytes_per_second", limit["rate_bytes_per_s"] if limit else None, *who)
-    samples.put("qrep_job_connections", job["connections"], *who)
+    going = [one for one in progress.get("connections") or () if one["state"] != "down"]
+    samples.put("qrep_job_connections", len(going), *who)
+    for path in job["paths"] or ():
+        place = (job["name"], path["number"], path["from"], path["to"])
+        samples.put("qrep_path_up", None if path["state"] == "unknown" else path["state"] == "up", *place)
+        samples.put("qrep_path_active", path["active"], *place)
 
 
 def _results(node, samples):
