@@ -62,17 +62,18 @@ def test_one_thing_at_a_time(make_runner):
 def test_a_run_waits_for_its_turn_and_can_be_stopped_there(make_runner):
     runner = make_runner(slots=0)
     runner.begin("run")
-    ended = []
+    ended, task = [], Task("run", "db")
 
     def run():
         try:
-            runner.run(Task("run", "db"))
+            runner.run(task)
         except BaseException as error:
             ended.append(error)
 
     thread = threading.Thread(target=run)
     thread.start()
     wait_until(lambda: job_dict(runner)["queue"] == {"position": 1, "waiting": 1})
+    assert task.progress() == {"phase": "queued 1/1"}
     assert runner.stop() == "stopped; what has been applied is kept"
     thread.join()
     assert ended[0].code == "interrupted" and job_dict(runner)["state"] == "stopped" and job_dict(runner)["queue"] is None

@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from cronsim import CronSim
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qrep import times
@@ -51,6 +51,13 @@ def test_within_the_second_pass_a_time_of_the_first_is_not_named_again():
     zone = ZoneInfo("Europe/Berlin")
     second_pass = datetime(2026, 10, 25, 2, 10, fold=1, tzinfo=zone)
     assert times.parse("30 2 * * *").next_times(second_pass, 1, zone) == [datetime(2026, 10, 26, 2, 30, tzinfo=zone)]
+
+
+def test_within_the_first_pass_the_times_of_the_second_are_not_forgotten():
+    for zone, first_pass in (("Europe/Berlin", datetime(2026, 10, 25, 2, 50)), ("Australia/Lord_Howe", datetime(2026, 4, 5, 1, 50))):
+        zone = ZoneInfo(zone)
+        expected = first_pass.replace(minute=40, fold=1, tzinfo=zone)
+        assert times.parse("40 * * * *").next_times(first_pass.replace(tzinfo=zone), 1, zone)[0].astimezone(UTC) == expected.astimezone(UTC)
 
 
 def test_an_entry_for_every_hour_follows_elapsed_time_through_both_changes():
@@ -104,6 +111,48 @@ def test_an_entry_that_names_hours_comes_once_for_every_day_and_time_it_names(zo
     for wall in walls[:40]:
         exists = wall.replace(tzinfo=zone).astimezone(UTC).astimezone(zone).replace(tzinfo=None) == wall
         assert (wall in shown) == exists or not exists, wall
+
+
+CHANGES = {**DAYS, "Asia/Beirut": ((3, 29), (10, 24)), "Antarctica/Troll": ((3, 29), (10, 25)), "America/Havana": ((3, 8), (11, 1))}
+
+
+@given(
+    zone_day=st.sampled_from([(zone, day) for zone, days in CHANGES.items() for day in days]),
+    minutes=st.sets(st.integers(0, 59), min_size=1, max_size=4),
+    hours=st.none() | st.sets(st.sampled_from([0, 1, 2, 3, 4, 12, 23]), min_size=1, max_size=4),
+    weekdays=st.none() | st.sets(st.integers(0, 6), min_size=1, max_size=4),
+    begin_min=st.integers(0, 48 * 60) | st.integers(48 * 60, 52 * 60),
+)
+@settings(max_examples=40)
+def test_minute_by_minute_the_rule_that_is_documented_names_the_same_times(zone_day, minutes, hours, weekdays, begin_min):
+    """An oracle without cronsim: every minute of five days around a change is looked at."""
+    (name, (month, day)), zone = zone_day, ZoneInfo(zone_day[0])
+
+    def listed(values):
+        return "*" if values is None else ",".join(map(str, sorted(values)))
+
+    def wanted(wall):
+        return wall.minute in minutes and (hours is None or wall.hour in hours) and (weekdays is None or wall.isoweekday() % 7 in weekdays)
+
+    start = datetime(2026, month, day, tzinfo=zone).astimezone(UTC) - timedelta(days=2)
+    moments = [start + timedelta(minutes=number) for number in range(5 * 1440)]
+    walls = [moment.astimezone(zone).replace(tzinfo=None) for moment in moments]
+    expected, seen = set(), set()
+    for number, (moment, wall) in enumerate(zip(moments, walls, strict=True)):
+        if hours is None:  # elapsed time: whatever the clock on the wall shows, as often as it shows it
+            expected |= {moment} if wanted(wall) else set()
+            continue
+        step = int((wall - walls[number - 1]).total_seconds()) // 60 if number else 1
+        passed = [wall - timedelta(minutes=back) for back in range(max(step, 1))]  # more than one: the clock was put forward over them
+        expected |= {moment} if any(wanted(each) for each in passed if each not in seen) else set()
+        seen.update(passed)
+    begin = start + timedelta(minutes=begin_min)
+    found = []
+    for moment in times.parse(f"{listed(minutes)} {listed(hours)} * * {listed(weekdays)}").after(begin, zone):
+        if moment.astimezone(UTC) > moments[-1]:
+            break
+        found.append(moment.astimezone(UTC))
+    assert found == sorted(moment for moment in expected if moment > begin), name
 
 
 @given(zone=st.sampled_from(["Europe/Berlin", "America/New_York"]), day=st.integers(0, 364), text=st.sampled_from(["30 2 * * *", "0 0,2,4 * * 1", "*/15 * * * *", "7 * * * *"]))

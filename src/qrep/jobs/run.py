@@ -125,6 +125,11 @@ class JobRunner:
     def stopping(self):
         return self._stopping
 
+    def _progress_of_task(self):
+        """For who follows a run: its place in the queue first."""
+        queue = self.queue()
+        return {"phase": f"queued {queue['position']}/{queue['waiting']}"} if queue else self.progress()
+
     def moved_now(self):
         """Counter of the bytes that everything this job did has read, hashed, sent, ..., what goes on included."""
         with self._lock:
@@ -178,6 +183,7 @@ class JobRunner:
         self._go("start", "queued")
         self.problem = None
         self._keep()
+        task.progress = self._progress_of_task
         with self._slots.turn() as self.turn:
             self.follow(self.turn)
             if not self.turn.wait():
@@ -188,7 +194,6 @@ class JobRunner:
             forget_if_different(request)
             run = Run(request, self._dial_for_run, self._connect, observer=self, on_lost=self.paths and self.paths.lost)
             self.follow(run)
-            task.progress = self.progress
             text = f"{self.settings.source} -> {self.settings.target}{', ' if cause else ''}{cause}"
             self.events.add("run-started", text, job=self.name)
             return self._committed(run.run(), started)

@@ -4,6 +4,7 @@
 whatever passed, a job is due once, and its next time is the next one of its schedule.
 """
 
+import math
 from datetime import UTC, datetime
 
 from qrep import times
@@ -34,7 +35,7 @@ class Timing:
         self.since = kept["since"]  # when the job became known: what its rpo counts from until it has a sync point
         self.rpo_passed = bool(kept["rpo_passed"])
         self.held = False  # due, and it waits for something else that the job does
-        self._parsed = self._ahead = None
+        self._parsed = self._ahead = self._coming = None
 
     def record(self):
         return {"schedule": self._text, "handled": self.handled, "since": self.since, "rpo_passed": self.rpo_passed}
@@ -71,23 +72,31 @@ class Timing:
         if schedule is None:
             return None
         zone = self._zone()
+        if self._first_after(schedule, zone) > now:
+            return None
         passed = []
         for moment in schedule.after(datetime.fromtimestamp(self.handled, UTC), zone):
             if moment.timestamp() > now or len(passed) == COUNTED_MAX:
                 break
             passed.append(moment)
-        if not passed:
-            return None
         latest = next(schedule.after(datetime.fromtimestamp(now - late_s, UTC), zone), None)
         missed = not self.held and (latest is None or latest.timestamp() > now)
         return Due(passed[0], len(passed), missed)
+
+    def _first_after(self, schedule, zone):
+        """The first time after `handled`, kept: most looks find that nothing is due."""
+        key = schedule, zone, self.handled
+        if self._coming is None or self._coming[0] != key:
+            first = next(schedule.after(datetime.fromtimestamp(self.handled, UTC), zone), None)
+            self._coming = key, math.inf if first is None else first.timestamp()
+        return self._coming[1]
 
     def handle(self, now):
         self.handled, self.held = now, False
 
     def wake_at(self, now, committed_at):
         """The next moment at which a look may find something, or None."""
-        moments = [moment.timestamp() for moment in self.next_times(now, 1)]
+        moments = [moment.timestamp() for moment in self.next_times(now)[:1]]
         if self.rpo is not None and not self.rpo_passed:
             moments.append((committed_at or self.since or now) + self.rpo)
         return min(moments, default=None)
