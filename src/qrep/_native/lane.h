@@ -110,6 +110,7 @@ struct qrep_source_run {
     const uint64_t *work; /* granule indexes with the flags above, or NULL: all granules in order */
     uint64_t work_count;
     _Atomic uint64_t cursor;   /* index of the next work item; a rehearsal goes round for ever, until stop or lane_stop */
+    atomic_uint lanes;         /* that run now */
     uint32_t frame_size;       /* bytes of data per FULL frame, power of two, leaf_size..QREP_FRAME_DATA_MAX */
     uint32_t slots;            /* granule buffers per lane, >= 2 (1 is allowed, for measuring what pipelining gives) */
     uint32_t io_size;          /* bytes per read request; 0: a whole granule */

@@ -10,6 +10,7 @@
 
 #define COMPLETIONS_ROOM 64
 #define STOP_POLL_NS (QREP_STOP_POLL_MS * 1000000ull)
+#define YIELD_POLL_NS 5000000ull /* a lane that left the rest to others looks again so often */
 #define RING_SPARE 64 /* requests beside the reads: the answer, a send, and notifications that are outstanding */
 
 /* ---- set-up ---- */
@@ -110,6 +111,7 @@ static int open_lane(struct source_lane *lane)
     lane->batch_count = has_connection(lane) ? (has_socket(lane) && lane->connection->zero_copy ? run->slots + 2 : 1) : 0;
     lane->zero_room = 2 * run->slots + 8;
     lane->cursor_first = atomic_load_explicit(&run->cursor, memory_order_relaxed);
+    lane->started_ns = qrep_now_ns();
     open_stream(lane);
 
     lane->slots = calloc(run->slots, sizeof *lane->slots);
@@ -204,10 +206,12 @@ static int wait_for_something(struct source_lane *lane)
 
     if (limited && lane->limit_until_ns - started_ns < wait_ns)
         wait_ns = lane->limit_until_ns - started_ns;
+    if (lane->yield_until_ns && wait_ns > YIELD_POLL_NS)
+        wait_ns = YIELD_POLL_NS;
     int rc = 0;
     if (qrep_ring_in_flight(lane->ring)) {
         rc = reap(lane, wait_ns);
-    } else if (limited) { /* else nothing is waited for: a blocking connection took all there was, and there is room for more work */
+    } else if (limited || lane->yield_until_ns) { /* else nothing is waited for: a blocking connection took all there was, and there is room for more work */
         struct timespec pause = {0, (long)wait_ns};
         nanosleep(&pause, NULL);
     }
@@ -307,7 +311,9 @@ int qrep_source_lane(struct qrep_source_run *run, int device_fd, struct qrep_con
     } else if ((rc = qrep_connection_begin(connection, saved_flags)) != 0) {
         rc = qrep_fail(&run->base, QREP_FAILURE_CONNECTION, -rc, lane_index, UINT64_MAX);
     } else {
+        atomic_fetch_add(&run->lanes, 1);
         rc = run_lane(&lane);
+        atomic_fetch_sub(&run->lanes, 1);
         qrep_connection_end(connection, saved_flags);
     }
     if (connection->bucket)

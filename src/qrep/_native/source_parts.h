@@ -91,7 +91,8 @@ struct source_lane {
     uint8_t *base_leaves, *scratch; /* [granule_leaves] digests each */
     struct qrep_bad_extent *bad;    /* [QREP_BAD_EXTENTS_MAX] */
     int work_done;
-    uint64_t taken, cursor_first; /* work items it has taken; where the cursor was when it began */
+    uint64_t taken, cursor_first, started_ns; /* work items it has taken; where the cursor was when it began, and when that was */
+    uint64_t yield_until_ns;                  /* it leaves what is left to faster lanes until then; 0: it does not */
     uint64_t hole, hole_count; /* granules that were taken as holes and wait for room in zero_runs */
     int hole_unknown;
 

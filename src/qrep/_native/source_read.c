@@ -43,15 +43,31 @@ static uint64_t take_work(struct qrep_source_run *run, uint64_t *item)
     return count;
 }
 
-/* Near the end a slow lane that holds two granules keeps the others waiting, so a second one is taken only while this lane's share of what is
- * left is a whole granule, going by its share of what was taken since it began: what it leaves is there for whoever is faster. */
-static int may_hold_another(const struct source_lane *lane)
+/* Whether this lane takes another granule now. All lanes take from one cursor, so only near the end can a slow one keep the others waiting: it leaves what
+ * is left to them if they will be through with all of that, each of them with one more that it has just begun, before this lane is through with what it
+ * holds and one more. Speeds go by what was taken since this lane began, its own by what it is through with. One that holds nothing waits no longer than one
+ * granule takes it, because the others may fail. */
+static int may_take(struct source_lane *lane)
 {
     uint64_t cursor = atomic_load_explicit(&lane->run->cursor, memory_order_relaxed), count = lane->run->work_count;
+    uint32_t others = atomic_load_explicit(&lane->run->lanes, memory_order_relaxed) - 1, held = 0;
+    uint64_t yield_until_ns = lane->yield_until_ns;
 
+    lane->yield_until_ns = 0;
     for (uint32_t i = 0; i < lane->run->slots; i++)
-        if (lane->slots[i].state != SLOT_FREE)
-            return cursor >= count || (double)lane->taken * (double)(count - cursor) >= (double)(cursor - lane->cursor_first);
+        held += lane->slots[i].state != SLOT_FREE;
+    if (cursor >= count || atomic_load_explicit(lane->lane_stop, memory_order_relaxed) || lane->taken == 0 || others == 0 || lane->run->base.rehearsal)
+        return 1;
+    double done = lane->taken > held ? (double)(lane->taken - held) : 0.5, others_took = (double)(cursor - lane->cursor_first - lane->taken);
+    if ((held + 1) * others_took <= done * ((double)(count - cursor) + others))
+        return 1;
+    if (held)
+        return 0;
+    uint64_t now_ns = qrep_now_ns();
+    lane->yield_until_ns = yield_until_ns ? yield_until_ns : now_ns + (now_ns - lane->started_ns) / lane->taken;
+    if (now_ns < lane->yield_until_ns)
+        return 0;
+    lane->yield_until_ns = 0;
     return 1;
 }
 
@@ -99,7 +115,7 @@ int source_fill(struct source_lane *lane)
 
     for (uint32_t i = 0; i < run->slots && !lane->work_done && rc == 0; i++) {
         struct source_slot *slot = &lane->slots[i];
-        while (slot->state == SLOT_FREE && !lane->work_done && rc == 0 && has_zero_room(lane) && may_hold_another(lane)) {
+        while (slot->state == SLOT_FREE && !lane->work_done && rc == 0 && has_zero_room(lane) && may_take(lane)) {
             uint64_t item, count = 0;
             if (!atomic_load_explicit(lane->lane_stop, memory_order_relaxed))
                 count = take_work(run, &item);
