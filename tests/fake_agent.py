@@ -38,6 +38,8 @@ REQUESTS = {
     ("GET", "/paths"): None, ("GET", "/jobs/{}/paths/{}"): None, ("DELETE", "/jobs/{}/paths/{}"): None,
     ("POST", "/jobs/{}/paths"): ({"to": str}, {"from": str, "dry_run": bool}),
     ("POST", "/jobs/{}/paths/{}/use"): ({}, {"dry_run": bool}),
+    ("GET", "/connections"): None, ("POST", "/jobs/{}/paths/{}/connections"): ({}, {"from": str, "to": str, "dry_run": bool}),
+    ("POST", "/jobs/{}/paths/{}/connections/{}/remove"): ({}, {"dry_run": bool}),
     ("GET", "/tasks/{}"): None,
 }  # fmt: skip
 QUERIES = {

@@ -17,7 +17,8 @@ PATHS_MAX = 8  # of a job
 ADDRESS = re.compile(r"(?:\[[0-9A-Fa-f:.]{2,45}(?:%[\w.-]{1,15})?\]|[0-9A-Za-z][0-9A-Za-z._-]{0,252}|[0-9A-Fa-f:.]{2,45})(?::(?P<port>[0-9]{1,5}))?\Z", re.ASCII)
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")
 
-Connections = Annotated[int, msgspec.Meta(ge=1, le=16)]
+CONNECTIONS_MAX = 16  # of a path; protocol/messages.py: CONNECTIONS_MAX
+Connections = Annotated[int, msgspec.Meta(ge=1, le=CONNECTIONS_MAX)]
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 Hex = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}$")]
 
@@ -114,11 +115,26 @@ class Shape(_Object):
     off_peak: str = units.UNLIMITED
 
 
+class Pair(_Object, kw_only=True):
+    """The addresses of one data connection, "": those of its path. from: an address of this host, or auto. to: an address of the peer."""
+
+    source: str = msgspec.field(default="", name="from")
+    to: str = ""
+
+    def of(self, way):
+        """(from, to) of a connection of a path whose (from, to) are `way`."""
+        return self.source or way[0], self.to or way[1]
+
+
 class Path(_Object, kw_only=True):
-    """One way to a job's peer. from: an address of this host, or auto: the system picks. to: an address of the peer, or auto: all it has."""
+    """One way to a job's peer. from: an address of this host, or auto: the system picks. to: an address of the peer, or auto: all it has.
+
+    pairs: one for each data connection, where they are not all alike or not as many as the job says; to auto has none.
+    """
 
     source: str = msgspec.field(default="auto", name="from")
     to: str
+    pairs: Annotated[list[Pair], msgspec.Meta(max_length=CONNECTIONS_MAX)] = []
 
 
 class Job(_Object):
@@ -221,6 +237,17 @@ def check_hook_timeout(text):
         raise UsageError(f"{text!r} is no time-out for a hook", hint="write it like 30s, at most 1h")
 
 
+def check_pairs(path):
+    """Raise UsageError unless the pairs of a Path mean something."""
+    if path.pairs and path.to == AUTO:
+        raise UsageError("pairs of a path to auto, which stands for several paths", hint='write to = "ADDR", or leave the pairs away')
+    for pair in path.pairs:
+        if pair.source:
+            check_source_address(pair.source)
+        if pair.to:
+            check_address(pair.to)
+
+
 def check_source_address(text):
     """Raise UsageError unless `text` is auto, or an IP address without a port."""
     try:
@@ -274,6 +301,7 @@ def bad_values(value):
             ("timeout", lambda: units.parse_duration(value.timeout)),
             *((f"paths[{i}].from", lambda path=path: check_source_address(path.source)) for i, path in enumerate(value.paths)),
             *((f"paths[{i}].to", lambda path=path: check_address(path.to)) for i, path in enumerate(value.paths) if path.to != AUTO),
+            *((f"paths[{i}].pairs", lambda path=path: check_pairs(path)) for i, path in enumerate(value.paths)),
             ("schedule", lambda: times.parse(value.schedule)),
             ("rpo", lambda: parse_rpo(value.rpo)),
             ("shape", lambda: check_name("shapes", value.shape) if value.shape else None),

@@ -19,6 +19,7 @@ COMMANDS = {
     "volume": ("volume", "volume", "Devices that qrep knows by name."),
     "job": ("job", "job", "Which volume is replicated where."),
     "path": ("path", "path", "The ways to a job's peer, of which one is taken."),
+    "connection": ("connection", "connection", "The data connections of a path, which carry a run together."),
     "snapshot": ("snapshot", "snapshot", "Sync points of a target volume."),
     "peer": ("peer", "peer", "Other hosts."),
     "shape": ("shape", "shape", "Rates that jobs share, by the hours of the week."),
@@ -34,7 +35,7 @@ COMMANDS = {
 HIDDEN = {"serve"}
 SECTIONS = (
     ("Every day", ("status", "start", "stop", "verify", "events", "copy")),
-    ("Objects (a noun alone lists)", ("volume", "job", "path", "shape", "snapshot", "peer")),
+    ("Objects (a noun alone lists)", ("volume", "job", "path", "connection", "shape", "snapshot", "peer")),
     ("System", ("daemon", "reload", "probe", "check", "metrics", "demo", "completion")),
 )
 

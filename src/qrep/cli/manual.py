@@ -12,7 +12,7 @@ from qrep import __version__
 from qrep.cli.main import COMMANDS, SECTIONS, root
 
 DATE = "2026-11-22"
-OWN_PAGE = ("volume", "job", "path", "shape", "snapshot", "peer", "copy")
+OWN_PAGE = ("volume", "job", "path", "connection", "shape", "snapshot", "peer", "copy")
 
 EXIT_CODES = (
     (0, "It is done."), (1, "It failed."), (2, "The command or the configuration makes no sense."),
@@ -68,6 +68,11 @@ EXAMPLES = {
     "path": (
         ("A second path over another link, and what there is now:", ("qrep path add db --from 10.0.2.1 --to 10.0.2.2", "qrep path")),
         ("Before work on the first link, and when it is done:", ("qrep path use db/2", "qrep path use db/1")),
+    ),
+    "connection": (
+        ("A third connection over another link, and one less, while a run goes on:",
+         ("qrep connection add db/1 --from 10.0.3.1 --to 10.0.3.2", "qrep connection", "qrep connection remove db/1/3")),
+        ("Four for every path:", ("qrep job set db --connections 4",)),
     ),
     "peer": (("A host with two addresses, its fingerprint checked by eye:", ("qrep peer add site-b 10.0.1.2,10.0.2.2",)),),
     "copy": (

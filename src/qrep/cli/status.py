@@ -128,14 +128,22 @@ def path_lines(paths):
     return ["  ".join([*(word.ljust(width) for word, width in zip(row, widths, strict=False)), row[3]]).rstrip() for row in rows]
 
 
+def sum_of_rates(connections):
+    """`412 + 400 MiB/s`"""
+    words = [units.format_rate(one["rate_bytes_per_s"]).rsplit(" ", 1) for one in connections]
+    following = [*(unit for _, unit in words[1:]), ""]
+    return " + ".join(number if unit == after else f"{number} {unit}" for (number, unit), after in zip(words, following, strict=False))
+
+
 def path_doing(path):
     """What a path does, or why it does nothing."""
     if path["state"] == "down":
         return f"since {when(path['since'])}: {printable(path['reason'])}"
     if path["connections"]:
-        rates = [units.format_rate(one["rate_bytes_per_s"]) for one in path["connections"]]
-        count = f"{len(rates)} connection{'s' if len(rates) > 1 else ''}"
-        return f"{count}  {' + '.join(rates)}"
+        there = [one for one in path["connections"] if one["state"] != "down"]
+        down = len(path["connections"]) - len(there)
+        count = f"{len(there)} connection{'s' if len(there) != 1 else ''}{f' of {len(there) + down}' if down else ''}"
+        return f"{count}  {sum_of_rates(there)}".rstrip()
     if path["in_use"]:
         return "connected"
     if path["returns_in_seconds"]:

@@ -55,6 +55,8 @@ CODES = {
     "path-removed": ("info", "a job has one path less"),
     "path-preferred": ("info", "a person chose the path that a job prefers"),
     "run-resumed": ("info", "a run goes on from what the target has applied"),
+    "connection-added": ("info", "a path of a job was given one more data connection"),
+    "connection-removed": ("info", "a path of a job has one data connection less"),
     "connection-down": ("warning", "a data connection of a run cannot be had; the others do its work and it is tried again"),
     "connection-up": ("info", "a data connection that could not be had is there"),
     "run-taken-up": ("info", "a run that was going when the agent ended was started again"),

@@ -16,7 +16,7 @@ from qrep.errors import ConfigError, NotFound, QrepError, Refused
 from qrep.jobs.run import JobRunner
 from qrep.jobs.schedule import Timing
 from qrep.jobs.shown import job_dict, when
-from qrep.settings import AUTO, bad_values, changed_fields
+from qrep.settings import AUTO, Pair, bad_values, changed_fields
 from qrep.volumes import registry
 
 FIXED = ("id", "source", "target", "target_volume", "size", "leaf", "granule", "mode")  # what a job is; anything else is how it is done
@@ -123,10 +123,36 @@ class Jobs:
         """ways: [(source, to)], None: as they are. preferred: a number. Seen at once by whoever dials."""
         with self._lock:
             runner = self.get(name)
-            fields = {"preferred_path": preferred} | ({} if ways is None else {"paths": pathedit.written(ways)})
+            fields = {"preferred_path": preferred} | ({} if ways is None else {"paths": pathedit.written(ways, runner.paths.pairs)})
             changed = _convert(msgspec.to_builtins(runner.settings) | fields)
             self.node.config.save("jobs", name, changed)
             runner.settings.paths, runner.settings.preferred_path = changed.paths, changed.preferred_path
+
+    def set_pairs(self, name, number, pairs, removed=None):
+        """What the connections of path `number` are from now on; removed: the slot that went. A run that goes on over it follows."""
+        with self._lock:
+            runner = self.get(name)
+            ways = runner.paths.ways() if runner.paths is not None else []
+            if any(pair.source or pair.to for pair in pairs) or len(ways) > 1:
+                paths = pathedit.written(ways, runner.paths.pairs)
+                paths[number - 1]["pairs"] = msgspec.to_builtins(pairs)
+                fields = {"paths": paths}
+            else:  # all alike, on the only path there is
+                kept = [{"from": path.source, "to": path.to} for path in runner.settings.paths]
+                fields = {"paths": kept, "connections": len(pairs)}
+            changed = _convert(msgspec.to_builtins(runner.settings) | fields)
+            self.node.config.save("jobs", name, changed)
+            runner.settings.paths, runner.settings.connections = changed.paths, changed.connections
+            if runner.paths is None or runner.paths.in_use == ways[number - 1]:
+                runner.set_connections(len(pairs), removed)
+
+    @staticmethod
+    def _resized(paths, count):
+        """settings.Paths whose pairs, where they have any, are `count`: the last ones go, or there are more by the path's own addresses."""
+        return [
+            {"from": path.source, "to": path.to, "pairs": msgspec.to_builtins((path.pairs + [Pair()] * count)[:count] if path.pairs else [])}
+            for path in paths
+        ]  # fmt: skip
 
     def _keep(self, name, job):
         try:
@@ -142,14 +168,15 @@ class Jobs:
         """Change settings, at once where they are times or connections, else from the next run on. Returns the job as it is then (shown.job_dict)."""
         with self._lock:
             runner = self.get(name)
-            changed = _convert(msgspec.to_builtins(runner.settings) | settings)
+            paths = {"paths": self._resized(runner.settings.paths, settings["connections"])} if "connections" in settings else {}
+            changed = _convert(msgspec.to_builtins(runner.settings) | settings | paths)
             self.node.shapes.check(changed.shape)
             if dry_run:
                 return job_dict(runner) | {key: None if value == "" else value for key, value in settings.items()} | when(Timing(changed, self.node.zone))
             if changed.sync_points != runner.settings.sync_points:
                 self.pairs.set_sync_points(changed)
             self.node.config.save("jobs", name, changed)
-            self._take(runner, changed, settings)
+            self._take(runner, changed, settings | paths)
         self.node.events.add("job-changed", ", ".join(f"{key} {'none' if value == '' else value}" for key, value in settings.items()), job=name)
         return job_dict(runner)
 
@@ -158,8 +185,8 @@ class Jobs:
         for field in fields:
             setattr(runner.settings, field, getattr(changed, field))
         self.node.shapes.follow(runner.name, changed.shape)
-        if "connections" in fields:
-            runner.set_connections(changed.connections)
+        if "connections" in fields or "paths" in fields:
+            runner.set_connections(runner.paths.wanted() if runner.paths is not None else changed.connections)
         self.node.scheduler.wake()
 
     # ---- by a reload: the files were changed by somebody else ----

@@ -100,12 +100,24 @@ class JobPaths:
             return channel
         raise reach.unreachable(errors) if errors else refusals[0]
 
-    def data_connection(self, token, bucket=None):
-        """A data connection over the path of the control connection. Raises as Reach.connect, ProtocolError."""
+    def pairs(self, way):
+        """The Pairs of a way's connections, by slot; none: as many as the job says, all over the addresses of the way."""
+        return next((path.pairs for path in self.settings.paths if Way(path.source, path.to) == way), [])
+
+    def wanted(self):
+        """How many data connections the path of the control connection has."""
+        way = self._in_use
+        return (len(self.pairs(way)) if way is not None else 0) or self.settings.connections
+
+    def data_connection(self, token, slot, bucket=None):
+        """A data connection over the path of the control connection, by the addresses of its slot. Raises as Reach.connect, ProtocolError."""
         way = self._in_use
         if way is None:
             raise Unreachable("the path was left meanwhile")
         reach = self.node.peers.reach(self.peer)
+        pairs = self.pairs(way)
+        if slot < len(pairs):
+            way = Way(*pairs[slot].of(way))
         return reach.data_connection(token, bucket, resolved(reach, way))
 
     def lost(self, why):

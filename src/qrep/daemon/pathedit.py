@@ -2,6 +2,8 @@
 
 import socket
 
+import msgspec
+
 from qrep.daemon.jobpaths import Way, ways_of
 from qrep.errors import Refused, Unreachable, UsageError
 from qrep.settings import AUTO, PATHS_MAX, Path, check_address, check_source_address
@@ -94,6 +96,6 @@ def remove(node, name, number):
     return {"job": name, "number": number, "from": gone.source, "to": gone.to}
 
 
-def written(ways):
-    """Ways as a job's settings write them down."""
-    return [{"from": way.source, "to": way.to} for way in map(Way._make, ways)]
+def written(ways, pairs):
+    """Ways as a job's settings write them down. pairs: a callable that has the Pairs of a way."""
+    return [{"from": way.source, "to": way.to, "pairs": msgspec.to_builtins(pairs(way))} for way in map(Way._make, ways)]

@@ -42,7 +42,7 @@ class Route:
             backend=registry.choose(volume.settings.snapshots, info).backend, map_directory=os.path.join(directory, "map"),
             run_directory=directory, leaf_size=settings.leaf, granule_size=settings.granule, connections=settings.connections,
             initial=settings.initial, timeout_s=units.parse_duration(settings.timeout), plain=lambda: self.transport() == "plain",
-            wanted=lambda: settings.connections,
+            wanted=lambda: self.paths.wanted() if self.paths is not None else settings.connections,
         )  # fmt: skip
 
     def transport(self):
@@ -67,7 +67,7 @@ class Route:
         """A DataConnection that the target has taken for `token`."""
         bucket = self.node.shapes.bucket(self.name)
         if self.paths is not None:
-            return self.paths.data_connection(token, bucket)
+            return self.paths.data_connection(token, slot, bucket)
         here, there = socket.socketpair()
         for end in (here, there):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LOCAL_BUFFER)

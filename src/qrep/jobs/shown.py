@@ -78,7 +78,8 @@ def _path(runner, paths):
     """The PATH column: which of how many, and whether all of them are well."""
     active = next((path["number"] for path in paths if path["active"]), 1)
     ok = runner.state != "waiting" and not any(path["state"] == DOWN for path in paths)
-    return {"active": active, "total": max(1, len(paths)), "connections": runner.settings.connections, "ok": ok}
+    connections = runner.paths.wanted() if runner.paths is not None else runner.settings.connections
+    return {"active": active, "total": max(1, len(paths)), "connections": connections, "ok": ok}
 
 
 def _path_problem(paths):
