@@ -1,0 +1,169 @@
+"""Everything at once: four jobs that run themselves, writers, and at random moments pulled cables, other rates, other numbers of connections
+and agents that are killed. Then all is healed, and every pair is equal."""
+
+import os
+import random
+import threading
+import time
+
+import pytest
+from agents import MIB, CommandFailed, b3sum, wait_until
+from system.cables import ADDRESSES, Cables
+
+pytestmark = pytest.mark.root
+PAIRS = 4
+SIZE = 32 * MIB
+MBIT = 400  # of each cable
+PERIOD = "every 2s"
+# What must not happen whatever is done to it. A run may fail for want of a peer; then the next time tries again.
+FORBIDDEN = ("volume-damaged", "volume-missing", "verify-differs", "agent-died")
+RSS_MAX = 400 * MIB
+
+
+class Writers:
+    """One thread that writes anywhere in the sources, as an application would, until it is ended."""
+
+    def __init__(self, paths, seed):
+        self._random = random.Random(seed)
+        self._files = [os.open(path, os.O_RDWR) for path in paths]
+        self._end = threading.Event()
+        self.written = 0
+        self._thread = threading.Thread(target=self._write, name="writers")
+        self._thread.start()
+
+    def _write(self):
+        while not self._end.wait(0.02):
+            size = self._random.choice((512, 4096, 4096, 65536, MIB))
+            data = bytes(size) if self._random.random() < 0.2 else self._random.randbytes(size)
+            self.written += os.pwrite(self._random.choice(self._files), data, self._random.randrange(0, SIZE - size + 1, 512))
+
+    def end(self):
+        self._end.set()
+        self._thread.join()
+        for descriptor in self._files:
+            os.fsync(descriptor)
+            os.close(descriptor)
+
+
+class Soak:
+    def __init__(self, agents, cables, sources, targets, seed):
+        self.random, self.cables, self.sources, self.targets = random.Random(seed), cables, sources, targets
+        self.done = {}  # what was done to them: how often
+        self.a, self.b = (
+            agents.agent(name, host="0.0.0.0", port=7414, prefix=["ip", "netns", "exec", space])
+            for name, space in zip(("site-a", "site-b"), cables.spaces, strict=True)
+        )
+        self.a.qrep("peer", "add", "site-b", ",".join(there for _here, there in ADDRESSES), "-y")
+        self.b.qrep("peer", "add", "site-a", ",".join(here for here, _there in ADDRESSES), "-y")
+        self.a.qrep("shape", "set", "soak", "--peak", "20M")
+        for number, (source, target) in enumerate(zip(sources, targets, strict=True)):
+            name = f"pair{number}"
+            self.a.qrep("volume", "add", name, source, "--granule", "1M")
+            self.b.qrep("volume", "add", name, target, "--accept", "site-a")
+            shape = ["--shape", "soak"] if number % 2 else []
+            self.a.qrep("job", "create", name, "--source", name, "--target", f"site-b:{name}", "--schedule", PERIOD, *shape)
+
+    # ---- what is done to them; each leaves everything as it was ----
+
+    def cut_one(self):
+        number = self.random.choice((1, 2))
+        how, back = self.random.choice(((self.cables.pull, self.cables.plug), (self.cables.swallow, self.cables.pass_on)))
+        how(number)
+        time.sleep(self.random.uniform(0.5, 8))
+        back(number)
+
+    def cut_both(self):
+        for number in (1, 2):
+            self.cables.pull(number)
+        time.sleep(self.random.uniform(0.5, 6))
+        for number in (1, 2):
+            self.cables.plug(number)
+
+    def kill(self, agent):
+        agent.kill()
+        time.sleep(self.random.uniform(0, 2))
+        agent.start()
+
+    def kill_source(self):
+        self.kill(self.a)
+
+    def kill_target(self):
+        self.kill(self.b)
+
+    def change_rate(self):
+        self.a.qrep("shape", "set", "soak", "--peak", self.random.choice(("1M", "5M", "20M", "unlimited")))
+
+    def change_connections(self):
+        self.a.qrep("job", "set", f"pair{self.random.randrange(PAIRS)}", "--connections", self.random.randint(1, 4))
+
+    def use_path(self):
+        self.a.qrep("path", "use", f"pair{self.random.randrange(PAIRS)}/{self.random.choice((1, 2))}")
+
+    FAULTS = (cut_one, cut_both, kill_source, kill_target, change_rate, change_connections, use_path)
+
+    def go_on_for(self, seconds):
+        """Every fault once, in random order, and then at random until the time is over."""
+        end, todo = time.monotonic() + seconds, list(self.FAULTS)
+        self.random.shuffle(todo)
+        while todo or time.monotonic() < end:
+            fault = todo.pop() if todo else self.random.choice(self.FAULTS)
+            try:
+                fault(self)
+            except CommandFailed as failure:  # such as a path that is down just now; what a person is told, and no more
+                assert failure.code in (3, 4, 5), failure
+            self.done[fault.__name__] = self.done.get(fault.__name__, 0) + 1
+            for agent in (self.a, self.b):
+                assert agent.process.poll() is None, f"{agent.name} ended by itself with {agent.process.returncode}"
+            time.sleep(self.random.uniform(0.2, 2))
+
+    def committed(self):
+        return [self.a.job(f"pair{number}")["counter"] or 0 for number in range(PAIRS)]
+
+    def settle(self):
+        """Nothing disturbs them any more: every job commits what its source holds now."""
+        self.a.qrep("shape", "set", "soak", "--peak", "unlimited")
+        for number in range(PAIRS):
+            self.a.qrep("job", "set", f"pair{number}", "--schedule", "none")
+        for number in range(PAIRS):
+            name = f"pair{number}"
+            wait_until(lambda name=name: self.a.job(name)["state"] in ("idle", "failed", "degraded", "stopped") and not self.a.job(name)["progress"], seconds=90)
+            self.a.qrep("start", name, "--wait")
+
+    def check(self):
+        for number, (source, target) in enumerate(zip(self.sources, self.targets, strict=True)):
+            job = self.a.job(f"pair{number}")
+            assert job["root"] == b3sum(target) == b3sum(source), f"pair{number} differs"
+        for agent in (self.a, self.b):
+            told = [event for event in agent.events() if event["code"] in FORBIDDEN]
+            assert not told, told
+            assert "Traceback" not in agent.log
+            assert memory(agent.process.pid) < RSS_MAX
+
+
+def memory(pid):
+    """Bytes that a process has in memory."""
+    with open(f"/proc/{pid}/status") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmRSS:"))
+
+
+@pytest.mark.parametrize("seconds", [pytest.param(20, id="20s"), pytest.param(300, id="300s", marks=pytest.mark.slow)])
+def test_pairs_are_equal_after_cuts_kills_and_changes_at_random(agents, undo_after, loop_device, xfs, seed, seconds):
+    cables = Cables(undo_after, MBIT)
+    sources = []
+    for number in range(PAIRS):
+        sources.append(xfs / f"source{number}.img")
+        with open(sources[-1], "wb") as file:
+            file.truncate(SIZE)
+            file.write(random.Random(seed + number).randbytes(SIZE // 2))
+    targets = [loop_device(SIZE) for _ in range(PAIRS)]
+    soak = Soak(agents, cables, sources, targets, seed)
+    writers = Writers(sources, seed)
+    try:
+        soak.go_on_for(seconds)
+    finally:
+        writers.end()
+    before = soak.committed()
+    soak.settle()
+    soak.check()
+    print(f"seed {seed}: {soak.done}; {writers.written >> 20} MiB written; generations {before} before all was healed")
+    assert all(before) if seconds > 60 else any(before), before
