@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import secrets
+import shutil
 import socket
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from array import array
 from pathlib import Path
 
 import pytest
+from agents import Agents, wait_until
 from measure import FULL, MIB, ROUNDS, add_row, busy_seconds, figure_row, fill_file
 
 from qrep._native import sockets
@@ -36,8 +38,8 @@ IMAGE = (512 if FULL else 64) * MIB
 class Sink:
     """The stranger: a process of its own (sink.py)."""
 
-    def __init__(self):
-        command = [sys.executable, "-I", str(Path(__file__).with_name("sink.py")), str(BIN_MS)]
+    def __init__(self, *upstream):
+        command = [sys.executable, "-I", str(Path(__file__).with_name("sink.py")), str(BIN_MS), *map(str, upstream)]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.port = int(self.process.stdout.readline())
 
@@ -47,7 +49,7 @@ class Sink:
         self.process.stdin.flush()
         answer = json.loads(self.process.stdout.readline())
         found = []
-        for _number, counted in sorted(answer["received"].items(), key=lambda item: int(item[0])):
+        for _connection, counted in sorted(answer["received"].items(), key=lambda item: int(item[0])):
             bins = [0] * answer["bins"]
             for at, size in counted.items():
                 if int(at) < len(bins):
@@ -145,6 +147,49 @@ def test_the_rate_is_kept_over_every_window_and_no_burst_goes_above_it(benchmark
     add_row(figure_row("R1b", f"most in any 100 ms / rate: {case}", [burst], first=1.25))
     # whatever the load of the machine: never more than the rate, one bucket of it, and what lay in the sockets when the counting began
     assert sum(map(sum, bins)) <= rate * MB * (SECONDS + 1) + 4 * MIB * jobs * connections
+
+
+def make_replicas(agents, directory, relay_port, rate, jobs):
+    """site-a with jobs db0, db1... to site-b, which it reaches through the stranger, in one group of `rate`, not yet started."""
+    size = max(16, int(rate * (SECONDS + 3) / MIB / jobs) // 8 * 8) * MIB
+    a, b = agents.all
+    a.qrep("peer", "add", b.name, f"127.0.0.1:{relay_port}", "-y")
+    b.qrep("peer", "add", a.name, f"{a.host}:{a.port}", "-y")
+    a.qrep("shape", "set", "group", "--peak", rate)
+    for number in range(jobs):
+        name, source, target = f"db{number}", directory / f"source-{number}", directory / f"target-{number}"
+        for path in (source, target):
+            path.touch()
+            os.truncate(path, size)
+        fill_file(source, size, number)
+        a.qrep("volume", "add", name, source, "--snapshots", "none")
+        b.qrep("volume", "add", name, target, "--snapshots", "none", "--accept", a.name)
+        a.qrep("job", "create", name, "--source", name, "--target", f"{b.name}:{name}", "--shape", "group", "--connections", 2)
+    return a
+
+
+@pytest.mark.parametrize(("rate", "jobs"), [(1, 1), (10, 2), (100, 2)] if FULL else [(10, 2)], ids=lambda value: str(value))
+def test_agents_keep_the_rate_over_tls(benchmark, huge_tmpfs, tmp_path, rate, jobs):
+    directory = huge_tmpfs / f"agents-{rate}"
+    directory.mkdir()
+    with Agents(tmp_path) as agents, contextlib.ExitStack() as stack:
+        agents.agent("site-a"), agents.agent("site-b")
+        sink = stack.enter_context(contextlib.closing(Sink("127.0.0.1", agents.all[1].port)))
+        a = make_replicas(agents, directory, sink.port, rate * MB, jobs)
+        benchmark.pedantic(lambda: a.qrep("start", *(f"db{number}" for number in range(jobs))), rounds=1, iterations=1)
+        wait_until(lambda: all((a.job(f"db{number}")["progress"] or {}).get("sent") for number in range(jobs)))
+        time.sleep(SETTLE_S)
+        sink.read()
+        time.sleep(SECONDS)
+        bins = sink.read()
+        a.qrep("stop", *(f"db{number}" for number in range(jobs)))
+    shutil.rmtree(directory)
+    least, most = (figure / (rate * MB) for figure in extremes(bins, WINDOW_S))
+    burst = extremes(bins, BURST_S)[1] / (rate * MB)
+    case = f"{rate} MB/s over TLS, agents, {jobs} job{'s' if jobs > 1 else ''} x 2"
+    add_row(figure_row("R1t", f"error over any {WINDOW_S:g} s: {case}", [max(abs(least - 1), abs(most - 1))], first=0.02, goal=0.005), benchmark)
+    add_row(figure_row("R1t", f"most in any 100 ms / rate: {case}", [burst], first=1.25))
+    assert sum(map(sum, bins)) <= rate * MB * (SECONDS + 1) + 4 * MIB * jobs * 2
 
 
 def cost_of(image, limiter):

@@ -96,6 +96,29 @@ def test_no_tenth_of_a_second_has_more_than_a_quarter_above_the_rate(rate, count
     assert sum(rig.taken.values()) >= 0.98 * 1.5 * rate
 
 
+@pytest.mark.parametrize("count", [1, 8])
+def test_lanes_that_are_all_late_at_once_get_back_what_they_missed_and_no_more(count):
+    chance = random.Random(count)
+    rig = Rig(Level(100 * MB, jobs_of(*([Lane(FAST)] for _ in range(count)))))
+    rig.late_ns = lambda: max(0, stall[0] - rig.now) + chance.randrange(200_000)  # until the end of a stall nobody wakes
+    stall, total = [0], []
+    for half in range(1, 21):
+        if half % 5 == 0:
+            stall[0] = rig.now + 70_000_000
+        rig.run(half / 2)
+        total.append(sum(rig.taken.values()))
+    for first in range(10):
+        assert 0.98 * 500 * MB <= total[first + 10] - total[first] <= 1.02 * 500 * MB
+    assert most_in(rig.history, 0.1) <= 1.25 * 10 * MB
+
+
+def test_what_nobody_waited_for_is_not_owed():
+    bucket = Bucket(1000, 1000, now_ns=0)
+    assert bucket.take(1000, now_ns=0) == 0
+    assert bucket.take(500, now_ns=60 * S) == bucket.take(500, now_ns=60 * S) == 0
+    assert bucket.take(500, now_ns=60 * S) == S // 2
+
+
 def test_a_new_rate_counts_for_lanes_that_wait_and_no_debt_outlives_it():
     tree = Level(600 * MB, jobs_of([Lane(FAST)], [Lane(FAST)]))
     rig = Rig(tree)

@@ -6,6 +6,8 @@
 /* A lane that wakes later than this loses bytes; more would be a burst above 1.25 x in 100 ms (bench/RESULTS.md, limit). */
 #define BURST_NS 16000000u
 #define BURST_MIN ((uint64_t)1 << 10)
+#define OWED_NS 80000000u /* with BURST_NS below 2 % of 5 s */
+#define OWED_SLOWNESS 32
 #define PIECE_NS 2000000u /* shorter waits cost wake-ups, longer ones are bursts */
 #define PIECE_MIN ((uint64_t)1 << 10)
 #define PIECE_MAX ((uint64_t)1 << 20)
@@ -32,6 +34,30 @@ wide qrep_bucket_fill_ns(const struct qrep_bucket *bucket, int64_t need)
     return (missing + bucket->rate_bytes_per_s - 1) / bucket->rate_bytes_per_s;
 }
 
+/* What is earned while a bucket is full is lost, as it must be when nobody wants it. When somebody waited for this very bucket, the CPUs were busy
+ * elsewhere: then it is paid back, so slowly that no burst comes of it, and never so much that 5 s have more than 2 % too much. */
+static void note_owed(struct qrep_bucket *bucket, wide late_ns)
+{
+    if (bucket->waiting == 0 || bucket->level >= (int64_t)(bucket->capacity / 2))
+        return;
+    uint64_t most = (uint64_t)((wide)bucket->rate_bytes_per_s * OWED_NS / NS_PER_S);
+    wide owed = bucket->owed + (late_ns < OWED_NS ? late_ns : OWED_NS) * bucket->rate_bytes_per_s / NS_PER_S;
+    bucket->owed = owed < most ? (uint64_t)owed : most;
+}
+
+static void pay_back(struct qrep_bucket *bucket, uint64_t gained)
+{
+    int64_t room = (int64_t)bucket->capacity - bucket->level;
+    uint64_t more = gained / OWED_SLOWNESS;
+
+    if (room <= 0)
+        return;
+    more = more < bucket->owed ? more : bucket->owed;
+    more = more < (uint64_t)room ? more : (uint64_t)room;
+    bucket->level += (int64_t)more;
+    bucket->owed -= more;
+}
+
 void qrep_bucket_refill(struct qrep_bucket *bucket, uint64_t now_ns)
 {
     /* Lanes read the clock before they take the lock: a later reading may have been here first. */
@@ -40,7 +66,9 @@ void qrep_bucket_refill(struct qrep_bucket *bucket, uint64_t now_ns)
     if (!qrep_bucket_limited(bucket))
         return;
     /* Clamp first: no product is formed with a time longer than it takes to fill the bucket. */
-    if (elapsed_ns >= qrep_bucket_fill_ns(bucket, (int64_t)bucket->capacity)) {
+    wide full_ns = qrep_bucket_fill_ns(bucket, (int64_t)bucket->capacity);
+    if (elapsed_ns >= full_ns) {
+        note_owed(bucket, elapsed_ns - full_ns);
         bucket->level = (int64_t)bucket->capacity;
         bucket->fraction = 0;
         return;
@@ -48,6 +76,7 @@ void qrep_bucket_refill(struct qrep_bucket *bucket, uint64_t now_ns)
     wide gained = (wide)elapsed_ns * bucket->rate_bytes_per_s + bucket->fraction;
     bucket->level += (int64_t)(gained / NS_PER_S);
     bucket->fraction = (uint64_t)(gained % NS_PER_S);
+    pay_back(bucket, (uint64_t)(gained / NS_PER_S));
 }
 
 static uint64_t choose_capacity(uint64_t rate_bytes_per_s, uint64_t capacity)
@@ -131,6 +160,7 @@ void qrep_bucket_set_rate(struct qrep_bucket *bucket, uint64_t rate_bytes_per_s,
     qrep_bucket_refill(bucket, now_ns); /* what was earned so far was earned at the old rate */
     bucket->rate_bytes_per_s = rate_bytes_per_s;
     bucket->capacity = choose_capacity(rate_bytes_per_s, capacity);
+    bucket->owed = 0;
     if (before == QREP_RATE_UNLIMITED || bucket->level > (int64_t)bucket->capacity) {
         bucket->level = (int64_t)bucket->capacity;
         bucket->fraction = 0;

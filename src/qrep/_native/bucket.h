@@ -27,6 +27,7 @@ struct qrep_bucket {
     int64_t level;              /* bytes available now; negative after a request larger than half the capacity */
     uint64_t updated_ns;        /* CLOCK_MONOTONIC of `level` */
     uint64_t fraction;          /* remainder of the last refill, in byte-nanoseconds, so that slow rates are exact */
+    uint64_t owed;              /* bytes that were earned while somebody waited, and found no room: all lanes were late at once */
     uint64_t taken;             /* bytes ever paid here, for figures */
 
     /* Turns, in bytes of virtual time: a child begins at `start`, its parent's `clock` is the latest start that was granted. */
