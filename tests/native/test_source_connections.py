@@ -129,6 +129,29 @@ def test_the_rate_is_kept(kind, make_run, source_device, undo_after):
     assert line.connection.bucket.taken == peer.bytes
 
 
+@pytest.mark.parametrize("kind", ["tcp", "pipes", "stream"])
+def test_at_a_low_rate_a_frame_goes_out_in_small_pieces_and_a_stop_does_not_wait_for_it(kind, make_run, source_device, undo_after):
+    # A frame of 256 KiB would take 4 s at 64 KiB/s.
+    run, rate, parts = make_run(frame_size=256 << 10), 64 << 10, []
+    line = Transport(kind, 0, undo_after, bucket=Bucket(rate))
+
+    def count():
+        while data := line.receive(512):
+            parts.append(len(data))
+
+    reader, lane = threading.Thread(target=count, daemon=True), threading.Thread(target=run.lane, args=(source_device, line.connection))
+    started = time.monotonic()
+    reader.start(), lane.start()
+    while sum(parts) < 24 << 10:
+        assert time.monotonic() - started < 20
+        time.sleep(0.01)
+        got = sum(parts)
+        assert got <= rate * (time.monotonic() - started) + 3072  # a full bucket, and what a piece has above half of it
+    run.stop()
+    lane.join(3)
+    assert not lane.is_alive() and run.counters()["sent"] < 256 << 10
+
+
 def test_a_lane_that_is_told_to_finish_ends_its_stream_in_order_and_leaves_the_rest(make_run, source_device, undo_after):
     run, image = make_run(), bytearray(SIZE)
     line = Transport("tcp", 0, undo_after)

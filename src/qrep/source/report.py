@@ -3,6 +3,10 @@
 import time
 from dataclasses import asdict, dataclass, field
 
+from qrep.source.recent import Recent
+
+RATE_S = 5.0  # the rates that are shown are those of so many seconds
+PACE_S = 60.0  # the time to go, of so many: a granule may take long
 # Which wait of the lanes names the bottleneck; what is not waiting is hashing and comparing.
 _WAITS = {"source": "wait_device_ns", "network": "wait_network_ns", "limit": "wait_limit_ns", "hash": "busy_ns"}
 
@@ -49,11 +53,13 @@ class Progress:
         self._scanned = 0.0  # of the scanning: the target's reading is its first half, ours the second
         self._searched = 0  # bytes of the pass over the source, while it goes on
         self._started = time.monotonic()
-        self._session_started = self._started
+        self._recent, self._pace = Recent(RATE_S), Recent(PACE_S)
 
     def begin(self, run, applied):
         """Lanes were started. applied: bytes of the volume that an earlier session has dealt with."""
-        self._run, self._applied, self._session_started = run, applied, time.monotonic()
+        self._run, self._applied = run, applied
+        for each in (self._recent, self._pace):
+            each.begin(time.monotonic())
         self.phase = "syncing"
 
     def compared(self, granules, total):
@@ -88,13 +94,14 @@ class Progress:
         """The PROGRESS of the local API."""
         run, totals, searched, counters = self._run, self.totals(), self._searched, self._counters()
         run = None if searched else run
-        elapsed = max(time.monotonic() - self._session_started, 1e-3)
+        recent = self._recent.rates(time.monotonic(), counters) if run is not None else {}
+        pace = self._pace.rates(time.monotonic(), counters) if run is not None else {}
         looked_at = min(self.size, self._applied + counters.get("granules_done", 0) * granule_size)
         fraction = 1.0 if self.phase == "committing" else looked_at / self.size if run is not None else 0.0
         if self.phase == "scanning":
             fraction = self._scanned + (min(1.0, counters.get("read", 0) / searched) / 2 if searched else 0.0)
-        here = looked_at - self._applied
-        left = (self.size - looked_at) * elapsed / here if here > 0 and run is not None else None
+        speed = pace.get("granules_done", 0) * granule_size
+        left = (self.size - looked_at) / speed if speed else None
         waits = {name: counters.get(counter, 0) for name, counter in _WAITS.items()}
         return {
             "phase": self.phase,
@@ -103,8 +110,8 @@ class Progress:
             "bottleneck": max(waits, key=waits.get) if any(waits.values()) else None,
             **{name: totals.get(name, 0) for name in ("read", "hashed", "zero", "changed", "sent")},
             "written": self.received_by_target,
-            "rate_bytes_per_s": counters.get("sent", 0) / elapsed if run is not None else 0,
-            "hash_bytes_per_s": counters.get("hashed", 0) / elapsed if run is not None else 0,
+            "rate_bytes_per_s": recent.get("sent", 0),
+            "hash_bytes_per_s": recent.get("hashed", 0),
             "zero_copy": zero_copy_of(totals),
             "unreadable": unreadable,
         }
