@@ -9,6 +9,8 @@
 #define OWED_NS 80000000u /* with BURST_NS below 2 % of 5 s */
 #define OWED_SLOWNESS 32
 #define PIECE_NS 2000000u /* shorter waits cost wake-ups, longer ones are bursts */
+#define PIECES_NS 8000000u /* those of all that share */
+#define PIECE_LEAST_NS 1000000u
 #define PIECE_MIN ((uint64_t)1 << 10)
 #define PIECE_MAX ((uint64_t)1 << 20)
 #define SIZE_LIMIT ((uint64_t)1 << 40) /* no frame is that large; the level could not hold the debt of many */
@@ -147,9 +149,11 @@ void qrep_bucket_move(struct qrep_bucket *bucket, struct qrep_bucket *parent)
 {
     lock_tree(bucket);
     qrep_bucket_count_waiting(bucket->parent, -bucket->waiting, -bucket->asked);
+    qrep_bucket_count_busy(bucket->parent, -bucket->busy);
     unlink_bucket(bucket);
     link_below(bucket, parent);
     qrep_bucket_count_waiting(parent, bucket->waiting, bucket->asked);
+    qrep_bucket_count_busy(parent, bucket->busy);
     unlock_tree(bucket);
 }
 
@@ -172,15 +176,33 @@ void qrep_bucket_set_rate(struct qrep_bucket *bucket, uint64_t rate_bytes_per_s,
     unlock_tree(bucket);
 }
 
+/* Its share of what `limit`, above it, has is one of so many; those that are not busy do not count. */
+static uint64_t sharers_of(const struct qrep_bucket *bucket, const struct qrep_bucket *limit)
+{
+    uint64_t sharers = 1;
+
+    for (; limit && bucket != limit; bucket = bucket->parent) {
+        uint64_t alike = 1;
+        for (const struct qrep_bucket *each = bucket->parent->children; each; each = each->next)
+            alike += each != bucket && each->busy;
+        sharers = sharers * alike < SIZE_LIMIT ? sharers * alike : sharers;
+    }
+    return sharers;
+}
+
 uint64_t qrep_bucket_piece(struct qrep_bucket *bucket)
 {
     lock_tree(bucket);
     const struct qrep_bucket *limit = qrep_bucket_slowest(bucket);
-    uint64_t rate = limit ? limit->rate_bytes_per_s : QREP_RATE_UNLIMITED;
+    uint64_t rate = limit ? limit->rate_bytes_per_s : QREP_RATE_UNLIMITED, granted = bucket->granted, sharers = sharers_of(bucket, limit);
     unlock_tree(bucket);
     if (rate == QREP_RATE_UNLIMITED)
         return QREP_PIECE_UNLIMITED;
-    uint64_t bytes = rate / (NS_PER_S / PIECE_NS);
+    if (granted)
+        return granted;
+    /* Each of those that share may hold a piece that it was granted and has not sent: all of them together must not be a burst. */
+    uint64_t part_ns = sharers > 1 ? PIECES_NS / sharers : PIECE_NS;
+    uint64_t bytes = (uint64_t)((wide)rate * (part_ns < PIECE_LEAST_NS ? PIECE_LEAST_NS : part_ns) / NS_PER_S);
     return bytes < PIECE_MIN ? PIECE_MIN : bytes > PIECE_MAX ? PIECE_MAX : bytes;
 }
 
@@ -206,7 +228,7 @@ uint64_t qrep_bucket_take(struct qrep_bucket *bucket, uint64_t size, uint64_t no
     } else {
         qrep_bucket_request(bucket, size, now_ns);
         if (bucket->granted)
-            bucket->granted = 0;
+            qrep_bucket_collect(bucket);
         else
             wait_ns = qrep_bucket_turn_ns(bucket, now_ns);
     }

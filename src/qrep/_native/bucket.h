@@ -34,6 +34,7 @@ struct qrep_bucket {
     uint64_t start, clock;
     uint32_t waiting; /* requests below and here that were not granted yet */
     uint64_t asked;   /* bytes of these */
+    uint32_t busy;    /* these, and what was granted and not collected yet */
     uint64_t wanted;  /* the request of this bucket itself; 0: none */
     uint64_t granted; /* what was granted to it and not collected yet */
 };
@@ -47,7 +48,8 @@ void qrep_bucket_move(struct qrep_bucket *bucket, struct qrep_bucket *parent);
 /* Change the rate while in use, from the next request on. What was earned stays, cut to the new capacity; a debt keeps its duration. */
 void qrep_bucket_set_rate(struct qrep_bucket *bucket, uint64_t rate_bytes_per_s, uint64_t capacity, uint64_t now_ns);
 
-/* How many bytes to ask for at once: 2 ms of the slowest rate of the chain, 1 KiB to 1 MiB; QREP_PIECE_UNLIMITED without a rate. */
+/* How many bytes to ask for at once: what was granted already, else 2 ms of the slowest rate of the chain, or of 8 ms the share that it has with others, 1 ms at least,
+ * 1 KiB to 1 MiB; QREP_PIECE_UNLIMITED without a rate. */
 #define QREP_PIECE_UNLIMITED ((uint64_t)2 << 20)
 uint64_t qrep_bucket_piece(struct qrep_bucket *bucket);
 /* Take `size` bytes from this bucket and all its parents. Returns 0 when taken, else the nanoseconds to wait before asking again; until then the

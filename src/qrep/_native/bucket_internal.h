@@ -27,8 +27,12 @@ int64_t qrep_bucket_needed(const struct qrep_bucket *bucket, uint64_t size);
 struct qrep_bucket *qrep_bucket_slowest(struct qrep_bucket *bucket);
 /* So many more requests, of so many bytes in all, wait below and here; modulo 2^32 and 2^64, to take away. */
 void qrep_bucket_count_waiting(struct qrep_bucket *bucket, uint32_t requests, uint64_t bytes);
+/* So many more requests below and here stand or were granted and not collected; modulo 2^32. */
+void qrep_bucket_count_busy(struct qrep_bucket *bucket, uint32_t requests);
 /* To the whole chain, and to the turns of its buckets. */
 void qrep_bucket_give_back(struct qrep_bucket *bucket, uint64_t size);
+/* What was granted is taken. */
+void qrep_bucket_collect(struct qrep_bucket *bucket);
 /* Nothing is asked for any more and nothing waits to be collected. */
 void qrep_bucket_clear_request(struct qrep_bucket *bucket);
 /* Let a request for `size` bytes stand, unless it was granted already, and hand out what the tree has earned. */

@@ -63,8 +63,22 @@ void qrep_bucket_give_back(struct qrep_bucket *bucket, uint64_t size)
     }
 }
 
+void qrep_bucket_count_busy(struct qrep_bucket *bucket, uint32_t requests)
+{
+    for (; bucket; bucket = bucket->parent)
+        bucket->busy += requests;
+}
+
+void qrep_bucket_collect(struct qrep_bucket *bucket)
+{
+    qrep_bucket_count_busy(bucket, (uint32_t)-1);
+    bucket->granted = 0;
+}
+
 void qrep_bucket_clear_request(struct qrep_bucket *bucket)
 {
+    if (bucket->wanted || bucket->granted)
+        qrep_bucket_count_busy(bucket, (uint32_t)-1);
     withdraw(bucket);
     if (bucket->granted)
         qrep_bucket_give_back(bucket, bucket->granted);
@@ -168,6 +182,7 @@ void qrep_bucket_request(struct qrep_bucket *bucket, uint64_t size, uint64_t now
     if (bucket->granted == size)
         return;
     qrep_bucket_clear_request(bucket);
+    qrep_bucket_count_busy(bucket, 1);
     qrep_bucket_count_waiting(bucket, 1, size);
     bucket->wanted = size;
     hand_out(bucket->root, now_ns);

@@ -106,9 +106,13 @@ static size_t piece_size(const struct qrep_connection *connection)
 {
     if (connection->bucket == NULL)
         return SIZE_MAX;
-    size_t bytes = qrep_bucket_piece(connection->bucket);
+    size_t wire = qrep_bucket_piece(connection->bucket), record = connection->record_size;
+    if (record == 0)
+        return wire;
+    size_t records = (wire + record + connection->record_overhead - 1) / (record + connection->record_overhead);
+    size_t bytes = wire - records * connection->record_overhead;
     /* Whole records, as far as there are any: every record that is cut short costs as much overhead as a full one. */
-    return connection->record_size && bytes > connection->record_size ? bytes - bytes % connection->record_size : bytes;
+    return bytes > record ? bytes - bytes % record : bytes;
 }
 
 /* What `size` bytes of the stream are on the wire. */
