@@ -5,7 +5,6 @@ import socket
 import ssl
 import threading
 import time
-import time
 from collections import Counter
 
 from qrep.daemon import plain as plain_data
