@@ -74,7 +74,11 @@ EXAMPLES = {
          ("qrep connection add db/1 --from 10.0.3.1 --to 10.0.3.2", "qrep connection", "qrep connection remove db/1/3")),
         ("Four for every path:", ("qrep job set db --connections 4",)),
     ),
-    "peer": (("A host with two addresses, its fingerprint checked by eye:", ("qrep peer add site-b 10.0.1.2,10.0.2.2",)),),
+    "peer": (
+        ("A host with two addresses, its fingerprint checked by eye:", ("qrep peer add site-b 10.0.1.2,10.0.2.2",)),
+        ("How fast the paths to it are, and how many connections a job should have:", ("qrep peer test site-b", "qrep job set db --connections 4")),
+        ("A storage network with nobody else on it; the same on site-b, of site-a:", ("qrep peer set site-b --trusted",)),
+    ),
     "copy": (
         ("To another host, at most 50 MiB/s, and again later, which sends what changed:", ("qrep copy /dev/vg0/db root@site-b:/dev/vg1/db --rate 50M",)),
         ("Through another port:", ('qrep copy -e "ssh -p 2222" disk.img site-b:/srv/disk.img',)),
