@@ -111,7 +111,7 @@ class PeerTest:
             )  # fmt: skip
         best = max((path | path["best"] for path in answering), key=lambda path: path["rate_bytes_per_s"])
         best = {key: best[key] for key in ("from", "address", "connections", "rate_bytes_per_s")}
-        text = f"{units.format_rate(best['rate_bytes_per_s'], 2)} with {best['connections']} connections over {shown(best)}"
+        text = f"{units.format_rate(best['rate_bytes_per_s'], 2)} with {best['connections']} connection{'s' if best['connections'] != 1 else ''} over {shown(best)}"
         self.node.events.add("peer-tested", text, peer=self.name, **best)
         return {
             "peer": self.name, "seconds": self.seconds, "transport": "plain" if self.reach.peer.trusted else "tls", "paths": paths, "best": best,
