@@ -55,7 +55,7 @@ class Fleet:
             assert all(1 <= queue["position"] <= queue["waiting"] for queue in queues)
             deepest = max(deepest, len(queues))
             left = [job for job in jobs if job["state"] != "idle"]
-            time.sleep(0.01)
+            time.sleep(0.1)
         assert self.commits() - before == Counter(self.names)
         return most, deepest
 
