@@ -67,6 +67,47 @@ def bad_spots(directory, size, extents, undo_after):
     return _served(directory, "bad-spots", undo_after, "eval", f"get_size=echo {size}", f"pread={pread}")
 
 
+class BadBlocks:
+    """A file in memory of which some places cannot be read, or written, for as long as a test says so: nbdkit through FUSE. `path`: the file; put a
+    loop device over it. `content`: the file below, which a test may read and write itself."""
+
+    def __init__(self, directory, size, undo_after, name="blocks"):
+        for tool in ("nbdkit", "nbdfuse", "fusermount3"):
+            need_tool(tool)
+        self.content = directory / f"{name}.content"
+        self._lists = {"pread": directory / f"{name}.unreadable", "pwrite": directory / f"{name}.unwritable"}
+        with open(self.content, "wb") as file:
+            file.truncate(size)
+        self.heal()
+
+        def check(call):
+            return f"end=$(($4 + $3)); while read o l; do [ $o -lt $end ] && [ $((o + l)) -gt $4 ] && {{ echo EIO bad block >&2; exit 1; }}; done <{self._lists[call]}"
+
+        dd = "dd status=none bs=1M"
+        calls = {
+            "get_size": f"echo {size}", "can_write": "exit 0", "can_flush": "exit 0", "flush": "exit 0", "can_zero": "exit 3", "can_trim": "exit 3",
+            "pread": f"{check('pread')}; {dd} if={self.content} iflag=skip_bytes,count_bytes skip=$4 count=$3",
+            "pwrite": f"{check('pwrite')}; {dd} of={self.content} conv=notrunc oflag=seek_bytes seek=$4",
+        }  # fmt: skip
+        self.path = _served(directory, name, undo_after, "eval", *(f"{call}={script}" for call, script in calls.items()))
+
+    def unreadable(self, *extents):
+        """From now on these (offset, size) cannot be read, and all others can."""
+        self._say("pread", extents)
+
+    def unwritable(self, *extents):
+        self._say("pwrite", extents)
+
+    def heal(self):
+        self.unreadable()
+        self.unwritable()
+
+    def _say(self, call, extents):
+        fresh = self._lists[call].with_name(f"{self._lists[call].name}.new")
+        fresh.write_text("".join(f"{offset} {size}\n" for offset, size in extents))
+        fresh.replace(self._lists[call])
+
+
 def slow_reads(directory, size, delay, undo_after):
     """A file of `size` bytes in memory whose every read takes `delay`: nbdkit through FUSE. Its path."""
     for tool in ("nbdkit", "nbdfuse", "fusermount3"):
@@ -74,12 +115,21 @@ def slow_reads(directory, size, delay, undo_after):
     return _served(directory, "slow-reads", undo_after, "--filter=delay", "memory", str(size), f"delay-read={delay}")
 
 
+def _end(fuse):
+    """It ends when nobody has it mounted any more; a network namespace of another test may hold a copy of the mount."""
+    try:
+        fuse.wait(3)
+    except subprocess.TimeoutExpired:
+        fuse.kill()
+        fuse.wait(10)
+
+
 def _served(directory, name, undo_after, *nbdkit):
     path, pidfile = directory / name, directory / f"{name}.pid"
     path.touch()
     server = ["nbdkit", "--exit-with-parent", "-s", *nbdkit]
     fuse = subprocess.Popen(["nbdfuse", "--pidfile", pidfile, path, "--command", *server], stderr=subprocess.PIPE)
-    undo_after.callback(fuse.wait, 10)
+    undo_after.callback(_end, fuse)
     undo_after.callback(subprocess.run, ["fusermount3", "-u", path], check=True)
     for _ in range(1000):
         if pidfile.exists() and pidfile.read_text():

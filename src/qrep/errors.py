@@ -45,6 +45,19 @@ class Degraded(QrepError):
     code, exit_code = "degraded", 3
 
 
+class Unsynced(Degraded):
+    """A run applied all but some blocks, and committed nothing; its open generation is kept for the next run.
+
+    unreadable: of the source, unwritten: of the target: lists of (offset, size), bytes.
+    """
+
+    code = "unsynced"
+
+    def __init__(self, message, *, unreadable=(), unwritten=(), hint=""):
+        super().__init__(message, hint=hint)
+        self.unreadable, self.unwritten = list(unreadable), list(unwritten)
+
+
 class Unreachable(QrepError):
     """The agent or the peer does not answer."""
 

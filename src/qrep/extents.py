@@ -37,6 +37,14 @@ def normalise(extents):
     return merged
 
 
+def describe(extents, most=5):
+    """`8192 bytes at 3153920, 512 bytes at 6291456 and 3 more places`. extents: (offset, size)."""
+    extents = list(extents)
+    shown = ", ".join(f"{size} bytes at {offset}" for offset, size in extents[:most])
+    more = len(extents) - most
+    return shown + (f" and {more} more place{'s' if more > 1 else ''}" if more > 0 else "")
+
+
 def total(extents):
     """Bytes covered; a byte that is in two extents counts once."""
     return sum(extent.size for extent in normalise(extents))

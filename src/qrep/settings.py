@@ -39,6 +39,7 @@ class LimitsSection(_Object):
     connections_half_open: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 32
     connections: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 256
     jobs_running: Annotated[int, msgspec.Meta(ge=1, le=256)] = 32
+    open_generation: str = "24h"  # how long an open generation waits for a run before the target gives it up
     pairs_local: Annotated[int, msgspec.Meta(ge=0, le=4096)] = 256  # jobs whose target is here
     pairs_remote: Annotated[int, msgspec.Meta(ge=0, le=4096)] = 64  # jobs whose target is a peer's
     pairs_per_source: Annotated[int, msgspec.Meta(ge=1, le=256)] = 8  # jobs of one source volume
@@ -101,6 +102,7 @@ class Volume(_Object):
     snapshots: Literal["auto", "reflink", "none"] = "auto"
     undo: str = ""
     undo_space: str = "2x"
+    open_generation: str = ""  # how long one waits for a run before it is given up; "": as [limits] of the node says
     leaf: str = "4K"
     granule: str = "8M"
     accept: list[str] = []
@@ -262,6 +264,7 @@ def bad_values(value):
     checks = []
     if isinstance(value, Node):
         checks = [("node.listen", lambda text=text: check_address(text)) for text in value.node.listen]
+        checks.append(("limits.open_generation", lambda: units.parse_duration(value.limits.open_generation)))
         checks.append(("events.keep_for", lambda: check_keep_for(value.events.keep_for)))
         checks += [
             ("metrics.file", lambda: _check_absolute(value.metrics.file, "file of the metrics", "/var/lib/prometheus/node-exporter/qrep.prom") if value.metrics.file else None),
@@ -291,6 +294,7 @@ def bad_values(value):
             ("device", lambda: check_path(value.device, "device")),
             ("undo", lambda: check_path(value.undo, "undo directory") if value.undo else None),
             ("undo_space", lambda: units.parse_space(value.undo_space, 1 << 30)),
+            ("open_generation", lambda: units.parse_duration(value.open_generation) if value.open_generation else None),
             ("leaf", lambda: _check_power(value.leaf, 4 << 10, 1 << 20)),
             ("granule", lambda: _check_power(value.granule, 8 << 10, 64 << 20)),
             *(("accept", lambda peer=peer: check_name("peers", peer)) for peer in value.accept),

@@ -14,20 +14,20 @@ TARGET = {
     "idle": {
         "hello": ("idle",), "begin": ("open", "idle"), "abort": ("idle",), "scan": ("idle",), "verify": ("idle",),
         "get-leaves": ("idle",), "get-root": ("idle",), "ping": ("idle",), "resume": ("idle",), "rollback": ("rolling",),
-        "prepare": ("idle",), "commit": ("idle",), "add-connections": ("idle",), "connections_ended": ("idle",),
+        "prepare": ("idle",), "hold": ("idle",), "commit": ("idle",), "add-connections": ("idle",), "connections_ended": ("idle",),
         "lanes_failed": ("idle",), "disconnected": ("idle",), "abandon": ("idle",), "checkpoint_due": ("idle",),
         "failed": ("idle", "faulted"),
     },
     # A generation is open; lanes may be running or not.
     "open": {
-        "hello": ("open",), "begin": ("recovering", "open", "idle"), "resume": ("open",), "prepare": ("preparing", "open"),
+        "hello": ("open",), "begin": ("recovering", "open", "idle"), "resume": ("open",), "prepare": ("preparing", "open"), "hold": ("preparing", "open"),
         "add-connections": ("open",), "connections_ended": ("open",),
         "commit": ("open",), "abort": ("recovering", "idle", "open"), "ping": ("open",), "scan": ("open",), "verify": ("open",),
         "get-leaves": ("open",), "get-root": ("open",), "lanes_failed": ("open", "recovering", "idle"),
         "disconnected": ("open",), "abandon": ("recovering", "idle"), "checkpoint_due": ("open",),
         "failed": ("recovering", "idle", "faulted", "open"),
     },
-    # Waiting for the last writes, then for the comparison of what was applied with what was announced.
+    # Waiting for the last writes, then for the comparison of what was applied with what was announced; open again where blocks are missing.
     "preparing": {
         "manifest_collected": ("prepared", "open"),
         "failed": ("open", "recovering", "idle", "faulted"),
@@ -36,7 +36,7 @@ TARGET = {
     "prepared": {
         "hello": ("prepared",), "commit": ("idle", "prepared"), "abort": ("recovering", "idle", "prepared"), "resume": ("open", "prepared"),
         "begin": ("recovering", "open", "idle", "prepared"), "ping": ("prepared",), "disconnected": ("prepared",),
-        "scan": ("prepared",), "verify": ("prepared",), "get-leaves": ("prepared",), "get-root": ("prepared",), "prepare": ("prepared",),
+        "scan": ("prepared",), "verify": ("prepared",), "get-leaves": ("prepared",), "get-root": ("prepared",), "prepare": ("prepared",), "hold": ("prepared",),
         "connections_ended": ("prepared",), "abandon": ("recovering", "idle"), "lanes_failed": ("prepared",), "checkpoint_due": ("prepared",),
         "failed": ("recovering", "idle", "faulted"),
     },
@@ -64,11 +64,15 @@ SOURCE = {
     # What the target has applied arrives in chunks.
     "overlaying": {"applied": ("overlaying", "sending")},
     "sending": {
-        "lanes_finished": ("preparing", "giving-up"), "lanes_failed": ("closed", "giving-up"), "nak": ("closed", "giving-up"), "aborted": ("failed",),
+        "lanes_finished": ("preparing", "holding", "giving-up"), "lanes_failed": ("closed", "giving-up"), "nak": ("closed", "giving-up"), "aborted": ("failed",),
         "add_connections": ("sending",), "added": ("sending",),
     },
     # Connections asked for just before all was sent may still be added: nobody brings their tokens then.
-    "preparing": {"prepared": ("committing",), "nak": ("closed", "giving-up"), "aborted": ("failed",), "added": ("preparing",)},
+    "preparing": {
+        "prepared": ("committing",), "held": ("degraded", "giving-up"), "nak": ("closed", "giving-up"), "aborted": ("failed",), "added": ("preparing",),
+    },
+    # Blocks of the source could not be read: the target is told to keep what was applied.
+    "holding": {"held": ("degraded",), "nak": ("closed",), "aborted": ("failed",), "added": ("holding",)},
     # COMMIT may have been sent: only the target knows. It has not if the pending digests could not be written.
     "committing": {"committed": ("done",), "nak": ("closed",), "aborted": ("failed",), "failed": ("giving-up",)},
     # Abort was sent because of a failure here.
@@ -77,8 +81,10 @@ SOURCE = {
     "closed": {"connected": ("greeting",), "stop": ("failed",)},
     "done": {},
     "failed": {},
+    # Over for now: all but some blocks is applied, nothing is committed, and the attempt is open for the next run.
+    "degraded": {},
 }  # fmt: skip
-# These may come in every phase that has a connection, and lead to "closed" or "failed".
+# These may come in every phase that has a connection, and lead to "closed" or "failed"; a connection lost while holding, to "degraded".
 SOURCE_ANYWHERE = ("disconnected", "failed", "stop", "error")
 
 # A job as a person sees it.
@@ -87,10 +93,12 @@ JOB = {
     # As many runs as the agent may have go on already.
     "queued": {"slot": ("connecting",), "refused": ("failed",), "stop": ("stopped",)},
     "connecting": {"state": ("running",), "retry": ("waiting",), "refused": ("failed",), "stop": ("stopped",)},
-    "running": {"commit": ("idle",), "cut": ("waiting",), "fail": ("failed",), "stop": ("stopped",)},
+    "running": {"commit": ("idle",), "hold": ("degraded",), "cut": ("waiting",), "fail": ("failed",), "stop": ("stopped",)},
     "waiting": {"due": ("connecting",), "stop": ("stopped",), "give-up": ("failed",)},
     "stopped": {"start": ("queued",), "disable": ("disabled",)},
     "failed": {"start": ("queued",), "disable": ("disabled",)},
+    # The last run left blocks un-synced; the target holds an open generation, which the next run takes up.
+    "degraded": {"start": ("queued",), "disable": ("disabled",)},
     "disabled": {"enable": ("idle",)},
 }
 

@@ -315,7 +315,7 @@ def test_progress_says_what_is_going_on(site, random_source):
 
 def test_unreadable_sectors_are_listed_and_nothing_is_committed(site, monkeypatch):
     pytest.importorskip("qrep._native.source_lane")
-    from qrep.errors import DeviceReadError
+    from qrep.errors import Unsynced
     from qrep.source import flow
 
     class Unreadable(flow.SourceRun):
@@ -325,13 +325,17 @@ def test_unreadable_sectors_are_listed_and_nothing_is_committed(site, monkeypatc
     with site:
         first = site.run()
         write_at(site.source, 8 * MIB, b"new")
-        monkeypatch.setattr(flow, "SourceRun", Unreadable)
-        with pytest.raises(DeviceReadError) as caught:
-            site.run()
-        assert caught.value.extents == [(3 * MIB, 512, 5)] and "512 bytes at 3145728" in caught.value.message
-        assert site.volume.machine.record.committed_counter == 1 and b3sum(site.target_path) == first.root
-
-
+        with monkeypatch.context() as patch:
+            patch.setattr(flow, "SourceRun", Unreadable)
+            with pytest.raises(Unsynced) as caught:
+                site.run()
+            assert caught.value.unreadable == [(3 * MIB, 512)] and "512 bytes at 3145728" in caught.value.message
+            assert site.volume.machine.record.committed_counter == 1 and site.volume.has_open_generation()
+            assert b3sum(site.target_path) != first.root
+            with pytest.raises(Unsynced):
+                site.run(hold=False)
+            assert not site.volume.has_open_generation() and b3sum(site.target_path) == first.root
+        same(site, site.run())
 
 
 def test_a_full_state_directory_of_the_source_is_named_with_the_way_out_and_the_target_stays(site, monkeypatch):

@@ -232,7 +232,7 @@ def test_a_device_that_ends_early_is_a_failure_that_says_so(volume):
 
 
 @pytest.mark.root
-def test_bad_sectors_are_named_exactly_and_never_sent(volume, loop_device, open_direct):
+def test_bad_sectors_are_named_exactly_and_only_their_leaves_are_not_sent(volume, loop_device, open_direct):
     volume.forget()
     device = loop_device(SIZE)
     with open(device, "wb") as plain:
@@ -241,6 +241,7 @@ def test_bad_sectors_are_named_exactly_and_never_sent(volume, loop_device, open_
     descriptor = open_direct(device, os.O_RDONLY)
     cut = 4 * GRANULE + 3 * LEAF + 512
     os.truncate(device.backing, cut)
+    before = bytes(volume.image)
     ours, theirs = socket.socketpair()
     with ours, theirs:
         peer = Peer(GEOMETRY, volume.image, receive_all(theirs), theirs.sendall)
@@ -248,8 +249,12 @@ def test_bad_sectors_are_named_exactly_and_never_sent(volume, loop_device, open_
         peer.close()
     volume.close()
     assert run.bad_extents() == [(cut, SIZE - cut, errno.EIO)]
-    assert sorted(peer.last) == [0, 1, 2, 3] and volume.image[: 4 * GRANULE] == volume.data[: 4 * GRANULE]
-    assert bytes(run.fresh_states[4:]) == bytes(GRANULES - 4) and not any(run.marked[4:])
+    readable = 4 * GRANULE + 3 * LEAF
+    assert sorted(peer.last) == [0, 1, 2, 3, 4] and peer.last[4] is None
+    assert volume.image[:readable] == volume.data[:readable] and volume.image[readable:] == before[readable:]
+    [last] = [frame for frame in peer.frames if frame.granule == 4 and frame.flags & wire.LAST]
+    assert last.flags == wire.LAST | wire.PARTS
+    assert bytes(run.fresh_states[4:]) == bytes(GRANULES - 4) and bytes(run.marked[3:]) == bytes([2, 1]) + bytes(GRANULES - 5)
 
 
 CRASHING = """

@@ -38,6 +38,10 @@ class Faults:
         return True
 
 
+class MediumError(OSError):
+    """A place of the medium takes no write."""
+
+
 class Disk:
     """A block device, or a file that lies in segments of 2^24 bytes of which only the start is used.
 
@@ -54,6 +58,7 @@ class Disk:
         self.idle = Signal()
         self.number = 0
         self.faults = Faults(world, name)
+        self.unwritable = set()  # offsets: writes over them fail and change nothing, until they are taken out
         self.observer = None  # called with (offset, data, mark) as a write lands
 
     def read(self, offset, size):
@@ -65,6 +70,8 @@ class Disk:
         """Start a write; it lands later, whether its process lives or not. Returns the signal of its completion."""
         if self.faults.hits("write"):
             raise OSError(errno.EIO, f"{self.name}: write of {len(data)} at {offset}")
+        if any(offset <= place < offset + len(data) for place in self.unwritable):
+            raise MediumError(errno.EIO, f"{self.name}: the medium takes no write of {len(data)} at {offset}")
         self.number += 1
         done = Signal()
         self.in_flight[self.number] = (offset, data, done, mark)

@@ -11,7 +11,7 @@ from sim.world import Violation, World
 LEAF = 4096
 FAULTS = (
     "kill_source", "kill_target", "power_target", "power_source", "cut", "partition", "disk_read", "disk_write", "disk_flush", "undo_write",
-    "undo_flush", "superblock_write", "state_full", "source_read", "rollback", "abandon", "second", "stop", "release", "resize",
+    "undo_flush", "superblock_write", "state_full", "source_read", "source_bad", "target_bad", "rollback", "abandon", "second", "stop", "release", "resize",
 )  # fmt: skip
 STEPS = 35
 LIVENESS = 120.0  # virtual seconds after healing within which a run must commit
@@ -49,6 +49,7 @@ class Scenario:
         pace = focus.get("pace") or random.choice((1, 1, 5, 20, 60))  # slow lanes: runs that last long enough to be interrupted again and again
         for controller in self.controllers:
             controller.pace = pace
+            controller.hold = random.random() < 0.8
         self.target.lies = focus.get("lies", random.choice((0, 0, 0.02)))
         self.target.checkpoint_every = focus.get("checkpoint_every", 0.3)
         self.frozen = focus.get("frozen", random.choice((0.0, 0.5, 1.0)))
@@ -119,6 +120,12 @@ class Scenario:
                 random.choice((controller.store, target.store)).faults.arm("write", count, sticky)
             case "source_read":
                 self.volume.bad_reads = count
+            case "source_bad" | "target_bad":
+                places = self.volume.unreadable if kind == "source_bad" else target.device.unwritable
+                if places and random.random() < 0.4:
+                    places.clear()
+                else:
+                    places.add(random.randrange(self.geometry.size // LEAF) * LEAF)
             case "rollback":
                 self.rollback()
             case "abandon":
@@ -128,7 +135,7 @@ class Scenario:
                 self.start_run(self.controllers[-1])
             case "stop":
                 if controller.alive and controller.machine is not None:
-                    controller.post(lambda: controller.machine.stop() if controller.machine.phase not in ("done", "failed") else [])
+                    controller.post(lambda: controller.machine.stop() if controller.machine.phase not in ("done", "failed", "degraded") else [])
             case "resize":
                 if controller.alive and controller.machine is not None:
                     controller.resize(random.choice((1, 1, 2, 3, 5, 16)))
@@ -165,6 +172,8 @@ class Scenario:
         world = self.world
         world.calm = True
         self.network.down, self.volume.bad_reads = False, 0
+        self.volume.unreadable.clear()
+        self.target.device.unwritable.clear()
         for disk in (self.target.device, self.target.superblock, *self.target.undo.values(), self.target.store, *(c.store for c in self.controllers)):
             disk.faults.heal()
         world.log("healed")

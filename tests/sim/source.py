@@ -27,6 +27,7 @@ class Volume:
         self.snapshots = {}
         self.taken = 0
         self.bad_reads = 0  # how many of the next reads fail
+        self.unreadable = set()  # offsets: whatever image of the volume is read there, it fails
 
     def write(self, offset, data):
         self.content[offset : offset + len(data)] = data
@@ -41,6 +42,8 @@ class Volume:
         """A copy: what is hashed is what is sent."""
         if self.bad_reads:
             self.bad_reads -= 1
+            raise OSError(errno.EIO, "source")
+        if any(offset <= place < offset + size for place in self.unreadable):
             raise OSError(errno.EIO, "source")
         return bytes(self.snapshots[token][offset : offset + size]) if token else bytes(self.content[offset : offset + size])
 
@@ -57,7 +60,7 @@ class Sending:
         self.held = []  # until when the target may count a connection that could not be had
         self.work = []
         self.failure = None
-        self.unreadable = 0
+        self.unreadable = []  # (offset, size)
         self.stopped = False
         self.image = None
 
@@ -80,6 +83,7 @@ class Controller(Process):
         self.over = True
         self.wanted = 1  # connections
         self.pace = 1
+        self.hold = True
 
     # ---- life ----
 
@@ -103,7 +107,7 @@ class Controller(Process):
         _, initial, connections = self.plan
         self.machine = self.machine_class(
             job_id=self.job_id, volume_id=self.volume_id, shape=(g.size, g.leaf_size, g.granule_size, 512), map_tag=self.map_tag,
-            pending_new=pending_new, record=record, epoch=0, draw=self.draw, initial=initial, connections=connections,
+            pending_new=pending_new, record=record, epoch=0, draw=self.draw, initial=initial, connections=connections, hold=self.hold,
         )  # fmt: skip
         self.sending, self.tries, self.same = None, 0, {}
         self.connect()
@@ -173,7 +177,7 @@ class Controller(Process):
     def _gone(self, life, end):
         if life == self.life and self.control is end:
             self.control = None
-            self.post(lambda: self.machine.disconnected() if self.machine.phase not in ("new", "closed", "done", "failed") else [])
+            self.post(lambda: self.machine.disconnected() if self.machine.phase not in ("new", "closed", "done", "failed", "degraded") else [])
 
     # ---- actions ----
 
@@ -403,12 +407,10 @@ class Controller(Process):
             yield self.world.delay(0.004 * self.pace)
             if sending.stopped:
                 return
-            try:
-                data = self.volume.read(token, granule * self.geometry.granule_size, self.geometry.granule_bytes(granule))
-            except OSError:
-                sending.unreadable += 1
-                continue
-            for frame in self.frames(sending, writer, granule, unknown, data):
+            data, missing = self.salvage(token, granule)
+            sending.unreadable += [(granule * self.geometry.granule_size + leaf * self.geometry.leaf_size, self.geometry.leaf_size) for leaf in missing]
+            frames = self.parts_frames(writer, granule, unknown, data, missing) if missing else self.frames(sending, writer, granule, unknown, data)
+            for frame in frames:
                 end.send(frame)
                 yield self.world.delay(0.004 * self.pace)
                 if sending.stopped:
@@ -434,6 +436,22 @@ class Controller(Process):
     def all_taken(self, sending):
         return not sending.work
 
+    def salvage(self, token, granule):
+        """(bytes of a granule, leaves that could not be read); those leaves are nonsense."""
+        g, start = self.geometry, granule * self.geometry.granule_size
+        try:
+            return self.volume.read(token, start, g.granule_bytes(granule)), []
+        except OSError:
+            parts, missing = [], []
+        for leaf in range(g.granule_leaves(granule)):
+            size = min(g.leaf_size, g.granule_bytes(granule) - leaf * g.leaf_size)
+            try:
+                parts.append(self.volume.read(token, start + leaf * g.leaf_size, size))
+            except OSError:
+                missing.append(leaf)
+                parts.append(self.world.random.randbytes(size))
+        return b"".join(parts), missing
+
     def _lane_failed(self, sending, kind, text):
         if sending.failure is None:
             sending.failure = kind
@@ -444,7 +462,7 @@ class Controller(Process):
         if not sending.unreadable:
             self.oracle.announce(self.machine.record.new, bytes(sending.image))
         self.post(
-            lambda: self.machine.lanes_finished(count, manifest, sending.unreadable)
+            lambda: self.machine.lanes_finished(count, manifest, sorted(sending.unreadable))
             if self.sending is sending and self.machine.phase == "sending"
             else []
         )
@@ -473,6 +491,23 @@ class Controller(Process):
             yield from self.data_frames(writer, granule, None if unknown or base != HASHED & 3 else leaves.get(granule), before, page, value, data)
         self.marked[granule] = 2
 
+    def parts_frames(self, writer, granule, unknown, data, missing):
+        """INV-Z: of a granule with leaves that could not be read, the others, as far as they differ; nothing is noted of it."""
+        g, (states, values, leaves) = self.geometry, self.base
+        self.fresh_states[granule] = records.STATE_UNKNOWN
+        page = bytearray(32 * g.granule_leaves(granule))
+        hasher.subtree(data, granule * g.granule_size, g.leaf_size, page)
+        known = not unknown and states[granule] & records.STATE_MASK == HASHED & records.STATE_MASK
+        old_page = leaves.get(granule) if known else None
+        if old_page is not None and not self.page_counts(old_page, bytes(values[granule * 32 : granule * 32 + 32])):
+            old_page = None
+        changed = [
+            leaf for leaf in range(len(page) // 32)
+            if leaf not in missing and (old_page is None or page[leaf * 32 : leaf * 32 + 32] != old_page[leaf * 32 : leaf * 32 + 32])
+        ]  # fmt: skip
+        if changed:
+            yield from self.run_frames(writer, granule, changed, wire.LAST | wire.PARTS, None, data)
+
     def data_frames(self, writer, granule, old_page, before, page, value, data):
         g = self.geometry
         leaf_size, count = g.leaf_size, len(page) // 32
@@ -487,6 +522,10 @@ class Controller(Process):
                 yield writer.full(granule, first, len(piece), digest, flags, value if last else None), b"", piece
             return
         changed = [i for i in range(count) if page[i * 32 : i * 32 + 32] != old_page[i * 32 : i * 32 + 32]]
+        yield from self.run_frames(writer, granule, changed, wire.LAST, value, data)
+
+    def run_frames(self, writer, granule, changed, last_flags, value, data):
+        g, leaf_size = self.geometry, self.geometry.leaf_size
         groups = [[leaf] for leaf in changed] if self.world.random.random() < 0.5 else [changed]
         for group in groups:
             last = group is groups[-1]
@@ -502,7 +541,7 @@ class Controller(Process):
             body = b"".join(pieces)
             table = b"".join((first | (size | (wire.RUN_ZERO if zero else 0)) << 32).to_bytes(8, "little") for first, size, zero in runs)
             digest = runs_digest(g, granule, runs, table, body)
-            packed = writer.runs(granule, runs, len(body), digest, wire.LAST if last else 0, value if last else None)
+            packed = writer.runs(granule, runs, len(body), digest, last_flags if last else 0, value if last else None)
             yield packed[: wire.HEADER_SIZE], packed[wire.HEADER_SIZE :], body
 
     performers = {

@@ -10,7 +10,7 @@ from qrep.protocol import actions as do
 from qrep.protocol import messages as say
 from qrep.protocol.records import TargetRecord
 from qrep.protocol.target_machine import TargetMachine
-from sim.disk import Disk, SparseFile, Store
+from sim.disk import Disk, MediumError, SparseFile, Store
 from sim.oracle import before_images
 from sim.world import Process, Signal, Violation
 
@@ -41,6 +41,7 @@ class Run:
         self.lanes = [Lane(index) for index in range(action.connections)]
         self.stop = False
         self.failure = None
+        self.unwritten = []  # (offset, size) of what the medium did not take
 
 
 class LaneFailure(Exception):
@@ -277,7 +278,7 @@ class Target(Process):
         done, failure = [], None
         try:
             for offset, data in writes:
-                done.append(device.submit(offset, data, run.session))
+                self.write(run, offset, data, done)
         except OSError as err:
             failure = err
         for signal in done:
@@ -286,10 +287,26 @@ class Target(Process):
             raise LaneFailure("write", str(failure)) from failure
         self.mark(run, frame)
 
+    def write(self, run, offset, data, under_way):
+        """Submit, by the leaf where the medium does not take all of it; what it does not take is noted."""
+        try:
+            under_way.append(self.device.submit(offset, data, run.session))
+        except MediumError:
+            size = self.geometry.leaf_size
+            if len(data) <= size:
+                run.unwritten.append((offset, len(data)))
+                return
+            for start in range(0, len(data), size):
+                self.write(run, offset + start, data[start : start + size], under_way)
+
+    def lacks(self, run, frame, granule):
+        """Whether leaves of a granule whose last frame has come are missing on the device."""
+        return frame.flags & wire.PARTS or any(offset // self.geometry.granule_size == granule for offset, _ in run.unwritten)
+
     def mark(self, run, frame):
         last, value = frame.flags & wire.LAST, frame.value
         for granule in range(frame.granule, frame.granule + max(frame.span, 1)):
-            if not last:
+            if not last or self.lacks(run, frame, granule):
                 self.marked[granule] = 1
                 continue
             if frame.kind == wire.ZERO:
@@ -444,7 +461,7 @@ class Target(Process):
     def _collect_manifest(self, action):
         yield 0
         count, manifest = wire.manifest(self.marked, self.states, self.values)
-        return self.machine.manifest_collected(count, manifest, self.marked.count(1))
+        return self.machine.manifest_collected(count, manifest, self.marked.count(1), sorted(self.run.unwritten))
 
     def _flush_device(self, action):
         yield from self.device.flush()
@@ -469,10 +486,22 @@ class Target(Process):
             if (header.base_id, header.new_id, header.attempt) != (action.base, action.new, action.attempt):
                 raise DamagedError("the undo file is of another attempt")
             for offset, data in before_images(file, header, self.geometry.size):
-                yield self.device.submit(offset, data)
+                yield from self.put_back(offset, data)
         except records.RecordDamaged as err:
             raise DamagedError(str(err)) from err
         return self.machine.undo_restored()
+
+    def put_back(self, offset, data):
+        """A place that takes no write may hold its before-image all the same."""
+        try:
+            yield self.device.submit(offset, data)
+        except MediumError:
+            size = self.geometry.leaf_size
+            if len(data) > size:
+                for start in range(0, len(data), size):
+                    yield from self.put_back(offset + start, data[start : start + size])
+            elif self.device.read(offset, len(data)) != data:
+                raise
 
     def _apply_point(self, action):
         content = bytearray(self.device.cache)
@@ -584,7 +613,7 @@ class Target(Process):
         do.ForgetCheckpoint: _forget_checkpoint, do.RestoreUndo: _restore_undo, do.ApplyPoint: _apply_point,
         do.WritePendingMap: _write_pending_map, do.SettleMap: _settle_map, do.ForgetMap: _forget_map, do.PruneUndo: _prune_undo,
         do.Scan: _scan, do.SendLeaves: _send_leaves, do.Reply: _send_message, do.CloseSession: _close_session, do.Faulted: _faulted, do.RecordPoint: _nothing,
-        do.RolledBack: _nothing, do.RollbackFailed: _nothing,
+        do.RolledBack: _nothing, do.RollbackFailed: _nothing, do.HoldOpen: _nothing, do.Abandoned: _nothing,
     }  # fmt: skip
 
 

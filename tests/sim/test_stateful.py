@@ -77,6 +77,19 @@ class Replication(RuleBasedStateMachine):
     def device_fails(self, kind, count):
         self.target.device.faults.arm(kind, count, False)
 
+    @rule(leaf=st.integers(0, 17))
+    def a_block_of_the_source_goes_bad(self, leaf):
+        self.volume.unreadable.add(leaf % (self.volume_size() // LEAF) * LEAF)
+
+    @rule(leaf=st.integers(0, 17))
+    def a_block_of_the_target_goes_bad(self, leaf):
+        self.target.device.unwritable.add(leaf % (self.volume_size() // LEAF) * LEAF)
+
+    @rule()
+    def blocks_heal(self):
+        self.volume.unreadable.clear()
+        self.target.device.unwritable.clear()
+
     @rule(kind=st.sampled_from(["write", "flush"]))
     def undo_fails(self, kind):
         for file in self.target.undo.values():
@@ -94,7 +107,7 @@ class Replication(RuleBasedStateMachine):
     def stop_run(self, slot):
         controller = self.controller(slot)
         if controller.alive and controller.machine is not None:
-            controller.post(lambda: controller.machine.stop() if controller.machine.phase not in ("done", "failed") else [])
+            controller.post(lambda: controller.machine.stop() if controller.machine.phase not in ("done", "failed", "degraded") else [])
 
     @rule(slot=SLOTS, count=st.integers(1, 16))
     def connections_come_and_go(self, slot, count):

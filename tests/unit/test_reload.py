@@ -5,7 +5,7 @@ from qrep.settings import Node
 
 # Read through node.settings whenever they are needed, or handed on by Reload._take.
 LIVE = {
-    "node": {"path_hold"}, "limits": {"jobs_running", "pairs_local", "pairs_remote", "pairs_per_source", "rate"},
+    "node": {"path_hold"}, "limits": {"jobs_running", "pairs_local", "pairs_remote", "pairs_per_source", "rate", "open_generation"},
     "events": {"keep", "keep_for"}, "metrics": {"file", "every"},
 }  # fmt: skip
 

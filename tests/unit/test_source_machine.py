@@ -2,7 +2,7 @@
 
 import pytest
 
-from qrep.errors import DeviceReadError, ProtocolError, Refused, UndoSpaceError, Unreachable
+from qrep.errors import ProtocolError, Refused, UndoSpaceError, Unreachable, Unsynced
 from qrep.protocol import actions as do
 from qrep.protocol import messages as say
 from qrep.protocol.messages import NO_ID
@@ -27,10 +27,11 @@ def said(actions):
     return [action.message for action in actions if isinstance(action, do.Send)]
 
 
-def machine(*, tag=T, pending=None, record=None, initial="auto"):
+def machine(*, tag=T, pending=None, record=None, initial="auto", hold=True):
     source = SourceMachine(
-        job_id=JOB, volume_id=VOLUME, shape=(SIZE, LEAF, GRANULE, 512), map_tag=tag, pending_new=pending, record=record, epoch=0, draw=draw, initial=initial
-    )
+        job_id=JOB, volume_id=VOLUME, shape=(SIZE, LEAF, GRANULE, 512), map_tag=tag, pending_new=pending, record=record, epoch=0, draw=draw, initial=initial,
+        hold=hold,
+    )  # fmt: skip
     source.connected()
     return source
 
@@ -203,13 +204,56 @@ def test_a_commit_of_a_run_that_died_is_folded_and_a_new_generation_is_made():
     assert actions == [do.FoldPending(), do.ClearRun(), do.ReleaseSnapshot("snap"), do.Freeze("")]
 
 
-def test_unreadable_granules_are_never_committed():
+BAD = [(4096, 512), (12288, 4096)]
+
+
+def test_what_could_not_be_read_is_never_committed_and_the_attempt_is_kept_for_the_next_run():
     source = sending()
-    assert isinstance(said(source.lanes_finished(3, DIGEST, 1))[0], say.Abort)
+    assert said(source.lanes_finished(3, DIGEST, BAD)) == [say.Hold(7, [say.Extent(4096, 512), say.Extent(12288, 4096)])]
+    actions = source.message(say.Held(7, [say.Extent(8192, 512)]))
+    assert names(actions) == ["SaveRun", "ReleaseSnapshot", "Fail"]
+    assert (actions[0].record.attempt, actions[0].record.snapshot, actions[1].token) == (7, "", "snap"), "the next run freezes anew"
+    error = actions[-1].error
+    assert isinstance(error, Unsynced) and actions[-1].keep_open and source.phase == "degraded" and not error.retry
+    assert (error.unreadable, error.unwritten) == (BAD, [(8192, 512)])
+
+
+def test_what_the_target_could_not_write_ends_a_run_in_the_same_way():
+    source = sending()
+    source.lanes_finished(3, DIGEST, ())
+    actions = source.message(say.Held(7, [say.Extent(8192, 512)]))
+    assert names(actions) == ["SaveRun", "ReleaseSnapshot", "Fail"] and actions[-1].error.unwritten == [(8192, 512)]
+
+
+@pytest.mark.parametrize("unwritten", [[], [say.Extent(SIZE + 4096, 1)], [say.Extent((1 << 63) - 1, (1 << 63) - 1)]])
+def test_a_target_that_keeps_an_attempt_without_a_reason_is_not_believed(unwritten):
+    source = sending()
+    source.lanes_finished(3, DIGEST, ())
+    assert isinstance(source.message(say.Held(7, unwritten))[-1].error, ProtocolError)
+
+
+def test_a_connection_lost_while_the_target_is_told_changes_nothing():
+    source = sending()
+    source.lanes_finished(3, DIGEST, BAD)
+    assert names(source.disconnected()) == ["SaveRun", "ReleaseSnapshot", "Fail"] and source.phase == "degraded"
+
+
+def test_where_nobody_keeps_the_target_in_service_it_goes_back():
+    source = sending(hold=False)
+    assert isinstance(said(source.lanes_finished(3, DIGEST, BAD))[0], say.Abort)
     actions = source.message(say.Aborted(7, "why"))
     assert names(actions) == ["ClearRun", "ReleaseSnapshot", "Fail"]
-    assert isinstance(actions[-1].error, DeviceReadError)
-    assert not actions[-1].keep_open
+    assert isinstance(actions[-1].error, Unsynced) and not actions[-1].keep_open
+
+
+def test_the_next_run_goes_over_a_new_image_and_on_with_the_attempt():
+    source = sending()
+    source.lanes_finished(3, DIGEST, BAD)
+    source.message(say.Held(7, []))
+    again = machine(record=source.record)
+    assert again.message(state(again, attempt=7, new=NEW, resumable=True))[-1] == do.Freeze("")
+    [_, resume] = again.frozen("snap2", False, 2)
+    assert resume.message.attempt == 7 and not resume.message.same_image and again.record.mixed
 
 
 def test_commit_is_not_said_when_the_pending_digests_could_not_be_written():

@@ -176,7 +176,7 @@ def test_begin_over_an_open_generation_goes_back_first():
     actions = target.message("a", say.Begin(T, b"n" * 16, 8, 1, LEAF))
     assert names(actions) == ["DrainLanes", "RestoreUndo"]
     assert names(target.undo_restored()) == [
-        "FlushDevice", "WriteSuperblock", "SettleMap", "PruneUndo", "CreateUndo", "WriteSuperblock", "StartLanes", "SendBegan",
+        "FlushDevice", "WriteSuperblock", "SettleMap", "PruneUndo", "Abandoned", "CreateUndo", "WriteSuperblock", "StartLanes", "SendBegan",
     ]  # fmt: skip
     assert target.record.open_attempt == 8
 
@@ -196,6 +196,51 @@ def test_what_was_applied_must_be_exactly_what_was_announced(count, manifest, pa
     [answer] = replies(target.manifest_collected(count, manifest, partial))
     assert (answer.code, target.phase) == ("manifest", "open")
     assert replies(target.message("a", say.Commit(7)))[0].code == "attempt-gone"
+
+
+def held(target, message=None, unwritten=()):
+    """After Hold (or another message) was answered: the actions of the answer."""
+    missing = [say.Extent(4096, 512)]
+    assert target.message("a", message or say.Hold(7, missing)) == [do.WaitLanes(), do.CollectManifest(7)]
+    return target.manifest_collected(3, DIGEST, 1, unwritten)
+
+
+def test_a_run_that_could_not_read_everything_leaves_its_attempt_open_and_uncommitted():
+    target = begun()
+    assert held(target) == [do.HoldOpen(7, (say.Extent(4096, 512),), ()), do.Reply("a", say.Held(7, []))]
+    assert (target.phase, target.record.open_attempt, target.record.committed_id) == ("open", 7, T)
+    for message in (say.Prepare(7, 3, DIGEST, False, 0), say.Hold(7, [say.Extent(0, 512)]), say.Commit(7)):
+        assert replies(target.message("a", message))[0].code == "attempt-gone", "the lanes have ended"
+    assert target.disconnected("a") == []
+    assert names(target.abandon("nobody came")) == ["RestoreUndo"]
+    assert target.undo_restored()[-1] == do.Abandoned("nobody came")
+
+
+def test_a_held_attempt_is_resumed_by_the_next_session():
+    target = begun()
+    held(target)
+    target.disconnected("a")
+    target.connected("b")
+    [state] = replies(target.message("b", hello(2)))
+    assert (state.resumable, state.open_attempt) == (True, 7)
+    assert names(target.message("b", say.Resume(7, 1, LEAF, False))) == ["StartLanes", "SendResumed"]
+
+
+def test_blocks_that_the_device_did_not_take_are_named_and_nothing_is_prepared():
+    target = begun()
+    [held_open, answer] = held(target, say.Prepare(7, 3, DIGEST, False, 0), [(8192, 512)])
+    assert held_open == do.HoldOpen(7, (), (say.Extent(8192, 512),)) and answer.message == say.Held(7, [say.Extent(8192, 512)])
+    assert target.phase == "open"
+
+
+def test_a_first_run_that_is_held_notes_what_it_has_applied():
+    target = begun(EMPTY)
+    assert names(held(target)) == ["TakeCheckpoint", "FlushDevice", "SaveCheckpoint", "HoldOpen", "Reply"]
+
+
+def test_a_place_beyond_the_end_cannot_be_held():
+    target = begun()
+    assert "CloseSession" in names(target.message("a", say.Hold(7, [say.Extent(SIZE, 4097)])))
 
 
 def test_commit_is_one_superblock_write_before_everything_else():

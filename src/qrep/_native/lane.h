@@ -5,9 +5,9 @@
 #ifndef QREP_LANE_H
 #define QREP_LANE_H
 
+#include "badlist.h"
 #include "bucket.h"
 #include "common.h"
-#include "salvage.h"
 #include "wire.h"
 #include <stdatomic.h>
 #include <sys/uio.h>
@@ -72,8 +72,6 @@ struct qrep_failure {
 
 /* ---- what source lanes and target lanes have in common ---- */
 
-#define QREP_BAD_EXTENTS_MAX 256
-
 struct qrep_run_counters { /* bytes unless said otherwise; monotone, read by Python at any time */
     _Atomic uint64_t read, hashed, zero, changed, sent, received, written, undo, granules_done, frames;
     _Atomic uint64_t zc_notified, zc_copied; /* notifications */
@@ -115,13 +113,12 @@ struct qrep_source_run {
     uint32_t slots;            /* granule buffers per lane, >= 2 (1 is allowed, for measuring what pipelining gives) */
     uint32_t io_size;          /* bytes per read request; 0: a whole granule */
     uint32_t ring_backend;     /* enum qrep_ring_backend */
-    atomic_uint bad_lock;
-    uint32_t bad_count;
-    struct qrep_bad_extent bad[QREP_BAD_EXTENTS_MAX];
+    struct qrep_bad_list bad;  /* what could not be read */
 };
 
 /* Run one lane to the end of the work, `stop` or `*lane_stop` (then it finishes the granules it has taken and ends its stream in order).
- * device_fd: O_DIRECT, read only. An unreadable granule is recorded in `bad` and as UNKNOWN, not sent, and the lane goes on (INV-Z).
+ * device_fd: O_DIRECT, read only. What cannot be read is recorded in `bad`, its granule as UNKNOWN, and the lane goes on (INV-Z): of such
+ * a granule the leaves that could be read are sent, the last frame says PARTS, and it is marked 1. One that sends nothing skips the granule.
  * Returns 0, or -errno after recording the failure. All its I/O is complete when it returns. */
 int qrep_source_lane(struct qrep_source_run *run, int device_fd, struct qrep_connection *connection, uint32_t lane, atomic_int *lane_stop);
 
@@ -138,6 +135,7 @@ struct qrep_target_run {
     uint32_t slots;                 /* frame buffers per lane, >= 2 */
     uint32_t ring_backend;
     uint32_t is_file;               /* 1: an image file, holes can be seen with SEEK_DATA */
+    struct qrep_bad_list bad;       /* what could not be written */
     uint32_t frame_limit;           /* bytes of data a frame may carry, leaf_size..QREP_FRAME_DATA_MAX; what every buffer is sized by */
     /* One flush of the undo store at a time, whichever lane issues it: a flush that fails is reported once, and a second one in flight beside it
      * could succeed without the data being there. `started` is counted before the flush is issued, `done` after it succeeded (undo_writer.h). */
@@ -145,7 +143,11 @@ struct qrep_target_run {
     _Atomic uint64_t flushes_started, flushes_done;
 };
 
-/* Serve one connection to its END, `stop`, or a failure. device_fd: O_DIRECT, read and write, claimed (R1).
+/* A device that does not take more than this, or in more than QREP_BAD_EXTENTS_MAX places, is no device with a few bad blocks. */
+#define QREP_UNWRITABLE_MAX (256u << 10)
+
+/* Serve one connection to its END, `stop`, or a failure. A block that the medium does not take is halved down to the sector and recorded in `bad`, its
+ * granule stays marked 1, and the lane goes on; beyond the bounds above, and for every other error of a write, it fails. device_fd: O_DIRECT, read and write, claimed (R1).
  * A failed flush of the undo store ends the process at once (R2). Returns 0 after END was answered, else -errno with the failure recorded;
  * all its device I/O is complete either way (R12). */
 int qrep_target_lane(struct qrep_target_run *run, int device_fd, struct qrep_connection *connection, uint32_t lane, atomic_int *lane_stop);

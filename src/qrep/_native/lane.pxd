@@ -9,6 +9,20 @@ cdef extern from "<stdatomic.h>" nogil:
     ctypedef unsigned atomic_uint
 
 
+cdef extern from "badlist.h" nogil:
+    enum:
+        QREP_BAD_EXTENTS_MAX
+
+    struct qrep_bad_extent:
+        uint64_t offset
+        uint64_t size
+        int32_t error
+
+    struct qrep_bad_list:
+        uint32_t count
+        qrep_bad_extent *extents
+
+
 cdef extern from "lane.h" nogil:
     enum:
         QREP_DIGEST_SIZE
@@ -65,6 +79,11 @@ cdef inline object failure_of(const qrep_failure *failure):
         return None
     granule = None if failure.granule == <uint64_t>-1 else failure.granule
     return names[kind], failure.error, failure.lane, granule
+
+
+cdef inline list bad_extents_of(const qrep_bad_list *bad):
+    """[(offset, size, errno)], ascending. Call it after the lanes."""
+    return [(bad.extents[i].offset, bad.extents[i].size, bad.extents[i].error) for i in range(bad.count)]
 
 
 cdef inline dict counters_of(const qrep_run_counters *counters):

@@ -136,8 +136,9 @@ void source_frame_slot(struct source_lane *lane, struct source_slot *slot, struc
             covers_piece(lane, slot, run, run->first) ? frame_full(lane, slot, batch) : frame_runs(lane, slot, batch);
         batch->data_size += header->data_size;
         if (slot->run_next == slot->run_count) {
-            header->flags = QREP_FRAME_LAST | QREP_FRAME_VALUE;
-            memcpy(header->granule_value, slot->value, QREP_DIGEST_SIZE);
+            header->flags = QREP_FRAME_LAST | (slot->parts ? QREP_FRAME_PARTS : QREP_FRAME_VALUE);
+            if (!slot->parts)
+                memcpy(header->granule_value, slot->value, QREP_DIGEST_SIZE);
         }
         qrep_frame_seal(header, &lane->outgoing);
     } while (slot->run_next < slot->run_count && batch->frame_count < SOURCE_BATCH_FRAMES && batch->data_size < SOURCE_BATCH_DATA &&

@@ -68,16 +68,41 @@ static int write_page(struct source_lane *lane, struct source_slot *slot, uint32
     return 0;
 }
 
+/* Of the runs, only what could be read. */
+static void leave_out_missing(struct source_lane *lane, struct source_slot *slot)
+{
+    struct qrep_leaf_run *found = (struct qrep_leaf_run *)lane->scratch; /* [leaves] digests, which are larger */
+    uint32_t count = slot->run_count;
+
+    memcpy(found, slot->runs, count * sizeof *found);
+    slot->run_count = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        struct qrep_leaf_run *open = NULL;
+        for (uint32_t leaf = found[i].first; leaf < found[i].first + found[i].count; leaf++) {
+            if (slot->missing[leaf]) {
+                open = NULL;
+            } else if (open) {
+                open->count++;
+            } else {
+                open = &slot->runs[slot->run_count++];
+                *open = (struct qrep_leaf_run){.first = leaf, .count = 1, .zero = found[i].zero};
+            }
+        }
+    }
+}
+
 /* Fill slot->runs with what the target does not have. */
 static void find_runs(struct source_lane *lane, struct source_slot *slot, uint8_t state, uint32_t leaves)
 {
     struct qrep_run_base *base = &lane->run->base;
     const uint8_t *known = NULL;
 
-    /* A page that cannot be read is a page that is not believed: it costs bandwidth. */
-    if (qrep_leaf_page_read(base->leaves_fd, &base->geometry, slot->granule, state, base->base_values + slot->granule * QREP_DIGEST_SIZE,
-                            lane->base_leaves) == 1)
-        known = lane->base_leaves;
+    /* A page that cannot be read is a page that is not believed: it costs bandwidth. An attempt that is resumed again and again over newer images
+     * writes its pages to either slot, so the other one is looked at, too: what merges to the value is the page, wherever it lies (R8). */
+    const uint8_t *value = base->base_values + slot->granule * QREP_DIGEST_SIZE;
+    for (uint8_t slots = 0; known == NULL && slots < 2; slots++, state ^= QREP_STATE_SLOT)
+        if (qrep_leaf_page_read(base->leaves_fd, &base->geometry, slot->granule, state, value, lane->base_leaves) == 1)
+            known = lane->base_leaves;
     slot->run_next = 0;
     slot->run_count = (uint32_t)qrep_compare_leaves(slot->leaves, known, leaves, slot->data, slot->size, base->geometry.leaf_size, slot->runs);
     if ((state & QREP_STATE_MASK) == QREP_STATE_ZERO) {
@@ -87,10 +112,26 @@ static void find_runs(struct source_lane *lane, struct source_slot *slot, uint8_
                 slot->runs[kept++] = slot->runs[i];
         slot->run_count = kept;
     }
+    if (slot->parts)
+        leave_out_missing(lane, slot);
     for (uint32_t i = 0; i < slot->run_count; i++) {
         struct qrep_wire_run run = {slot->runs[i].first, slot->runs[i].count};
         source_count(&base->counters.changed, qrep_run_bytes(&base->geometry, slot->granule, &run));
     }
+}
+
+/* INV-Z: a granule of which leaves could not be read has no value, so nothing is noted of it; what could be read and differs is sent. */
+static void judge_parts(struct source_lane *lane, struct source_slot *slot)
+{
+    uint32_t leaves = qrep_granule_leaves(&lane->run->base.geometry, slot->granule);
+
+    find_runs(lane, slot, base_state(lane, slot->granule, (int)slot->unknown), leaves);
+    if (slot->run_count == 0) {
+        slot->state = SLOT_FREE;
+        return;
+    }
+    slot->state = SLOT_SENDING;
+    lane->queue[(lane->queue_first + lane->queue_count++) % lane->run->slots] = slot;
 }
 
 static int judge(struct source_lane *lane, struct source_slot *slot)
@@ -100,6 +141,10 @@ static int judge(struct source_lane *lane, struct source_slot *slot)
     const uint8_t hashed = QREP_STATE_HASHED | QREP_STATE_VALUE;
 
     source_count(&base->counters.granules_done, 1);
+    if (slot->parts) {
+        judge_parts(lane, slot);
+        return 0;
+    }
     uint32_t leaves = qrep_granule_leaves(&base->geometry, slot->granule);
     if ((state & (QREP_STATE_MASK | QREP_STATE_VALUE)) == hashed &&
         memcmp(slot->value, base->base_values + slot->granule * QREP_DIGEST_SIZE, QREP_DIGEST_SIZE) == 0) {
@@ -125,7 +170,11 @@ int source_hash(struct source_lane *lane, struct source_slot *slot)
     const struct qrep_geometry *geometry = &lane->run->base.geometry;
     uint64_t offset = slot->granule * geometry->granule_size;
 
-    if (slot->hashed == 0 && qrep_is_zero(slot->data, slot->size)) {
+    if (slot->hashed == 0 && slot->parts) { /* undefined bytes are hashed as zeroes, and not sent */
+        for (uint32_t leaf = 0; leaf < qrep_granule_leaves(geometry, slot->granule); leaf++)
+            if (slot->missing[leaf])
+                memset(slot->data + (size_t)leaf * geometry->leaf_size, 0, geometry->leaf_size);
+    } else if (slot->hashed == 0 && qrep_is_zero(slot->data, slot->size)) {
         slot->state = SLOT_FREE;
         return source_zero(lane, slot->granule, (int)slot->unknown);
     }

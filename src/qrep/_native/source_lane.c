@@ -75,7 +75,8 @@ static int open_slots(struct source_lane *lane)
         slot->data = lane->arena.base + (size_t)i * lane->run->base.geometry.granule_size;
         slot->leaves = calloc(leaves, QREP_DIGEST_SIZE);
         slot->runs = calloc(leaves, sizeof *slot->runs);
-        if (!slot->leaves || !slot->runs)
+        slot->missing = calloc(leaves, 1);
+        if (!slot->leaves || !slot->runs || !slot->missing)
             return -ENOMEM;
         if (lane->run->base.rehearsal)
             fill_slot(slot->data, lane->run->base.geometry.granule_size, (uint64_t)lane->lane * lane->run->slots + i + 1);
@@ -137,6 +138,7 @@ static void close_lane(struct source_lane *lane)
     for (uint32_t i = 0; lane->slots && i < lane->run->slots; i++) {
         free(lane->slots[i].leaves);
         free(lane->slots[i].runs);
+        free(lane->slots[i].missing);
     }
     free(lane->slots);
     free(lane->queue);

@@ -3,7 +3,7 @@ from cpython.buffer cimport Py_buffer
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 
 from .connection cimport Connection, atomic_int, qrep_connection
-from .lane cimport atomic_uint, qrep_run_base
+from .lane cimport qrep_bad_list, qrep_run_base
 
 
 cdef extern from "ring.h" nogil:
@@ -14,15 +14,8 @@ cdef extern from "ring.h" nogil:
 
 
 cdef extern from "lane.h" nogil:
-    enum:
-        QREP_BAD_EXTENTS_MAX
     uint64_t QREP_WORK_HOLE
     uint64_t QREP_WORK_UNKNOWN
-
-    struct qrep_bad_extent:
-        uint64_t offset
-        uint64_t size
-        int32_t error
 
     struct qrep_source_run:
         qrep_run_base base
@@ -33,9 +26,7 @@ cdef extern from "lane.h" nogil:
         uint32_t slots
         uint32_t io_size
         uint32_t ring_backend
-        atomic_uint bad_lock
-        uint32_t bad_count
-        qrep_bad_extent *bad
+        qrep_bad_list bad
 
     int qrep_source_lane(qrep_source_run *run, int device_fd, qrep_connection *connection, uint32_t lane, atomic_int *lane_stop)
 

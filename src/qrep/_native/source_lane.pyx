@@ -5,7 +5,7 @@ from libc.stdint cimport uint8_t, uintptr_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
-from .lane cimport QREP_DIGEST_SIZE, counters_of, failure_of
+from .lane cimport QREP_BAD_EXTENTS_MAX, QREP_DIGEST_SIZE, bad_extents_of, counters_of, failure_of
 from .views cimport view_bytes
 from .wire cimport Geometry, qrep_granules
 
@@ -116,7 +116,7 @@ cdef class SourceRun:
 
         At most BAD_EXTENTS_MAX; beyond that extents are widened over what lies between them.
         """
-        return [(self.run.bad[i].offset, self.run.bad[i].size, self.run.bad[i].error) for i in range(self.run.bad_count)]
+        return bad_extents_of(&self.run.bad)
 
 
 BAD_EXTENTS_MAX = QREP_BAD_EXTENTS_MAX

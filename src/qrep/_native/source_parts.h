@@ -49,6 +49,8 @@ struct source_slot {
     uint32_t reads_left;
     int read_error; /* the first, positive; 0: none */
     int short_read; /* the device ended inside */
+    uint32_t parts;   /* leaves could not be read: those of `missing`, whose bytes are undefined */
+    uint8_t *missing; /* [leaves], valid with parts */
     uint32_t hashed; /* bytes; whole pieces */
     uint32_t batches; /* alive that name this slot's data */
     uint8_t value[QREP_DIGEST_SIZE];

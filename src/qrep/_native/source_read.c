@@ -4,7 +4,6 @@
 #include "disk.h"
 
 #include <errno.h>
-#include <sched.h>
 #include <string.h>
 
 #define WORK_FLAGS (QREP_WORK_HOLE | QREP_WORK_UNKNOWN)
@@ -83,6 +82,7 @@ static int start_reads(struct source_lane *lane, struct source_slot *slot)
     slot->read_error = 0;
     slot->short_read = 0;
     slot->hashed = 0;
+    slot->parts = 0;
     for (uint32_t part = 0; (uint64_t)part * lane->io_size < size; part++) {
         uint64_t start = (uint64_t)part * lane->io_size;
         uint64_t length = size - start < lane->io_size ? size - start : lane->io_size;
@@ -143,56 +143,30 @@ int source_fill(struct source_lane *lane)
     return rc;
 }
 
-static int touches(const struct qrep_bad_extent *before, const struct qrep_bad_extent *after)
+/* INV-Z: what cannot be read is named, and neither sent nor called zero. A pass that sends nothing leaves the whole granule UNKNOWN; else the
+ * leaves that could be read go on their way, and only the others are missing. Returns 1: the slot is free again. */
+static int note_unreadable(struct source_lane *lane, struct source_slot *slot, unsigned bad_count)
 {
-    return before->error == after->error && before->offset + before->size == after->offset;
-}
+    struct qrep_run_base *base = &lane->run->base;
+    uint64_t start = slot->granule * base->geometry.granule_size;
+    uint32_t leaf_size = base->geometry.leaf_size;
 
-/* Keep the list ascending, and what touches in one extent. Granules come in any order, so one may close the gap between two. */
-static void add_bad(struct qrep_source_run *run, const struct qrep_bad_extent *extent)
-{
-    struct qrep_bad_extent *list = run->bad;
-    uint32_t at = 0;
-
-    while (at < run->bad_count && list[at].offset < extent->offset)
-        at++;
-    int joins_before = at > 0 && touches(&list[at - 1], extent);
-    int joins_after = at < run->bad_count && touches(extent, &list[at]);
-    if (joins_before && joins_after) {
-        list[at - 1].size += extent->size + list[at].size;
-        memmove(&list[at], &list[at + 1], (--run->bad_count - at) * sizeof *list);
-    } else if (joins_before) {
-        list[at - 1].size += extent->size;
-    } else if (joins_after) {
-        list[at].offset = extent->offset;
-        list[at].size += extent->size;
-    } else if (run->bad_count < QREP_BAD_EXTENTS_MAX) {
-        memmove(&list[at + 1], &list[at], (run->bad_count++ - at) * sizeof *list);
-        list[at] = *extent;
-    } else if (at > 0) {
-        /* The list is full: rather name too much as bad than too little. */
-        list[at - 1].size = extent->offset + extent->size - list[at - 1].offset;
-    } else {
-        list[0].size = list[0].offset + list[0].size - extent->offset;
-        list[0].offset = extent->offset;
+    qrep_bad_list_add(&lane->run->bad, lane->bad, bad_count);
+    base->fresh_states[slot->granule] = QREP_STATE_UNKNOWN;
+    memset(base->fresh_values + slot->granule * QREP_DIGEST_SIZE, 0, QREP_DIGEST_SIZE);
+    if (lane->connection->kind == QREP_CONNECTION_NONE) {
+        slot->state = SLOT_FREE;
+        source_count(&base->counters.granules_done, 1);
+        return 1;
     }
-}
-
-/* INV-Z: what cannot be read is named, left UNKNOWN and not sent. */
-static void give_up_granule(struct source_lane *lane, struct source_slot *slot, unsigned bad_count)
-{
-    struct qrep_source_run *run = lane->run;
-
-    while (atomic_exchange_explicit(&run->bad_lock, 1, memory_order_acquire))
-        sched_yield();
-    for (unsigned i = 0; i < bad_count; i++)
-        add_bad(run, &lane->bad[i]);
-    atomic_store_explicit(&run->bad_lock, 0, memory_order_release);
-
-    run->base.fresh_states[slot->granule] = QREP_STATE_UNKNOWN;
-    memset(run->base.fresh_values + slot->granule * QREP_DIGEST_SIZE, 0, QREP_DIGEST_SIZE);
-    slot->state = SLOT_FREE;
-    source_count(&run->base.counters.granules_done, 1);
+    slot->parts = 1;
+    memset(slot->missing, 0, lane->granule_leaves);
+    for (unsigned i = 0; i < bad_count; i++) {
+        uint64_t first = (lane->bad[i].offset - start) / leaf_size, end = (lane->bad[i].offset + lane->bad[i].size - start + leaf_size - 1) / leaf_size;
+        for (uint64_t leaf = first; leaf < end && leaf < lane->granule_leaves; leaf++)
+            slot->missing[leaf] = 1;
+    }
+    return 0;
 }
 
 int source_read_done(struct source_lane *lane, uint64_t tag, int64_t result)
@@ -217,10 +191,8 @@ int source_read_done(struct source_lane *lane, uint64_t tag, int64_t result)
                                     slot->granule * base->geometry.granule_size, base->sector_size, lane->bad, QREP_BAD_EXTENTS_MAX);
         if (bad < 0)
             return qrep_fail(base, QREP_FAILURE_READ, slot->read_error, lane->lane, slot->granule);
-        if (bad > 0) {
-            give_up_granule(lane, slot, (unsigned)bad);
+        if (bad > 0 && note_unreadable(lane, slot, (unsigned)bad))
             return 0;
-        }
     }
     slot->state = SLOT_READ;
     source_count(&base->counters.read, slot->size);

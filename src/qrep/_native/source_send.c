@@ -135,7 +135,7 @@ static void piece_sent(struct source_lane *lane)
     if (batch->unsent.count)
         return;
     source_count(&counters->frames, batch->frame_count);
-    if (batch->finishes)
+    if (batch->finishes && !(batch->slot && batch->slot->parts))
         mark(lane, batch, 2);
     qrep_crashpoint("source-frame-sent");
     lane->sending = NULL;

@@ -200,6 +200,44 @@ static int drain_file_requests(struct target_lane *lane)
     return 0;
 }
 
+/* What of a range the medium does not take; data NULL: zeroes, of which `room` may be used to write from. */
+static int note_refused(struct target_lane *lane, const struct target_extent *extent, const struct qrep_zero_room *room)
+{
+    struct qrep_target_run *run = lane->run;
+    struct qrep_bad_extent bad[QREP_BAD_EXTENTS_MAX];
+    uint64_t granule = extent->offset / run->base.geometry.granule_size;
+
+    if (extent->data == NULL)
+        memset(room->base, 0, room->size);
+    for (uint64_t done = 0; done < extent->size;) {
+        uint64_t left = extent->size - done, part = extent->data || left < room->size ? left : room->size;
+        int count = qrep_salvage_write(lane->device_fd, extent->data ? extent->data : room->base, part, extent->offset + done, run->base.sector_size,
+                                       QREP_UNWRITABLE_MAX, bad, QREP_BAD_EXTENTS_MAX);
+        if (count < 0)
+            return qrep_target_fail(lane, QREP_FAILURE_WRITE, -count, granule);
+        if (count && (qrep_bad_list_add(&run->bad, bad, (unsigned)count) || run->bad.bytes > QREP_UNWRITABLE_MAX))
+            return qrep_target_fail(lane, QREP_FAILURE_WRITE, bad[0].error, granule);
+        done += part;
+    }
+    return 0;
+}
+
+/* The medium did not take all of the piece: all of its data once more, halved down to the sector. Its before-images are flushed, and nobody else
+ * writes these places meanwhile. */
+static int rewrite_piece(struct target_lane *lane, struct target_frame *frame)
+{
+    struct target_cursor cursor = frame->piece;
+    struct target_extent extent;
+    int rc = 0;
+
+    frame->refused = 0;
+    while (rc == 0 && qrep_frame_next_until(lane, frame, &cursor, &frame->piece_end, &extent))
+        if (extent.data)
+            rc = note_refused(lane, &extent, NULL);
+    frame->moved = frame->asked;
+    return rc;
+}
+
 static int clear_ranges(struct target_lane *lane, struct target_frame *frame)
 {
     /* The before-images have been logged and flushed, or were not wanted: their room is free. */
@@ -208,6 +246,11 @@ static int clear_ranges(struct target_lane *lane, struct target_frame *frame)
 
     for (uint32_t i = 0; rc == 0 && i < frame->clear_count; i++) {
         int64_t written = qrep_make_zero(lane->device_fd, frame->clear[i].offset, frame->clear[i].size, &lane->punch, &room);
+        if (written < 0 && qrep_is_medium_error((int)-written)) {
+            struct target_extent extent = {frame->clear[i].offset, frame->clear[i].size, NULL};
+            rc = note_refused(lane, &extent, &room);
+            continue;
+        }
         if (written < 0)
             return qrep_target_fail(lane, QREP_FAILURE_WRITE, (int)-written, frame->clear[i].offset / lane->run->base.geometry.granule_size);
         atomic_fetch_add_explicit(&lane->run->base.counters.written, (uint64_t)written, memory_order_relaxed);
@@ -283,6 +326,8 @@ int qrep_frame_advance(struct target_lane *lane, struct target_frame *frame)
             rc = write_piece(lane, frame);
             break;
         case TARGET_WRITING:
+            if (frame->refused && (rc = rewrite_piece(lane, frame)))
+                break;
             if (frame->moved != frame->asked)
                 return qrep_target_fail(lane, QREP_FAILURE_WRITE, ENOSPC, frame->header.granule);
             finish_piece(lane, frame);

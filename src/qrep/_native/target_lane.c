@@ -26,6 +26,9 @@ static void finish_pass(struct target_lane *lane, struct target_pass *pass)
     struct qrep_run_base *run = &lane->run->base;
 
     for (uint64_t granule = pass->granule; granule < pass->granule + pass->span; granule++) {
+        uint64_t start = granule * run->geometry.granule_size;
+        if (pass->parts || qrep_bad_list_touches(&lane->run->bad, start, run->geometry.granule_size))
+            continue; /* INV-Z: marked 1, and nothing is claimed of it */
         run->fresh_states[granule] = pass->result.state;
         memcpy(run->fresh_values + granule * QREP_DIGEST_SIZE, pass->result.value, QREP_DIGEST_SIZE);
         /* Whoever reads the mark while lanes run (a checkpoint) finds what it claims. */

@@ -3,7 +3,7 @@ from cpython.buffer cimport Py_buffer
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from .connection cimport Connection, atomic_int, qrep_connection
-from .lane cimport qrep_run_base
+from .lane cimport qrep_bad_list, qrep_run_base
 
 
 cdef extern from "lane.h" nogil:
@@ -18,6 +18,7 @@ cdef extern from "lane.h" nogil:
         uint32_t slots
         uint32_t ring_backend
         uint32_t is_file
+        qrep_bad_list bad
         uint32_t frame_limit
 
     int qrep_target_lane(qrep_target_run *run, int device_fd, qrep_connection *connection, uint32_t lane, atomic_int *lane_stop)

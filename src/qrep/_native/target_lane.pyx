@@ -4,7 +4,7 @@ from cpython.buffer cimport PyBuffer_Release
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
-from .lane cimport QREP_DIGEST_SIZE, counters_of, failure_of
+from .lane cimport QREP_DIGEST_SIZE, bad_extents_of, counters_of, failure_of
 from .ring cimport QREP_RING_AUTO, QREP_RING_THREADS, QREP_RING_URING
 from .views cimport view_bytes
 from .wire cimport QREP_FRAME_DATA_MAX, Geometry, qrep_granules
@@ -133,6 +133,10 @@ cdef class TargetRun:
     def counters(self):
         """Bytes, granules, frames and ns so far, summed over the lanes; any time."""
         return counters_of(&self.run.base.counters)
+
+    def bad_extents(self):
+        """[(offset, size, errno)] of what the device did not take, in bytes of it, ascending. Call it after the lanes."""
+        return bad_extents_of(&self.run.bad)
 
     def failure(self):
         """None, or (kind, errno or 0, lane, granule or None) of the lane that failed first."""

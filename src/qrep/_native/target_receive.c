@@ -243,7 +243,13 @@ static int finish_zero(const struct target_lane *lane, const struct qrep_frame_h
 /* The pass is complete with this frame. */
 static int close_pass(struct target_lane *lane, const struct qrep_frame_header *header, struct target_pass *pass)
 {
-    int rc = header->kind == QREP_FRAME_ZERO ? finish_zero(lane, header, &pass->result)
+    int rc = 0;
+
+    pass->parts = (header->flags & QREP_FRAME_PARTS) != 0;
+    if (pass->parts)
+        lane->assembly.open = 0; /* what the granule holds now has no value that anybody knows */
+    else
+        rc = header->kind == QREP_FRAME_ZERO ? finish_zero(lane, header, &pass->result)
                                              : qrep_granule_finish(&lane->assembly, header, &pass->result);
     if (rc)
         return qrep_target_fail(lane, rc == -EUCLEAN ? QREP_FAILURE_VALUE : QREP_FAILURE_MAP, -rc, header->granule);

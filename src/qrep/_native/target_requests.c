@@ -63,6 +63,8 @@ static void book_transfer(struct target_lane *lane, struct target_frame *frame, 
         lane->file_requests--;
     if (result >= 0)
         frame->moved += (uint64_t)result;
+    else if (op == TARGET_OP_WRITE && qrep_is_medium_error((int)-result))
+        frame->refused = 1; /* it is gone over again when all of its piece have come back */
     else if (op == TARGET_OP_UNDO && (result == -ENOSPC || result == -EDQUOT))
         qrep_target_fail(lane, QREP_FAILURE_UNDO_SPACE, ENOSPC, frame->header.granule);
     else

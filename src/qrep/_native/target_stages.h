@@ -57,6 +57,7 @@ struct target_pass {
     uint32_t span;
     uint32_t frames; /* in flight */
     int closed;      /* the last frame has come */
+    int parts;       /* and it said that leaves are missing */
     int finished;
     struct qrep_granule_result result; /* valid once closed */
 };
@@ -76,6 +77,7 @@ struct target_frame {
     uint64_t batch;      /* number, valid in LOGGING and LOGGED */
     uint64_t pass;       /* number */
     int marked;          /* its granules are marked as touched */
+    int refused;         /* WRITING: the medium did not take a write of this piece */
     uint64_t window_end; /* what to release when this frame is the oldest and done */
 };
 

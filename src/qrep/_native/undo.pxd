@@ -36,6 +36,7 @@ cdef extern from "undo_restore.h" nogil:
         int punch
         int is_file
         uint32_t backend
+        uint32_t sector_size
         uint64_t restored
         uint64_t failed
 

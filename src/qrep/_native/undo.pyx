@@ -66,12 +66,14 @@ def restore_order(batches):
     return sorted(batches, key=lambda batch: batch.sequence, reverse=True)
 
 
-def restore(int device_fd, int undo_fd, batches, uint64_t device_size, *, bint punch=True, bint is_file=False, str ring_backend="auto"):
+def restore(int device_fd, int undo_fd, batches, uint64_t device_size, *, bint punch=True, bint is_file=False, uint32_t sector_size=0,
+            str ring_backend="auto"):
     """Put before-images back; return the bytes of the device restored.
 
     device_fd: O_DIRECT, claimed, written by nobody else. batches: UndoPlace in the order of restore_order(); each is read and
     checked again before it is used. punch: what was zero is deallocated where that works, else zeroes are written.
-    is_file: the device is an image file. Releases the GIL.
+    is_file: the device is an image file. sector_size: of the device, 0: not known. A place that takes no write is left as it is where it
+    holds its before-image all the same. Releases the GIL.
     Stops at the first failure with RestoreError. Nothing is flushed: that is the caller's, before `open` is cleared (R10).
     """
     cdef qrep_restore_job job
@@ -81,6 +83,7 @@ def restore(int device_fd, int undo_fd, batches, uint64_t device_size, *, bint p
     batches = list(batches)
     memset(&job, 0, sizeof(job))
     job.device_fd, job.undo_fd, job.device_size = device_fd, undo_fd, device_size
+    job.sector_size = sector_size
     job.punch, job.is_file, job.backend = punch, is_file, backend_number(ring_backend)
     job.count = len(batches)
     places = <qrep_undo_found *>malloc((job.count or 1) * sizeof(qrep_undo_found))

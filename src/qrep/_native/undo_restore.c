@@ -4,6 +4,7 @@
 #include "buffers.h"
 #include "punch.h"
 #include "ring.h"
+#include "salvage.h"
 #include "window.h"
 
 #include <errno.h>
@@ -25,6 +26,7 @@ struct batch {
     uint64_t asked, moved; /* bytes of the requests of this stage */
     int checked;
     int in_any_order;      /* valid once checked */
+    int refused;           /* the medium did not take one of them */
     int applied;           /* its extents are being written, or were */
     uint64_t low, high;    /* the part of the device it touches, valid once checked */
 };
@@ -48,6 +50,69 @@ static int fail(struct restorer *restorer, const struct batch *batch, int rc)
     return rc;
 }
 
+/* ---- a medium that does not take all of it ---- */
+
+/* A run writes round what takes no write by the sector, so the way back has to go by the sector, too. */
+static size_t unit_of(const struct restorer *restorer, uint64_t offset, uint64_t size)
+{
+    uint64_t bits = offset | size | QREP_PAGE_SIZE;
+    return restorer->job->sector_size ? restorer->job->sector_size : (size_t)(bits & -bits);
+}
+
+/* Does the device hold `data`, of at most half the room? */
+static int holds(struct restorer *restorer, const uint8_t *data, size_t size, uint64_t offset)
+{
+    uint8_t *found = restorer->zero_room.base + ZERO_ROOM / 2;
+    return qrep_pread_all(restorer->job->device_fd, found, size, offset) == 0 && memcmp(found, data, size) == 0;
+}
+
+/* Write, and halve what fails, down to `unit`. Depth is log2(ZERO_ROOM / 1024). */
+static int put_back(struct restorer *restorer, const uint8_t *data, size_t size, uint64_t offset, size_t unit)
+{
+    int rc = qrep_pwrite_all(restorer->job->device_fd, data, size, offset);
+    if (rc == 0 || !qrep_is_medium_error(-rc) || holds(restorer, data, size, offset))
+        return qrep_is_medium_error(-rc) ? 0 : rc;
+    if (size <= unit)
+        return rc;
+    size_t half = (size / unit + 1) / 2 * unit;
+    rc = put_back(restorer, data, half, offset, unit);
+    return rc ? rc : put_back(restorer, data + half, size - half, offset + half, unit);
+}
+
+/* A block that takes no write may still hold what it held before the run, because the run could not write it either: then it need not be written.
+ * data NULL: zeroes. 0, or -errno. */
+static int put_back_or_find(struct restorer *restorer, const uint8_t *data, uint64_t size, uint64_t offset)
+{
+    size_t room = ZERO_ROOM / 2;
+    int rc = 0;
+
+    if (data == NULL)
+        memset(restorer->zero_room.base, 0, room);
+    for (uint64_t done = 0, part; rc == 0 && done < size; done += part) {
+        part = size - done < room ? size - done : room;
+        rc = put_back(restorer, data ? data + done : restorer->zero_room.base, part, offset + done, unit_of(restorer, offset + done, part));
+    }
+    return rc;
+}
+
+/* All of the batch once more, in its order; nothing of it is in flight, and no batch after it that touches the same places was begun. */
+static int rewrite_batch(struct restorer *restorer, struct batch *batch)
+{
+    const struct qrep_undo_batch *head = (const void *)batch->data;
+    const struct qrep_undo_extent *extents = (const void *)(head + 1);
+    const uint8_t *payload = batch->data + qrep_undo_payload_offset(head->extent_count) + head->payload_size;
+    int rc = 0;
+
+    for (uint32_t i = head->extent_count; rc == 0 && i-- > 0;) {
+        if (extents[i].kind == QREP_UNDO_DATA)
+            payload -= extents[i].size;
+        rc = put_back_or_find(restorer, extents[i].kind == QREP_UNDO_DATA ? payload : NULL, extents[i].size, extents[i].offset);
+    }
+    batch->refused = 0;
+    batch->moved = batch->asked;
+    return rc ? fail(restorer, batch, rc) : 0;
+}
+
 static int reap(struct restorer *restorer)
 {
     struct qrep_completion done[REAP_ROOM];
@@ -58,10 +123,14 @@ static int reap(struct restorer *restorer)
         batch->pending--;
         if (batch->applied)
             restorer->device_requests--;
-        if (done[i].result < 0)
+        if (done[i].result < 0 && batch->applied && qrep_is_medium_error((int)-done[i].result))
+            batch->refused = 1;
+        else if (done[i].result < 0)
             rc = fail(restorer, batch, (int)done[i].result);
         else
             batch->moved += (uint64_t)done[i].result;
+        if (rc == 0 && batch->refused && batch->pending == 0)
+            rc = rewrite_batch(restorer, batch);
     }
     return rc;
 }
@@ -168,6 +237,8 @@ static int write_extent(struct restorer *restorer, struct batch *batch, const st
         if (rc)
             return rc;
         int64_t written = qrep_make_zero(job->device_fd, extent->offset, extent->size, &restorer->punch, &restorer->zero_room);
+        if (written < 0 && qrep_is_medium_error((int)-written))
+            written = put_back_or_find(restorer, NULL, extent->size, extent->offset);
         return written < 0 ? fail(restorer, batch, (int)written) : 0;
     }
     while ((rc = qrep_ring_write(restorer->ring, DEVICE_FILE, payload, extent->size, extent->offset,

@@ -17,6 +17,7 @@ struct qrep_restore_job {
     int punch;   /* what was zero is deallocated where that works; else zeroes are written */
     int is_file; /* the device is an image file */
     uint32_t backend;
+    uint32_t sector_size; /* of the device; 0: not known, then what takes no write is found in larger pieces */
     /* results */
     uint64_t restored; /* bytes of the device put back */
     uint64_t failed;   /* position of the batch that failed, or QREP_UNDO_NO_PLACE */

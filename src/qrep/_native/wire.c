@@ -80,7 +80,9 @@ static int check_fields(const struct qrep_frame_header *header, const struct qre
     uint64_t granules = qrep_granules(geometry);
     int has_value = (header->flags & QREP_FRAME_VALUE) != 0;
 
-    if (header->flags & ~(QREP_FRAME_LAST | QREP_FRAME_VALUE))
+    if (header->flags & ~(QREP_FRAME_LAST | QREP_FRAME_VALUE | QREP_FRAME_PARTS))
+        return -EPROTO;
+    if ((header->flags & QREP_FRAME_PARTS) && ((header->flags & (QREP_FRAME_LAST | QREP_FRAME_VALUE)) != QREP_FRAME_LAST || header->kind == QREP_FRAME_ZERO))
         return -EPROTO;
     if (!has_value && !digest_is_zero(header->granule_value))
         return -EPROTO;

@@ -27,6 +27,8 @@ enum qrep_frame_kind {
 #define QREP_FRAME_ANSWER 0x80000000u
 
 #define QREP_FRAME_LAST 1u  /* flags: the last frame of its granule in this pass */
+#define QREP_FRAME_PARTS 4u /* flags: with LAST, not with VALUE, not of a ZERO frame: the pass ends here and leaves of the granule that differ may be
+                               missing, because the source could not read them; it stays applied in part (INV-Z) */
 #define QREP_FRAME_VALUE 2u /* flags: granule_value holds the chaining value of the granule once this frame is applied; not with a span > 1 */
 
 struct qrep_frame_header {

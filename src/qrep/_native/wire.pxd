@@ -14,6 +14,7 @@ cdef extern from "wire.h" nogil:
         QREP_FRAME_END
         QREP_FRAME_LAST
         QREP_FRAME_VALUE
+        QREP_FRAME_PARTS
     uint32_t QREP_RUN_ZERO  # beyond the range of a C enum
     uint32_t QREP_FRAME_ANSWER
 

@@ -15,7 +15,7 @@ HEADER = ("JOB", "MODE", "STATE", "SOURCE -> TARGET", "LAST SYNC POINT", "LAG", 
 def state_text(job):
     progress = job.get("progress") or {}
     text = job["state"]
-    if text in ("syncing", "degraded") and progress.get("percent") is not None:
+    if text in ("syncing", "degraded", "restoring") and progress.get("percent") is not None:
         text += f" {progress['percent']:.0f}%"
     if job.get("queue"):
         text += f" {job['queue']['position']}/{job['queue']['waiting']}"

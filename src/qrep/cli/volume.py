@@ -74,6 +74,7 @@ def details(volume):
     if undo:
         rows.append(("undo space", f"{units.format_size(undo['used'])} used of {units.format_size(undo['limit'])}"))
         rows.append(("sync points", f"{volume.get('sync_points', 0)} kept"))
+        rows.append(("open generation", f"given up after {volume.get('open_generation') or '24h'} without a run"))
     rows += [
         (name.replace("_", " "), value)
         for name, value in (volume.get("identity") or {}).items()
@@ -101,6 +102,10 @@ SETTINGS = (
         "--undo", metavar="DIR", type=click.Path(), help="Where before-images are kept (default: the state directory)."
     ),
     click.option("--undo-space", metavar="SIZE|2x", help="How much they may take, absolute or in volumes."),
+    click.option(
+        "--open-generation", metavar="TIME",
+        help="How long what an unfinished run applied is kept for the next one; then it is rolled back (default: 24h).",
+    ),
     click.option(
         "--accept", metavar="PEER", multiple=True, shell_complete=names.peers, help="A peer that may replicate onto this volume; none by default."
     ),

@@ -2,8 +2,8 @@
 
 from qrep.daemon.snapshots import copy_out, delete_point, list_points, plan_rollback, roll_back
 
-FIELDS = {"snapshots": str, "undo": str, "undo_space": str, "leaf": str, "granule": str, "accept": list}
-CHANGES = {"snapshots": str, "undo": str, "undo_space": str, "accept": list}
+FIELDS = {"snapshots": str, "undo": str, "undo_space": str, "open_generation": str, "leaf": str, "granule": str, "accept": list}
+CHANGES = {"snapshots": str, "undo": str, "undo_space": str, "open_generation": str, "accept": list}
 
 
 def add(requests, node):

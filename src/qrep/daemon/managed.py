@@ -60,10 +60,11 @@ class ManagedVolume:
                 if held:
                     self.open_target(sync_points=kept)
 
-    def open_target(self, *, sync_points, overwrite=False, source=None, claim_wait=30):
+    def open_target(self, *, sync_points, overwrite=False, source=None, claim_wait=30, on_claimed=None):
         """Claim the device and recover it: from now on nobody else writes to it (R1). Returns the TargetVolume.
 
-        claim_wait: seconds to wait for a dead predecessor's writes. Raises DamagedError when qrep's own records of it are damaged; it is then held, and out of service.
+        claim_wait: seconds to wait for a dead predecessor's writes. on_claimed(): called when the device is claimed, before anything is put back;
+        `target` is set then. Raises DamagedError when qrep's own records of it are damaged; it is then held, and out of service.
         """
         from qrep.target.volume import TargetVolume
 
@@ -79,11 +80,18 @@ class ManagedVolume:
                     undo_directory=self.settings.undo or None, undo_limit=undo_limit(self.settings, info.size),
                     sync_points=sync_points, overwrite=overwrite, source=source, claim_wait=claim_wait,
                 )  # fmt: skip
-                target.open()
+
+                def ready():
+                    self.target = target
+                    if on_claimed is not None:
+                        on_claimed()
+
+                target.open(ready)
                 if target.damaged:
                     raise DamagedError(f"{self.name} is out of service: {target.damaged}", hint=self.way_out())
-            except QrepError as error:
-                self.error = error
+            except (OSError, QrepError) as error:
+                self.error = error if isinstance(error, QrepError) else QrepError(f"{self.name}: {error}")
+                self.target = None
                 if target is not None:
                     target.close()
                 raise
@@ -131,7 +139,7 @@ class ManagedVolume:
         value = {
             "name": self.name, "id": settings.id, "device": settings.device, "accept": settings.accept, "jobs": jobs,
             "identity": settings.identity, "size": settings.identity.get("size"), "sector_size": None, "role": None, "problem": None,
-            "undo": None, "sync_points": 0, "snapshots": {"backend": settings.snapshots, "fuzzy": False, "reason": ""},
+            "open_generation": settings.open_generation, "undo": None, "sync_points": 0, "snapshots": {"backend": settings.snapshots, "fuzzy": False, "reason": ""},
         }  # fmt: skip
         try:
             info = self.inspect()

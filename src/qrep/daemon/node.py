@@ -83,6 +83,7 @@ class Node:
         self.housekeeping.every(1.0, self.events.tell_suppressed)
         self.housekeeping.every(10.0, self.hooks.tell_dropped)
         self.housekeeping.every(1.0, lambda: self.metrics_file.tick(time.monotonic()))
+        self.housekeeping.every(1.0, lambda: self.volumes.abandon_old(self.settings.limits.open_generation))
         self.housekeeping.every(60.0, lambda: self.events.prune(self.settings.events))
 
     def _hold(self):

@@ -1,5 +1,7 @@
 """Pairs: which job of which peer may write to which volume here. Default deny; the administrator of this host says so."""
 
+import contextlib
+
 from qrep import __version__, config
 from qrep.daemon import asks
 from qrep.errors import NotFound, ProtocolError, Refused, UsageError
@@ -113,6 +115,8 @@ class Pairs:
         self.node.events.add(
             "pair-deleted", f"job {pair['job']} of {pair['peer'] or 'this host'}", volume=pair["volume"], job=pair["job"]
         )
+        with contextlib.suppress(NotFound):  # the volume is gone as well
+            self.node.volumes.abandon(self.node.volumes.get(pair["volume"]), f"job {pair['job']} was deleted")
         return {}
 
     def _pair(self, job_id, peer):

@@ -1,6 +1,7 @@
 """The purposes of a peer's connection, each served in the thread of that connection: control sessions, data over TLS or plain, questions."""
 
 import contextlib
+import functools
 
 from qrep.daemon import asks
 from qrep.errors import ProtocolError, QrepError, Refused
@@ -76,6 +77,7 @@ class Sessions:
 
     def serve(self, target, channel, hello, volume, job, rendezvous=None):
         """One session to its end. An open generation is kept for the next one."""
+        target.observer = functools.partial(self._tell, volume, job, hello is None)
         reason = target.serve(channel, rendezvous or self.node.rendezvous, hello)
         if reason is not None:
             self.node.events.add("session-ended", reason, volume=volume, job=job)
@@ -83,6 +85,11 @@ class Sessions:
             self.node.events.add("volume-damaged", target.damaged, volume=volume, job=job)
         else:
             self.node.note_root(target)
+
+    def _tell(self, volume, job, local, code, text, **data):
+        """What a target volume says. Of blocks that were left out, the source of a job on this host says it."""
+        if not local or code == "generation-abandoned":
+            self.node.events.add(code, text, volume=volume, job=job, **data)
 
     def data(self, stream, peer):
         """A connection of a run that was told the token by the volume it writes to."""

@@ -41,7 +41,7 @@ def list_points(node, name):
 
 def _earlier(node, name, point):
     target, found, points = find(node, name, point)
-    if found.current:
+    if found.current and not target.has_open_generation():
         raise Refused(f"{name} is at {point} already", hint=f"qrep snapshot {name}", code="already-there")
     return target, found, points
 
@@ -49,7 +49,10 @@ def _earlier(node, name, point):
 def plan_rollback(node, _task, name, point):
     _target, found, points = _earlier(node, name, point)
     newer = points[: points.index(found)]
-    return {"point": point, "time": _time(found), "bytes": sum(each.undo_bytes for each in newer), "fuzzy": found.fuzzy}
+    total = sum(each.undo_bytes for each in newer)
+    if _target.has_open_generation():  # is given up first
+        total += _target.undo.size(_target.machine.record.open_new_id)
+    return {"point": point, "time": _time(found), "bytes": total, "fuzzy": found.fuzzy}
 
 
 class _Restoring:
@@ -69,6 +72,9 @@ def roll_back(node, task, name, point):
     target, found, _points = _earlier(node, name, point)
     progress = _Restoring(plan_rollback(node, task, name, point)["bytes"])
     task.progress = progress.shown
+    if target.abandon(f"rolled back to {name}@{point} by hand") and found.current:
+        node.events.add("rolled-back", f"to generation {found.counter}, from an open one", volume=name, counter=found.counter)
+        return {"point": point, "counter": found.counter, "time": _time(found), "root": node.db.root(found.id.hex())}
     after = target.rollback(found.id, progress)
     root = node.db.root(found.id.hex())  # the content is that generation's, whatever number it bears now
     if root:

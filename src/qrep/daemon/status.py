@@ -4,11 +4,11 @@ import time
 
 from qrep import __version__
 from qrep.errors import QrepError
-from qrep.jobs.shown import iso, job_dict
+from qrep.jobs.shown import iso, job_dict, left_out, what_to_do
 
 NOT_KNOWN_HERE = (
     "initial", "timeout", "connections", "generation", "counter", "root", "last_sync_point", "lag_seconds", "path", "paths", "transport", "zero_copy", "rate_bytes_per_s", "shape",
-    "limit", "progress", "problem", "next", "last_run", "schedule", "missed", "rpo", "rpo_passed", "queue",
+    "limit", "progress", "problem", "unsynced", "next", "last_run", "schedule", "missed", "rpo", "rpo_passed", "queue",
 )  # fmt: skip
 
 
@@ -47,6 +47,13 @@ def received(node, pair):
             "text": f"a run is open on {pair['volume']} and its source is not connected",
             "action": f"on {pair['peer']}: qrep start {pair['job']} goes on from there; qrep snapshot {pair['volume']} shows what is committed",
         }
+    if job["state"] == "degraded":
+        job["problem"] = {
+            "code": "unsynced",
+            "text": f"{left_out(found['held'], pair['peer'], pair['volume'])}; the rest is applied, nothing of it is a sync point",
+            "action": f"{what_to_do(found['held'])}; the next run of {pair['job']} on {pair['peer']} tries these blocks again",
+        }
+    job["unsynced"] = found["held"]
     at = found["last_sync_point_ns"]
     return job | {
         "last_sync_point": iso(at),
@@ -65,6 +72,11 @@ def _state(found):
         progress = dict.fromkeys(("percent", "seconds_left", "bottleneck", "rate_bytes_per_s", "hash_bytes_per_s"))
         progress |= {"phase": "syncing", "written": session["written"], "sent": session["received"], "unreadable": 0}
         return "syncing", progress | {"read": 0, "hashed": 0, "zero": 0, "changed": session["written"]}
-    if found["phase"] == "rolling":
-        return "restoring", None
-    return ("stopped" if found["open"] else "idle"), None
+    if found["phase"] in ("rolling", "recovering"):
+        done, total = found["restoring"] or (0, 0)
+        progress = dict.fromkeys(("seconds_left", "bottleneck", "rate_bytes_per_s", "hash_bytes_per_s"))
+        progress |= {"phase": "restoring", "percent": round(100 * done / total, 1) if total else None, "written": done, "sent": 0, "unreadable": 0}
+        return "restoring", progress | {"read": 0, "hashed": 0, "zero": 0, "changed": 0}
+    if found["open"]:
+        return ("degraded" if found["held"] else "stopped"), None
+    return "idle", None

@@ -17,12 +17,16 @@ from qrep.volumes import registry
 FIXED = ("id", "device", "undo", "leaf", "granule", "identity")  # what a volume is; the rest is how it is used
 
 
+RECOVERY_S = 3.0  # that a start waits for before-images to be put back, before it serves all the same
+
+
 class Volumes:
     """All volumes of this node, by name. Thread-safe."""
 
     def __init__(self, config, state, events):
         self.config, self.state, self.events = config, state, events
         self._lock = threading.RLock()
+        self._abandoning = set()  # names of volumes whose open generation is being given up
         self._volumes = {name: ManagedVolume(name, settings, state.path) for name, settings in config.load_all("volumes").items()}
 
     def get(self, name):
@@ -41,21 +45,64 @@ class Volumes:
             return [self._volumes[name] for name in sorted(self._volumes)]
 
     def recover(self, sync_points_of):
-        """At start: claim and recover every replica. One that fails stays out of service and says why; the others serve."""
-        for volume in self.all():
-            self._recover(volume, sync_points_of(volume.name))
+        """At start: claim every replica and bring it back, all at once. Returns when all are claimed or have failed; one that still puts much back
+        goes on meanwhile, shows it, and lets sessions wait. One that fails stays out of service and says why; the others serve."""
+        recovering = [(volume, threading.Event()) for volume in self.all() if volume.is_replica()]
+        threads = [
+            threading.Thread(target=self._recover, args=(volume, sync_points_of(volume.name), claimed), name=f"recovery of {volume.name}", daemon=True)
+            for volume, claimed in recovering
+        ]  # fmt: skip
+        for thread in threads:
+            thread.start()
+        for _volume, claimed in recovering:
+            claimed.wait()
+        deadline = time.monotonic() + RECOVERY_S
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
 
-    def _recover(self, volume, sync_points):
-        if not volume.is_replica():
-            return
+    def _recover(self, volume, sync_points, claimed):
         try:
-            target = volume.open_target(sync_points=sync_points)
+            target = volume.open_target(sync_points=sync_points, on_claimed=claimed.set)
         except QrepError as error:
             code = "volume-damaged" if isinstance(error, DamagedError) else "volume-missing"
             self.events.add(code, error.message, volume=volume.name, reason=error.code)
+        except OSError as error:
+            self.events.add("volume-missing", str(error), volume=volume.name, reason="failed")
+        else:
+            if target.recovered:
+                text = "an unfinished generation was taken back; it holds its last sync point"
+                self.events.add("volume-recovered", text, volume=volume.name)
+        finally:
+            claimed.set()
+
+    def abandon_old(self, default):
+        """Give up open generations that nobody has come back for. default: how long one is kept where the volume does not say, as a setting."""
+        for volume in self.all():
+            target, limit = volume.target, volume.settings.open_generation or default
+            alone_s = target.alone_s() if target is not None else None
+            if alone_s is not None and alone_s >= units.parse_duration(limit):
+                self.abandon(volume, f"no run has come for {limit}")
+
+    def abandon(self, volume, why):
+        """Give up a volume's open generation, in a thread of its own: much may have to be put back. volume: ManagedVolume."""
+        if volume.target is None or not volume.target.has_open_generation():
             return
-        if target.recovered:
-            self.events.add("volume-recovered", "an unfinished generation was taken back; it holds its last sync point", volume=volume.name)
+        with self._lock:
+            if volume.name in self._abandoning:
+                return
+            self._abandoning.add(volume.name)
+        threading.Thread(target=self._abandon, args=(volume, volume.target, why), name=f"rollback of {volume.name}", daemon=True).start()
+
+    def _abandon(self, volume, target, why):
+        try:
+            target.abandon(why)
+            if target.damaged:
+                self.events.add("volume-damaged", target.damaged, volume=volume.name)
+        except Refused:
+            pass  # a run came in the meantime: it goes on with the generation, or gives it up
+        finally:
+            with self._lock:
+                self._abandoning.discard(volume.name)
 
     # ---- by a reload: the files were changed by somebody else ----
 
@@ -66,7 +113,8 @@ class Volumes:
             fixed = [field for field in FIXED if volume and getattr(volume.settings, field) != getattr(settings, field)]
             if volume is None:
                 volume = self._volumes[name] = ManagedVolume(name, settings, self.state.path)
-                self._recover(volume, sync_points)
+                if volume.is_replica():
+                    self._recover(volume, sync_points, threading.Event())
             elif fixed and volume.is_replica():
                 raise Refused(
                     f"volume {name}: {', '.join(fixed)} cannot change while it is a replica",
@@ -82,7 +130,6 @@ class Volumes:
         with self._lock:
             self._volumes[name].close_target()
             del self._volumes[name]
-
 
     def close(self, timeout):
         """Let all devices go, at the end. Returns the names of those that were still busy after `timeout` seconds: putting much back,

@@ -5,7 +5,7 @@ import time
 from collections import Counter
 
 from qrep import states, units
-from qrep.errors import DeviceReadError, Interrupted, QrepError, Refused
+from qrep.errors import Interrupted, QrepError, Refused, Unsynced
 from qrep.jobs.schedule import Timing
 
 GOING = ("queued", "connecting", "running", "waiting")  # states in which a run goes on
@@ -166,6 +166,9 @@ class JobRunner:
             after = "it is taken up when the agent starts again" if self._leaving else "start goes on from there"
             self.events.add("run-stopped", f"what has been applied is kept; {after}", job=self.name)
             raise
+        except Unsynced as error:
+            self._degraded(error, started)
+            raise
         except QrepError as error:
             self._failed(error, started)
             raise
@@ -239,15 +242,28 @@ class JobRunner:
             )
         return result
 
+    def _degraded(self, error, started):
+        """Blocks were left out. What was applied waits in an open generation at the target, unless the target had to go back."""
+        self._go("hold", "degraded")
+        self.taken_up = 0
+        unsynced = {
+            "source": [{"offset": offset, "size": size} for offset, size in error.unreadable],
+            "target": [{"offset": offset, "size": size} for offset, size in error.unwritten],
+        }
+        self.problem = {"code": error.code, "text": error.message, "action": f"{error.hint}: qrep start {self.name}", "unsynced": unsynced}
+        self._keep()
+        self.db.add_run(self.settings.id, started, "degraded", self.problem)
+        for code, extents in (("source-unreadable", unsynced["source"]), ("target-unwritable", unsynced["target"])):
+            if extents:
+                self.events.add(code, error.message, job=self.name, extents=extents)
+        self.events.add("run-degraded", error.message, job=self.name)
+
     def _failed(self, error, started):
         self._go({"running": "fail", "waiting": "give-up"}.get(self.state, "refused"), "failed")
         action = error.hint or f"qrep events {self.name} shows what led to it; qrep start {self.name} tries again"
         self.problem = {"code": error.code, "text": error.message, "action": action}
         self._keep()
         self.db.add_run(self.settings.id, started, "failed", self.problem)
-        if isinstance(error, DeviceReadError):
-            extents = [{"offset": offset, "size": size, "errno": errno} for offset, size, errno in error.extents]
-            self.events.add("source-unreadable", error.message, job=self.name, extents=extents)
         self.events.add("run-failed", error.message, job=self.name, reason=error.code)
 
     # ---- its state ----

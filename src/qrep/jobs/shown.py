@@ -4,6 +4,7 @@ import time
 from datetime import UTC, datetime, timedelta
 
 from qrep import units
+from qrep.extents import describe
 from qrep.jobs.paths import DOWN
 
 SHOWN = {"connecting": "connecting", "committing": "committing"}  # phases of a run that are states of their own; all others: syncing
@@ -60,6 +61,7 @@ def job_dict(runner):
         "limit": runner.limit(),
         "progress": progress,
         "problem": _problem(runner) or _path_problem(paths),
+        "unsynced": (runner.problem or {}).get("unsynced"),
         "rpo": settings.rpo or None,
         "rpo_passed": runner.timing.over(time.time(), runner.committed_at) is not None,
         "queue": runner.queue(),
@@ -112,9 +114,21 @@ def _state(runner, progress, paths):
     return SHOWN.get((progress or {}).get("phase"), "syncing")
 
 
+def left_out(unsynced, source, target):
+    """What a run left out, in words. unsynced: {"source": [{offset, size}], "target": ...}; source, target: names of the two ends."""
+    ends = (("source", source, "cannot be read"), ("target", target, "cannot be written"))
+    lists = [(end, [(extent["offset"], extent["size"]) for extent in unsynced[key]], what) for key, end, what in ends]
+    return "; ".join(f"{end}: {describe(extents)} {what}" for end, extents, what in lists if extents)
+
+
+def what_to_do(unsynced):
+    ends = " and ".join(f"the {end} device" for end in ("source", "target") if unsynced[end])
+    return f"repair or replace {ends}"
+
+
 def _problem(runner):
     if runner.problem:
-        return runner.problem
+        return {key: value for key, value in runner.problem.items() if key != "unsynced"}
     if runner.state == "waiting":
         return {
             "code": "waiting",

@@ -28,5 +28,5 @@ class CopySource:
         return RunRequest(
             job_id=job_id, volume_id=volume_id, device=self.info, backend=self.backend, run_directory=directory,
             map_directory=self._map_dir or os.path.join(directory, "map"), leaf_size=self.leaf_size, granule_size=self.granule_size,
-            connections=self.connections, initial="compare" if compare else "auto", timeout_s=timeout_s,
+            connections=self.connections, initial="compare" if compare else "auto", timeout_s=timeout_s, hold=False,  # nobody keeps the target in service
         )  # fmt: skip

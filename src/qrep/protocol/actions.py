@@ -104,9 +104,24 @@ class DrainLanes(NamedTuple):
 
 
 class CollectManifest(NamedTuple):
-    """RESULT manifest_collected(count, manifest, partial): R7, over what was applied; partial: granules of which parts were."""
+    """RESULT manifest_collected(count, manifest, partial, unwritten): R7, over what was applied; partial: granules of which parts were;
+    unwritten: (offset, size) of what the device did not take in this session."""
 
     attempt: int
+
+
+class HoldOpen(NamedTuple):
+    """The attempt stays open without a session that works on it. unreadable, unwritten: of messages.Extent, for people."""
+
+    attempt: int
+    unreadable: tuple
+    unwritten: tuple
+
+
+class Abandoned(NamedTuple):
+    """For people: a generation that was open was given up, and the device is back at the committed one. why: by what, in words."""
+
+    why: str
 
 
 class FlushDevice(NamedTuple):

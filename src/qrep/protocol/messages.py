@@ -28,6 +28,7 @@ LEAF_PAGE_MAX = 1 << 19  # bytes: 64 MiB granules of 4 KiB leaves, 32 bytes each
 FRAME_LIMIT_MAX = 4 << 20  # bytes of data in one frame, QREP_FRAME_DATA_MAX of wire.h
 EPOCH_STEP_MAX = 1 << 32  # how far one Hello may move max_epoch: a peer cannot use the numbers up
 HISTORY_MAX = 12  # QREP_HISTORY_MAX of disk.h
+EXTENTS_MAX = 256  # places named by one message, QREP_BAD_EXTENTS_MAX of badlist.h
 
 REPLICA, PRIMARY = 1, 2  # role, enum qrep_role of disk.h
 
@@ -44,6 +45,16 @@ FrameLimit = Annotated[int, Meta(ge=4096, le=FRAME_LIMIT_MAX)]
 ScanCount = Annotated[int, Meta(ge=1, le=GRANULES_PER_SCAN)]
 ChunkBytes = Annotated[bytes, Meta(min_length=1, max_length=GRANULES_PER_CHUNK)]
 ChunkDigests = Annotated[bytes, Meta(min_length=32, max_length=GRANULES_PER_CHUNK * 32)]
+
+
+class Extent(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A place of the volume, bytes."""
+
+    offset: Count
+    size: Annotated[int, Meta(ge=1, le=(1 << 63) - 1)]
+
+
+Extents = Annotated[list[Extent], Meta(max_length=EXTENTS_MAX)]
 
 
 class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="t"):
@@ -110,6 +121,13 @@ class Prepare(Message, tag="prepare"):
     manifest: Digest
     fuzzy: bool
     frozen_at_ns: Count
+
+
+class Hold(Message, tag="hold"):
+    """Everything that could be read was sent, and `unreadable` could not: keep the attempt open. It is no sync point, and can be resumed."""
+
+    attempt: Wide
+    unreadable: Annotated[list[Extent], Meta(min_length=1, max_length=EXTENTS_MAX)]
 
 
 class Commit(Message, tag="commit"):
@@ -218,6 +236,13 @@ class Applied(Message, tag="applied"):
 
 class Prepared(Message, tag="prepared"):
     attempt: Wide
+
+
+class Held(Message, tag="held"):
+    """Answer to Hold; and to Prepare where the device did not take `unwritten`. Everything else is applied; the attempt stays open."""
+
+    attempt: Wide
+    unwritten: Extents
 
 
 class Committed(Message, tag="committed"):
@@ -344,9 +369,9 @@ NAK_CODES = {
     "id": "an id was used before",
 }
 
-SOURCE_SAYS = (Hello, Begin, Resume, AddConnections, Prepare, Commit, Abort, ScanTarget, Verify, GetLeaves, GetRoot, Ping)
+SOURCE_SAYS = (Hello, Begin, Resume, AddConnections, Prepare, Hold, Commit, Abort, ScanTarget, Verify, GetLeaves, GetRoot, Ping)
 TARGET_SAYS = (
-    State, Stale, Began, Resumed, Added, Applied, Prepared, Committed, Aborted, Nak, Digests, Leaves, Root, Progress, Error, Pong, Beat,
+    State, Stale, Began, Resumed, Added, Applied, Prepared, Held, Committed, Aborted, Nak, Digests, Leaves, Root, Progress, Error, Pong, Beat,
 )  # fmt: skip
 TESTER_SAYS, TESTED_SAYS = (Measure, Halt, Ping), (Ready, Measured, Error, Pong)
 

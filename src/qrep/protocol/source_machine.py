@@ -14,11 +14,11 @@ from qrep.protocol.messages import NO_ID
 from qrep.protocol.records import RunRecord
 from qrep.protocol.source_compare import SourceCompare
 from qrep.protocol.source_connections import SourceConnections
-from qrep.protocol.source_replies import SourceReplies
+from qrep.protocol.source_replies import SourceReplies, unsynced
 
 CONNECTED = (
-    "greeting", "aborting", "comparing", "freezing", "searching", "fetching", "starting", "overlaying", "sending", "preparing", "committing",
-    "giving-up",
+    "greeting", "aborting", "comparing", "freezing", "searching", "fetching", "starting", "overlaying", "sending", "preparing", "holding",
+    "committing", "giving-up",
 )  # fmt: skip
 
 
@@ -30,10 +30,13 @@ class SourceMachine(SourceReplies, SourceCompare, SourceConnections):
     epoch: a number not below the last session of this job that anyone here remembers. draw(n): n fresh random bytes.
     initial: "compare" (ask the target for digests whenever the map does not describe what it holds), "full" (send all then),
     "auto" (compare if the target ever committed, else send all).
+    hold: where blocks cannot be read or written, an attempt on top of a generation stays open for the next run; False: only one that has
+    nothing to go back to does.
     Public: phase (a key of states.SOURCE), record; plain, set by the driver before connected(): data connections of that session come without TLS.
     """
 
-    def __init__(self, *, job_id, volume_id, shape, map_tag, pending_new, record, epoch, draw, initial="auto", connections=2, frame_limit=1 << 20):
+    def __init__(self, *, job_id, volume_id, shape, map_tag, pending_new, record, epoch, draw, initial="auto", connections=2, frame_limit=1 << 20,
+                 hold=True):  # fmt: skip
         if initial not in ("auto", "compare", "full"):
             raise ValueError(f"initial: {initial!r} is not auto, compare or full")
         self.phase = "new"
@@ -62,6 +65,8 @@ class SourceMachine(SourceReplies, SourceCompare, SourceConnections):
         self._to_search = False  # the base is made of digests without leaf pages
         self._wanted, self._asked = [], []  # granules whose pages are to be had; those asked for that have not come
         self._error = None  # why it is giving up
+        self._hold = hold
+        self._unreadable = ()  # valid from holding on
 
     # ---- events of the driver ----
 
@@ -76,6 +81,8 @@ class SourceMachine(SourceReplies, SourceCompare, SourceConnections):
         """The control connection is gone, or was given up for another one."""
         if self.phase == "giving-up":
             return self._end(self._error)
+        if self.phase == "holding":  # the answer would have changed nothing here
+            return self._degrade(())
         return self._close(Unreachable(why, hint="it resumes from what has been applied"))
 
     def stop(self):
@@ -111,13 +118,17 @@ class SourceMachine(SourceReplies, SourceCompare, SourceConnections):
         return do.Send(say.Begin(record.base, record.new, record.attempt, self._connections, self._frame_limit))
 
     def lanes_finished(self, count, manifest, unreadable):
-        """All is sent. count, manifest: R7, over what was marked as sent. unreadable: granules that could not be read."""
+        """All is sent. count, manifest: R7, over what was marked as sent. unreadable: (offset, size) of what could not be read."""
         self._take("lanes_finished")
         self._lanes = False
-        if unreadable:  # INV-Z: nothing is invented, so nothing is committed
-            return self._give_up(DeviceReadError(f"{unreadable} granules of the source cannot be read"))
-        self._go("preparing")
         record = self.record
+        if unreadable:  # INV-Z: nothing is invented, so nothing is committed
+            if not self._may_hold():
+                return self._give_up(unsynced(unreadable, ()))
+            self._go("holding")
+            self._unreadable = tuple(unreadable)
+            return [do.Send(say.Hold(record.attempt, [say.Extent(offset, size) for offset, size in unreadable[: say.EXTENTS_MAX]]))]
+        self._go("preparing")
         return [do.Send(say.Prepare(record.attempt, count, manifest, record.fuzzy, record.frozen_at_ns))]
 
     def lanes_failed(self, kind, text):
@@ -137,8 +148,8 @@ class SourceMachine(SourceReplies, SourceCompare, SourceConnections):
             # Committed all the same. Pending digests stay for the next State to fold, a run record for the next start to clear.
             snapshot = do.ReleaseSnapshot(self.record.snapshot)
             return [self._finish()] if isinstance(action, (do.ClearRun, do.ReleaseSnapshot)) else [snapshot, self._finish()]
-        if self.phase == "failed":
-            return [do.Fail(self._error, False)]
+        if self.phase in ("failed", "degraded"):
+            return [do.Fail(self._error, self.phase == "degraded")]
         if isinstance(action, (do.FoldPending, do.DropPending, do.ForgetSourceMap)):
             # What is durable is the old map or the new one: settle again with the next State.
             self._map_tag, self._pending_new = self._unsettled
@@ -200,6 +211,17 @@ class SourceMachine(SourceReplies, SourceCompare, SourceConnections):
         self._go("giving-up")
         self._error = error
         return [*done, do.Send(say.Abort(self.record.attempt, str(error)[:2000]))]
+
+    def _may_hold(self):
+        return self._hold or self.record.base == NO_ID
+
+    def _degrade(self, unwritten):
+        """All that could be read and written is applied. The next run freezes anew, for it is to bring newer data as well, and goes over the whole
+        image: what was applied and is the same is not sent again. So this image is of no more use."""
+        self.phase, self._error = "degraded", unsynced(self._unreadable, unwritten)
+        token = self.record.snapshot
+        self.record = msgspec.structs.replace(self.record, snapshot="")
+        return [do.SaveRun(self.record), do.ReleaseSnapshot(token), do.Fail(self._error, True)]
 
     def _end(self, error, *, forget=False):
         """The run is over and nothing of it is kept. forget: the map was found wrong."""

@@ -4,13 +4,22 @@ The settle of ARCHITECTURE.md is _on_state(): whether the source's map describes
 random ids and nothing else (R5).
 """
 
-from qrep.errors import ProtocolError, QrepError, Refused, UndoSpaceError, Unreachable
+from qrep.errors import ProtocolError, QrepError, Refused, UndoSpaceError, Unreachable, Unsynced
 from qrep.protocol import actions as do
 from qrep.protocol import messages as say
 from qrep.protocol.messages import GRANULES_PER_CHUNK, NO_ID
 
 STALE_ANSWERS_MAX = 8  # a target that always knows a higher epoch is lying
 RETRY_NAKS = ("connection", "frame", "attempt-gone", "base", "busy")
+
+
+def unsynced(unreadable, unwritten):
+    """The Unsynced of blocks, (offset, size), that could not be read here and written there."""
+    ends = ((unreadable, "source cannot be read"), (unwritten, "target cannot be written"))
+    return Unsynced(
+        "; ".join(f"{sum(size for _, size in extents)} bytes of the {what}" for extents, what in ends if extents),
+        unreadable=unreadable, unwritten=unwritten,
+    )  # fmt: skip
 
 
 class SourceReplies:
@@ -164,6 +173,17 @@ class SourceReplies:
         # Once the target has COMMIT, only these digests can say what it holds.
         return [do.WritePending(self.record.new, self.record.base, self._counter + 1), do.Send(say.Commit(self.record.attempt))]
 
+    def _on_held(self, message):
+        """Where it answers Prepare, the target could not write all of it."""
+        self._check_attempt(message)
+        limit = -(-self._shape[0] // 4096) * 4096
+        if any(extent.offset + extent.size > limit for extent in message.unwritten) or not (message.unwritten or self._unreadable):
+            raise ProtocolError("the target kept an attempt open and did not say what of it is missing")
+        unwritten = [(extent.offset, extent.size) for extent in message.unwritten]
+        if not self._may_hold():
+            return self._give_up(unsynced(self._unreadable, unwritten))
+        return self._degrade(unwritten)
+
     def _on_committed(self, message):
         if message.new != self.record.new:
             raise ProtocolError("the target committed another generation than this run's")
@@ -209,5 +229,5 @@ class SourceReplies:
     _handlers = {
         say.State: "_on_state", say.Stale: "_on_stale", say.Began: "_on_began", say.Resumed: "_on_resumed", say.Applied: "_on_applied",
         say.Prepared: "_on_prepared", say.Committed: "_on_committed", say.Aborted: "_on_aborted", say.Nak: "_on_nak", say.Digests: "_on_digests",
-        say.Leaves: "_on_leaves", say.Added: "_on_added",
+        say.Leaves: "_on_leaves", say.Added: "_on_added", say.Held: "_on_held",
     }  # fmt: skip

@@ -69,12 +69,12 @@ class TargetMachine(TargetRequests):
         self.session = None
         return self._stop_lanes(checkpoint=True)
 
-    def abandon(self):
+    def abandon(self, why="nobody came back for it"):
         """Give up the open generation, because nobody came back for it or a person said so."""
         self._check("abandon")
         if self.phase not in ("open", "prepared"):
             return []
-        return self._roll_back(list)
+        return self._roll_back(lambda: [do.Abandoned(why)])
 
     def lanes_failed(self, kind, text):
         """A lane ended with a failure; the others were told to stop. kind: lower-case name of enum qrep_failure_kind."""
@@ -98,11 +98,9 @@ class TargetMachine(TargetRequests):
         return []
 
     def checkpoint_due(self):
-        """Time to remember what an initial attempt has applied. Copy, flush, then save: the flush covers what the copy claims."""
+        """Time to remember what an initial attempt has applied."""
         self._check("checkpoint_due")
-        if self.phase != "open" or not self._lanes or not self._checkpoints:
-            return []
-        return [do.TakeCheckpoint(), do.FlushDevice(), do.SaveCheckpoint(self.record.open_attempt)]
+        return self._checkpoint() if self.phase == "open" and self._lanes else []
 
     def rollback(self, point, new, attempt):
         """Put sync point `point` back as a generation of its own. new, attempt: fresh random ids. Raises ProtocolError if it cannot be."""
@@ -122,10 +120,17 @@ class TargetMachine(TargetRequests):
 
     # ---- results of actions ----
 
-    def manifest_collected(self, count, manifest, partial):
-        """R7: compare what was applied with what the source says it sent. partial: granules applied in part."""
+    def manifest_collected(self, count, manifest, partial, unwritten=()):
+        """R7: compare what was applied with what the source says it sent. partial: granules applied in part. unwritten: (offset, size) of what
+        the device did not take (INV-Z: named, and nothing is committed)."""
         self._check("manifest_collected")
         asked, self._prepare = self._prepare, None
+        if unwritten or isinstance(asked, say.Hold):
+            self._go("open")
+            unreadable = tuple(asked.unreadable) if isinstance(asked, say.Hold) else ()
+            unwritten = tuple(say.Extent(offset, size) for offset, size in unwritten)
+            held = do.HoldOpen(asked.attempt, unreadable, unwritten)
+            return [*self._checkpoint(), held, *self._reply(self.session, say.Held(asked.attempt, list(unwritten)))]
         if partial or count != asked.count or manifest != asked.manifest:
             self._go("open")
             text = f"{count} granules were applied and {partial} in part, {asked.count} were announced, or their digests differ"
@@ -215,9 +220,11 @@ class TargetMachine(TargetRequests):
             return []
         self._lanes = False
         done = [do.DrainLanes()]
-        if checkpoint and self._checkpoints:
-            done += [do.TakeCheckpoint(), do.FlushDevice(), do.SaveCheckpoint(self.record.open_attempt)]
-        return done
+        return [*done, *self._checkpoint()] if checkpoint else done
+
+    def _checkpoint(self):
+        """Copy, flush, then save: the flush covers what the copy claims."""
+        return [do.TakeCheckpoint(), do.FlushDevice(), do.SaveCheckpoint(self.record.open_attempt)] if self._checkpoints else []
 
     def _roll_back(self, then):
         """Back to the committed generation. then: function that returns what to do once there."""

@@ -105,7 +105,7 @@ class TargetRequests:
         if begin.frame_limit < record.leaf_size or begin.frame_limit & (begin.frame_limit - 1):
             raise ProtocolError(f"frames of {begin.frame_limit} bytes do not fit leaves of {record.leaf_size}")
         if self.phase in ("open", "prepared"):
-            return self._roll_back(lambda: self._open(handle, begin))
+            return self._roll_back(lambda: [do.Abandoned("another run begins"), *self._open(handle, begin)])
         return self._open(handle, begin)
 
     def _open(self, handle, begin):
@@ -163,6 +163,12 @@ class TargetRequests:
         self._prepare = prepare
         return [do.WaitLanes(), do.CollectManifest(prepare.attempt)]
 
+    def _on_hold(self, handle, hold):
+        """As Prepare, but for the commit: the last writes are waited for, and what is missing is named."""
+        if any(extent.offset + extent.size > -(-self.record.size // 4096) * 4096 for extent in hold.unreadable):
+            raise ProtocolError("a place beyond the end of the volume was named as unreadable")
+        return self._on_prepare(handle, hold)
+
     def _on_commit(self, handle, commit):
         if self.phase != "prepared" or commit.attempt != self.record.open_attempt:
             return self._reply(handle, say.Nak(commit.attempt, "attempt-gone", say.NAK_CODES["attempt-gone"]))
@@ -186,7 +192,7 @@ class TargetRequests:
         if abort.attempt not in (0, self.record.open_attempt):
             return self._reply(handle, say.Nak(abort.attempt, "attempt-gone", say.NAK_CODES["attempt-gone"]))
         attempt = self.record.open_attempt
-        return self._roll_back(lambda: self._reply(handle, say.Aborted(attempt, abort.reason)))
+        return self._roll_back(lambda: [do.Abandoned(abort.reason), *self._reply(handle, say.Aborted(attempt, abort.reason))])
 
     def _on_read(self, handle, message):
         """Questions about the committed generation; while one is open the device does not hold it."""
@@ -208,7 +214,7 @@ class TargetRequests:
         return self._reply(handle, say.Pong())
 
     _handlers = {
-        say.Begin: "_on_begin", say.Resume: "_on_resume", say.AddConnections: "_on_add_connections", say.Prepare: "_on_prepare", say.Commit: "_on_commit", say.Abort: "_on_abort",
+        say.Begin: "_on_begin", say.Resume: "_on_resume", say.AddConnections: "_on_add_connections", say.Prepare: "_on_prepare", say.Hold: "_on_hold", say.Commit: "_on_commit", say.Abort: "_on_abort",
         say.ScanTarget: "_on_read", say.Verify: "_on_read", say.GetLeaves: "_on_read", say.GetRoot: "_on_read", say.Ping: "_on_ping",
     }  # fmt: skip
 

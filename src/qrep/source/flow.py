@@ -21,7 +21,8 @@ from qrep._native.source_lane import SourceRun
 from qrep.crashpoint import crashpoint
 from qrep.device import DeviceInfo
 from qrep.digestmap import DigestMap
-from qrep.errors import DeviceReadError, Interrupted, QrepError, Refused
+from qrep.errors import Interrupted, QrepError, Refused, Unsynced
+from qrep.extents import describe
 from qrep.protocol import actions as do
 from qrep.protocol.source_machine import CONNECTED, SourceMachine
 from qrep.protocol.transport import Disconnected
@@ -63,6 +64,7 @@ class RunRequest:
     slots: int = 2
     timeout_s: float = 30.0
     plain: object = None  # a callable: whether `connect` makes connections without TLS, asked for each session; None: it does not
+    hold: bool = True  # where blocks are left out, the target keeps what was applied; False: only if nothing was ever committed
     snapshot_name: str = field(default="")
     wanted: object = None  # a callable: how many connections the way has that was just dialled; None: as many as before
 
@@ -111,7 +113,7 @@ class Run:
     # ---- for the caller ----
 
     def run(self):
-        """Run to the commit; a RunReport. Raises Interrupted after stop(), DeviceReadError with the extents that cannot be read,
+        """Run to the commit; a RunReport. Raises Interrupted after stop(), Unsynced with the extents that were left out,
         Unreachable when the target stayed away, and whatever else ended it. What was applied is kept for the next run where the
         error says so in its hint."""
         try:
@@ -155,6 +157,7 @@ class Run:
             shape=(self.geometry.size, request.leaf_size, request.granule_size, min(4096, request.device.io_alignment)),
             pending_new=pending.tag if pending is not None else None, record=self._run_file.load(), epoch=0, draw=secrets.token_bytes,
             initial=request.initial, connections=self._connections.count, frame_limit=max(request.frame_limit, request.leaf_size),
+            hold=request.hold,
         )  # fmt: skip
 
     def _run_to_the_end(self):
@@ -164,7 +167,7 @@ class Run:
             error = self._one_connection()
             if self._machine.phase == "done":
                 return self._report()
-            if self._stopping.is_set() or self._machine.phase == "failed" or not error.retry:
+            if self._stopping.is_set() or self._machine.phase in ("failed", "degraded") or not error.retry:
                 raise error
             if self._moved:
                 continue
@@ -416,15 +419,13 @@ class Run:
             self._execute(self._machine.lanes_failed(*failure))
             return
         self._unreadable = run.bad_extents()
-        size = self.geometry.granule_size
-        granules = {g for offset, length, _ in self._unreadable for g in range(offset // size, (offset + length - 1) // size + 1)}
         marked = bytearray(self._base.marked)  # R7: what earlier sessions sent counts, too
         for found in re.finditer(rb"[\x01\x02]+", bytes(run.marked), re.DOTALL):
             marked[found.start() : found.end()] = run.marked[found.start() : found.end()]
         count, manifest = wire.manifest(marked, run.fresh_states, run.fresh_values)
         crashpoint("source-lanes-done")
         self._progress.phase = "committing"
-        self._execute(self._machine.lanes_finished(count, manifest, len(granules)))
+        self._execute(self._machine.lanes_finished(count, manifest, [(offset, size) for offset, size, _ in self._unreadable]))
 
     def _stop_sending(self, action):
         self._stop_lanes()
@@ -446,17 +447,19 @@ class Run:
 
     def _fail(self, action):
         error = action.error
-        if isinstance(error, DeviceReadError) and not error.extents and self._unreadable:
-            shown = ", ".join(f"{size} bytes at {offset}" for offset, size, _ in self._unreadable[:5])
-            more = ", ..." if len(self._unreadable) > 5 else ""
-            action = do.Fail(
-                DeviceReadError(
-                    f"{self.request.device.path}: {error.message} ({shown}{more}); nothing was committed",
-                    extents=self._unreadable, hint="repair or replace the source device; the target stays at its last sync point",
-                ),
-                action.keep_open,
-            )  # fmt: skip
+        if isinstance(error, Unsynced):
+            action = do.Fail(self._named_blocks(error, action.keep_open), action.keep_open)
         self._ending = action
+
+    def _named_blocks(self, error, kept):
+        """The Unsynced as people see it. kept: the target holds what was applied."""
+        ends = ((error.unreadable, f"{self.request.device.path}: %s cannot be read"), (error.unwritten, "the target cannot write %s"))
+        text = "; ".join(text % describe(extents) for extents, text in ends if extents) + "; nothing was committed"
+        what = " and ".join(f"the {end} device" for end, extents in (("source", error.unreadable), ("target", error.unwritten)) if extents)
+        return Unsynced(
+            f"{text}, everything else is applied and kept for the next run" if kept else text, unreadable=error.unreadable,
+            unwritten=error.unwritten, hint=f"repair or replace {what}; the next run tries these blocks again",
+        )  # fmt: skip
 
     # ---- the rest ----
 

@@ -11,6 +11,7 @@ from qrep._native.target_lane import TargetRun
 from qrep.crashpoint import crashpoint
 from qrep.digestmap import DIGEST_SIZE, NO_ID, DigestMap
 from qrep.errors import DamagedError, QrepError
+from qrep.extents import describe
 from qrep.protocol import actions as do
 from qrep.protocol import messages as say
 from qrep.protocol.transport import Disconnected
@@ -38,6 +39,8 @@ class Attempt:
         self.states, self.values = bytearray(states), bytearray(values)
         self.marked = bytearray(len(states))
         self.undo_next, self.undo_sequence = SEGMENT, 0
+        self.unwritten = []  # (offset, size, errno) of what the device did not take in the last session
+        self.held = None  # the HoldOpen of a run that ended and left blocks out, until the next session
         self.run = self.lanes = None  # of the present session
 
     def gather(self):
@@ -49,6 +52,7 @@ class Attempt:
         self.states, self.values = run.fresh_states, run.fresh_values
         self.marked = merged_marks(self.marked, run.marked)
         self.undo_next, self.undo_sequence = run.undo_next, run.undo_sequence
+        self.unwritten = run.bad_extents()
 
     def present(self):
         """(marked, states, values) as of now, also while lanes run. Marks are copied first: what they claim is in the others."""
@@ -147,9 +151,15 @@ class TargetDriver:
     def _restore_undo(self, action):
         self._end_attempt()
         is_file = self.device.kind == "file"
-        done = self.undo.restore(action.base, action.new, action.attempt, self.device_fd, is_file=is_file)
-        log.info("%s: %d bytes were put back", self.name, done)
-        return self.machine.undo_restored()
+        try:
+            done = self.undo.restore(
+                action.base, action.new, action.attempt, self.device_fd, is_file=is_file, sector_size=self.device.io_alignment,
+                progress=lambda *facts: setattr(self, "restoring", facts)
+            )
+            log.info("%s: %d bytes were put back", self.name, done)
+            return self.machine.undo_restored()
+        finally:
+            self.restoring = None
 
     def _prune_undo(self, action):
         try:
@@ -203,6 +213,7 @@ class TargetDriver:
             self.digest_map.forget()
             self._attempt = Attempt(NO_ID, self.digest_map.states, self.digest_map.values, self.moved)
         attempt = self._attempt
+        attempt.held = None
         self._key = secrets.token_bytes(KEY_SIZE)
         attempt.run = TargetRun(
             self.geometry, attempt=action.attempt, session=action.session, key=self._key, sector_size=self.device.io_alignment,
@@ -274,7 +285,23 @@ class TargetDriver:
     def _collect_manifest(self, action):
         marked, states, values = self._attempt.present()
         count, manifest = wire.manifest(marked, states, values)
-        return self.machine.manifest_collected(count, manifest, marked.count(1))
+        unwritten = [(offset, size) for offset, size, _ in self._attempt.unwritten]
+        return self.machine.manifest_collected(count, manifest, marked.count(1), unwritten)
+
+    def _hold_open(self, action):
+        self._attempt.held = action
+        kept = "the rest is applied; the open generation is kept for the next run and is no sync point"
+        for code, places, what in (
+            ("source-unreadable", action.unreadable, "of the source cannot be read"),
+            ("target-unwritable", action.unwritten, "cannot be written here"),
+        ):
+            if places:
+                listed = [(place.offset, place.size) for place in places]
+                self.tell(code, f"{describe(listed)} {what}; {kept}", extents=[{"offset": offset, "size": size} for offset, size in listed])
+
+    def _abandoned(self, action):
+        holds = "it holds its last sync point" if self.machine.record.committed_id != NO_ID else "nothing was committed yet"
+        self.tell("generation-abandoned", f"the open generation was given up: {action.why}; {holds}")
 
     def _flush_device(self, action):
         crashpoint("target-flush-before")
@@ -380,5 +407,5 @@ class TargetDriver:
         do.DrainLanes: _drain_lanes, do.CollectManifest: _collect_manifest, do.FlushDevice: _flush_device,
         do.TakeCheckpoint: _take_checkpoint, do.SaveCheckpoint: _save_checkpoint, do.ForgetCheckpoint: _forget_checkpoint,
         do.Scan: _scan, do.SendLeaves: _send_leaves, do.SendRoot: _send_root, do.Reply: _reply, do.CloseSession: _close_session,
-        do.Faulted: _faulted,
+        do.Faulted: _faulted, do.HoldOpen: _hold_open, do.Abandoned: _abandoned,
     }  # fmt: skip

@@ -15,12 +15,12 @@ from qrep.crashpoint import crashpoint
 from qrep.errors import DeviceReadError, Refused, UndoSpaceError
 from qrep.extents import data_extents
 from qrep.store import flush, write_all
+from qrep.target.undostore import groups
 from qrep.units import format_size
 
 PIECE = 1 << 20  # bytes of one before-image
 PAYLOAD_MAX = 8 << 20  # of one batch
 EXTENTS_MAX = 4096
-GROUP = 64 << 20  # bytes put back for one flush of the undo file
 COPY_SIZE = 4 << 20
 
 
@@ -100,7 +100,7 @@ def apply_point(store, chain, way, log, device_fd, *, is_file, progress=None):
     for new in way:
         descriptor, header, batches = store.batches(chain[chain.index(new) + 1], new)
         try:
-            for group in _groups(batches):
+            for group in groups(batches):
                 for place in group:
                     data = mmap.mmap(-1, place.size)
                     os.preadv(descriptor, [data], place.position)
@@ -119,19 +119,6 @@ def apply_point(store, chain, way, log, device_fd, *, is_file, progress=None):
         finally:
             os.close(descriptor)
     return touched
-
-
-def _groups(batches):
-    """Consecutive batches of about GROUP bytes together."""
-    group, size = [], 0
-    for batch in batches:
-        group.append(batch)
-        size += batch.size
-        if size >= GROUP:
-            yield group
-            group, size = [], 0
-    if group:
-        yield group
 
 
 def copy_out(store, chain, way, device_fd, path, *, is_file, overwrite=False, progress=None):

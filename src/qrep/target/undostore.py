@@ -20,7 +20,21 @@ SEGMENT = disk.UNDO_SEGMENT_SIZE
 PAGE = 4096
 SLACK = 16 * SEGMENT  # on top of twice the volume: lanes take whole segments, however little they write
 TRIM_MAX = 1 << 30  # bytes of a file; in a larger one the unused ends of segments do not matter, and finding them costs reading it
+GROUP = 64 << 20  # bytes put back between two looks at how far it is; a rollback flushes its undo file as often
 PUNCH_HOLE = 0x01 | 0x02  # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE
+
+
+def groups(batches, size=GROUP):
+    """Consecutive batches of about `size` bytes together."""
+    group, taken = [], 0
+    for batch in batches:
+        group.append(batch)
+        taken += batch.size
+        if taken >= size:
+            yield group
+            group, taken = [], 0
+    if group:
+        yield group
 
 
 class UndoStore:
@@ -84,8 +98,10 @@ class UndoStore:
             self.directory.remove(name)
             raise
 
-    def restore(self, base, new, attempt, device_fd, *, is_file=False):
+    def restore(self, base, new, attempt, device_fd, *, is_file=False, sector_size=0, progress=None):
         """Write the before-images of base <- new over `device_fd`, newest first; not flushed. Returns bytes restored.
+
+        progress(done, total): bytes of the undo file put back, now and then.
 
         attempt None: of whichever attempt was committed as `new`. Raises DamagedError before the first write when the file is not
         that or a flushed batch is lost; DeviceWriteError when the device takes no write.
@@ -97,7 +113,13 @@ class UndoStore:
             flush(descriptor, f"{self.directory.path}/{self._name(new)}")
             crashpoint("undo-restore-before")
             order = undo.restore_order(places)
-            return undo.restore(device_fd, descriptor, order, header.size, punch=True, is_file=is_file)
+            total, read, done = sum(batch.size for batch in order), 0, 0
+            for group in groups(order):
+                if progress:
+                    progress(read, total)
+                done += undo.restore(device_fd, descriptor, group, header.size, punch=True, is_file=is_file, sector_size=sector_size)
+                read += sum(batch.size for batch in group)
+            return done
         except undo.RestoreError as err:
             if err.errno == errno.EBADMSG:
                 raise self._damaged(new, f"the batch at {err.position} changed while it was restored") from err

@@ -64,6 +64,9 @@ class TargetVolume(TargetDriver):
         self._channels, self._lost, self._reasons = {}, [], {}
         self._attempt = self._checkpoint = self._rollback_result = None
         self._rollback_progress = None
+        self.observer = None  # called with (code, text, **data) of what people are to know
+        self.restoring = None  # (bytes put back, of how many) while before-images are put back
+        self._left_at = time.monotonic()  # when the last session ended
         self.busy = ""  # the action that is being carried out: what a Beat says
         self._key = self._tokens = None
         self._saved_at, self._saved_bytes = 0.0, 0
@@ -73,8 +76,11 @@ class TargetVolume(TargetDriver):
 
     # ---- life ----
 
-    def open(self):
+    def open(self, ready=None):
         """Claim the device and bring it to its last committed sync point, without the source.
+
+        ready(): called when the device is claimed and what has to be put back is known: from then on status() tells of it, and sessions may be
+        served, which wait until it is done.
 
         A volume whose own records are damaged opens, too, but is out of service: `damaged` says why, and sessions are refused.
         Raises Refused when the device is in use or may not be overwritten. Close it whatever happens.
@@ -117,6 +123,8 @@ class TargetVolume(TargetDriver):
         if self.machine.phase == "open":
             self._take_up(content)
         with self.lock:
+            if ready is not None:
+                ready()
             self.execute(actions)
         self.recovered = bool(record and record.open_attempt) and self.machine.phase == "idle"
         return self
@@ -238,6 +246,7 @@ class TargetVolume(TargetDriver):
             channel.close()
             with self.lock:
                 self._channels.pop(handle, None)
+                self._left_at = time.monotonic()
         return self._reasons.pop(handle, None)
 
     def _beat(self):
@@ -279,10 +288,30 @@ class TargetVolume(TargetDriver):
         run = self._attempt.run if self._attempt is not None else None
         self._saved_at, self._saved_bytes = time.monotonic(), run.counters()["written"] if run is not None else 0
 
-    def abandon(self):
-        """Give up the open generation: back to the last committed one."""
+    def tell(self, code, text, **data):
+        log.info("%s: %s: %s", self.name, code, text)
+        if self.observer is not None:
+            self.observer(code, text, **data)
+
+    def has_open_generation(self):
+        return self.machine is not None and self.machine.phase in ("open", "prepared")
+
+    def alone_s(self):
+        """For how long the open generation has been without a session, in seconds; None if there is none, or nothing to go back to."""
+        if not self.has_open_generation() or self.machine.session is not None or self.machine.record.committed_id == NO_ID:
+            return None
+        return time.monotonic() - self._left_at
+
+    def abandon(self, why, *, alone=True):
+        """Give up the open generation: back to the last committed one. why: in words. alone: not while a session is there, which raises
+        Refused. Returns whether one was open."""
         with self.lock:
-            self.execute(self.machine.abandon())
+            if not self.has_open_generation():
+                return False
+            if alone and self.machine.session is not None:
+                raise Refused(f"{self.name}: a run is going on", code="busy", hint="wait for it, or stop it where its source is")
+            self.execute(self.machine.abandon(why))
+            return True
 
     # ---- sync points ----
 
@@ -365,7 +394,10 @@ class TargetVolume(TargetDriver):
     def _check_idle(self):
         self._check_in_service()
         if self.machine.phase != "idle":
-            raise Refused(f"{self.name}: a run is open", code="busy", hint="wait for it, or stop it and abandon it")
+            raise Refused(
+                f"{self.name}: a run is open", code="busy",
+                hint="wait for the next run to commit it; or give it up: qrep snapshot rollback VOLUME@POINT",
+            )  # fmt: skip
 
     # ---- what people see ----
 
@@ -397,5 +429,16 @@ class TargetVolume(TargetDriver):
             "undo_limit": self.undo.limit if self.undo else None,
             "map": self.digest_map.reason if self.digest_map else "",
             "damaged": self.damaged,
+            "restoring": self.restoring,
+            "held": _held(attempt),
             "session": {name: counters.get(name, 0) for name in ("received", "written", "undo")} if run is not None else None,
         }
+
+
+def _held(attempt):
+    """What a run that ended left out: {"source": [{offset, size}], "target": ...}, or None."""
+    action = attempt.held if attempt is not None else None
+    if action is None:
+        return None
+    ends = (("source", action.unreadable), ("target", action.unwritten))
+    return {name: [{"offset": place.offset, "size": place.size} for place in places] for name, places in ends}
