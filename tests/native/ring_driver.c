@@ -13,10 +13,10 @@
 
 #define MIB ((size_t)1 << 20)
 
-static struct qrep_ring *open_ring(uint32_t backend, uint32_t restricted, const int *files, unsigned count)
+static struct qrep_ring *open_ring(uint32_t backend, uint32_t unrestricted, const int *files, unsigned count)
 {
     struct qrep_ring *ring;
-    struct qrep_ring_options options = { .backend = backend, .entries = 16, .restricted = restricted };
+    struct qrep_ring_options options = { .backend = backend, .entries = 16, .unrestricted = unrestricted };
     assert(qrep_ring_open(&ring, &options) == 0);
     if (count > 0)
         assert(qrep_ring_register_files(ring, files, count) == 0);
@@ -135,7 +135,7 @@ static void restricted_ring_does_its_work_and_refuses_everything_else(void)
     int file = open_scratch(MIB), pair[2];
     connect_pair(pair);
     int files[] = { file, pair[0], pair[1] };
-    struct qrep_ring *front = open_ring(QREP_RING_URING, 1, files, 3);
+    struct qrep_ring *front = open_ring(QREP_RING_URING, 0, files, 3);
     static uint8_t bytes[4096] __attribute__((aligned(4096))), received[4096];
     struct iovec out = { bytes, sizeof bytes }, in = { received, sizeof received };
     assert(qrep_ring_write(front, 0, bytes, sizeof bytes, 0, 1) == 0 && wait_one(front).result == 4096);

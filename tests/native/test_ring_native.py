@@ -45,7 +45,7 @@ def run(*command):
 def test_under_address_and_undefined_behaviour_sanitizers(driver, name):
     if name.startswith(("restricted", "data_moves_on_both")):
         try:
-            Ring("uring", 4, restricted=name.startswith("restricted")).close()
+            Ring("uring", 4, unrestricted=not name.startswith("restricted")).close()
         except OSError as err:
             pytest.skip(explain(err.errno))
     run(driver, name)

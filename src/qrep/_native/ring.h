@@ -18,9 +18,9 @@ struct qrep_ring_options {
     uint32_t backend;    /* AUTO: QREP_RING=uring|threads from the environment, else io_uring where the kernel grants it */
     uint32_t entries;    /* requests in flight at most, 1..4096 */
     uint32_t threads;    /* THREADS backend: workers, 1..64; 0: 4 */
-    uint32_t restricted; /* io_uring: register R_DISABLED restrictions so that only read, write, fsync, send and receive on
-                            registered files are possible; -EOPNOTSUPP where the kernel cannot. The ring locks itself with the first
-                            submission: register before it. THREADS: nothing to restrict, seccomp sees its calls */
+    uint32_t unrestricted; /* io_uring, 0: the kernel lets this ring read, write, fsync, send and receive on registered files and refuses
+                              everything else (-EACCES); -EOPNOTSUPP where it cannot. The ring locks itself with the first submission:
+                              register before it. THREADS: nothing to restrict, seccomp sees its calls */
 };
 
 struct qrep_ring; /* opaque */

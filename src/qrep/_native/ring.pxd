@@ -21,7 +21,7 @@ cdef extern from "ring.h" nogil:
         uint32_t backend
         uint32_t entries
         uint32_t threads
-        uint32_t restricted
+        uint32_t unrestricted
     struct qrep_ring:
         pass
     struct qrep_completion:

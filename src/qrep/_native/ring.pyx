@@ -60,19 +60,19 @@ cdef class Ring:
     """A queue of requests; one thread uses it, the one that made it (RuntimeError otherwise).
 
     backend: auto, uring or threads. entries: requests in flight at most, 1..4096. threads: workers of that backend.
-    restricted: io_uring refuses all but read, write, fsync, send and receive from the first submission on.
+    unrestricted: the kernel does not refuse what is not read, write, fsync, send or receive on a registered file; no lane asks for that.
     Raises OSError if the backend cannot be opened; explain(err.errno) tells the cause.
 
     Either one request at a time (read, write, fsync, send, receive: they wait, and raise OSError), or many:
     start_*(..., tag) and wait(), which returns (tag, result, flags) with result bytes or -errno.
     """
 
-    def __cinit__(self, str backend="auto", unsigned entries=64, *, unsigned threads=0, bint restricted=False):
+    def __cinit__(self, str backend="auto", unsigned entries=64, *, unsigned threads=0, bint unrestricted=False):
         cdef qrep_ring_options options
         options.backend = backend_number(backend)
         options.entries = entries
         options.threads = threads
-        options.restricted = restricted
+        options.unrestricted = unrestricted
         self.held = {}
         self.thread = threading.get_ident()
         check(qrep_ring_open(&self.ring, &options), f"ring ({backend})")

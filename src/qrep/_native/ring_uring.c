@@ -345,10 +345,10 @@ int qrep_uring_open(struct qrep_ring **ring, const struct qrep_ring_options *opt
         return -ENOMEM;
     uring->front.ops = &uring_ops;
     uring->ring.ring_fd = -1;
-    int rc = setup_ring(uring, options->entries, options->restricted != 0);
+    int rc = setup_ring(uring, options->entries, options->unrestricted == 0);
     if (rc == 0) {
         probe_opcodes(uring);
-        if (options->restricted) {
+        if (options->unrestricted == 0) {
             uring->locked = 1;
             rc = restrict_ring(uring);
         }
