@@ -31,6 +31,7 @@ class NodeSection(_Object):
     name: str = ""  # "": the host name
     listen: list[str] = msgspec.field(default_factory=lambda: ["0.0.0.0"])
     port: Port = DEFAULT_PORT
+    user: str = ""  # whom the process that faces the network becomes; "": qrep, else nobody
     path_hold: str = "20s"  # jobs/paths.py: how long a better path must have been well before it is returned to
     time_zone: str = ""  # an IANA name, which schedules are read in; "": the system's
 

@@ -74,7 +74,8 @@ def _exactly(stream, size):
     while len(data) < size:
         part = stream.recv(size - len(data))
         if not part:
-            raise Unreachable("the peer closed the connection; perhaps it does not know this host", code="disconnected")
+            why = getattr(stream, "why_ended", lambda: None)()
+            raise why or Unreachable("the peer closed the connection; perhaps it does not know this host", code="disconnected")
         data += part
     return bytes(data)
 

@@ -30,6 +30,8 @@ CODES = {
     "volume-missing": ("error", "the device of a volume is not there, or is not the volume"),
     "volume-recovered": ("warning", "a target volume was brought back to its last sync point at start"),
     "volume-damaged": ("error", "qrep's own records of a target volume are damaged; it is out of service"),
+    "front-ended": ("error", "the process that faces the network died; connections are cut, it is started again, runs resume"),
+    "front-restarted": ("info", "the process that faces the network serves again"),
     "peer-added": ("info", "a host was pinned"),
     "peer-changed": ("info", "whether the paths to a host are trusted was changed"),
     "peer-tested": ("info", "the paths to a host were measured"),

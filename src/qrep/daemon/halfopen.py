@@ -25,7 +25,8 @@ class HalfOpen:
     def add(self, stream, host):
         with self._lock:
             if len(self._sockets) >= self._limit:
-                most, _count = Counter(self._sockets.values()).most_common(1)[0]
+                counts = Counter(self._sockets.values())
+                most = max(counts, key=counts.__getitem__)  # not most_common(): it imports, and the front can load nothing
                 oldest = next(known for known, owner in self._sockets.items() if owner == most)
                 del self._sockets[oldest]
                 with contextlib.suppress(OSError):  # below TLS; its thread sees the end and closes it
@@ -44,8 +45,9 @@ class HalfOpen:
 class Refusals:
     """Tells of refused connections, and stays bounded however many there are."""
 
-    def __init__(self, events):
-        self._events = events
+    def __init__(self, tell):
+        """tell(text, **data): what is to be heard of."""
+        self._tell = tell
         self._lock = threading.Lock()
         self._since, self._told, self._untold = time.monotonic(), 0, 0
 
@@ -60,5 +62,5 @@ class Refusals:
                 return
             self._told += 1
         if untold:
-            self._events.add("peer-refused", f"{untold} more connections were refused and not told one by one", count=untold)
-        self._events.add("peer-refused", text, **data)
+            self._tell(f"{untold} more connections were refused and not told one by one", count=untold)
+        self._tell(text, **data)

@@ -6,20 +6,20 @@ import threading
 import msgspec
 
 from qrep import config
-from qrep.daemon import asks, tls
+from qrep.daemon import asks
 from qrep.daemon.identity import certificate_pem, fingerprint_of
 from qrep.daemon.peers import Reach, parse_address
 from qrep.errors import NotFound, QrepError, Refused, UsageError
 
 
 class KnownPeers:
-    """Thread-safe. `users(name)`: the jobs here that need a peer."""
+    """Thread-safe. network: how they are reached. `users(name)`: the jobs here that need a peer."""
 
-    def __init__(self, settings, identity, events, users):
-        self.config, self.identity, self.events, self._users = settings, identity, events, users
+    def __init__(self, settings, identity, network, events, users):
+        self.config, self.identity, self.network, self.events, self._users = settings, identity, network, events, users
         self._lock = threading.RLock()
         self._peers = settings.load_all("peers")
-        self._reach = {name: Reach(identity, name, peer) for name, peer in self._peers.items()}
+        self._reach = {name: Reach(network, name, peer) for name, peer in self._peers.items()}
 
     def all(self):
         with self._lock:
@@ -59,8 +59,9 @@ class KnownPeers:
         """Let a peer be what its file says now. Plain connections that we made are cut if it is not trusted any more."""
         with self._lock:
             known, self._peers[name] = self._peers.get(name), peer
+            self.network.trust(name, peer)
             if known is None:
-                self._reach[name] = Reach(self.identity, name, peer)
+                self._reach[name] = Reach(self.network, name, peer)
                 return
             reach = self._reach[name]
             reach.peer = peer
@@ -71,6 +72,7 @@ class KnownPeers:
         """The file of a peer is gone."""
         with self._lock:
             del self._peers[name], self._reach[name]
+            self.network.distrust(name)
 
     def reach(self, name):
         with self._lock:
@@ -92,7 +94,7 @@ class KnownPeers:
         error, answered = None, False
         for text in addresses:
             try:
-                der = tls.look(self.identity, parse_address(text))
+                der = self.network.look(parse_address(text))
             except QrepError as err:
                 error = err
                 continue
@@ -121,7 +123,8 @@ class KnownPeers:
             peer = config.Peer(addresses=addresses, fingerprint=fingerprint, certificate=answering[0]["certificate"], trusted=trusted)
             self.config.save("peers", name, peer)
             self._peers[name] = peer
-            self._reach[name] = reach = Reach(self.identity, name, peer)
+            self._reach[name] = reach = Reach(self.network, name, peer)
+        self.network.trust(name, peer)
         self.events.add("peer-added", f"{', '.join(addresses)} {fingerprint}", peer=name)
         answer = {
             "name": name, "addresses": addresses, "fingerprint": fingerprint, "mutual": True, "version": None, "reachable": len(answering),
@@ -157,4 +160,5 @@ class KnownPeers:
                 )
             self.config.remove("peers", name)
             del self._peers[name], self._reach[name]
+            self.network.distrust(name)
         self.events.add("peer-removed", "its connections are refused from now on", peer=name)

@@ -120,8 +120,8 @@ def _agent(node, samples):
         samples.put("qrep_config_reloads_total", node.figures.reloads[result], result)
     counts = node.listener.counts()
     for peer in node.peers.all():
-        samples.put("qrep_peer_connections", counts["peers"].get(peer, 0), peer)
-    samples.put("qrep_connections_half_open", counts["half_open"])
+        samples.put("qrep_peer_connections", counts.get(peer, 0), peer)
+    samples.put("qrep_connections_half_open", node.network.half_open())
 
 
 def _jobs(node, samples):

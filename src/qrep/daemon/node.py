@@ -19,6 +19,7 @@ from qrep.daemon.known import KnownPeers
 from qrep.daemon.listener import Listener
 from qrep.daemon.metrics import Metrics
 from qrep.daemon.metricsfile import MetricsFile
+from qrep.daemon.network import Network
 from qrep.daemon.notify import Notifier
 from qrep.daemon.pairs import Pairs
 from qrep.daemon.pathwatch import PathWatch
@@ -66,7 +67,11 @@ class Node:
         self.jobs = Jobs(self)
         self.shapes = Shapes(self)
         self.scheduler = Scheduler(jobs=self.jobs.all, start=self.jobs.start, db=self.db, events=self.events)
-        self.peers = KnownPeers(self.config, self.identity, self.events, self.jobs.of_peer)
+        self.network = Network(
+            self.identity, self.settings.node, self.settings.limits, lambda: self.peers.all(), lambda: self.listener,
+            self.events, self.state.path,
+        )  # fmt: skip
+        self.peers = KnownPeers(self.config, self.identity, self.network, self.events, self.jobs.of_peer)
         self.volumes = Volumes(self.config, self.state, self.events)
         self.pairs = Pairs(self)
         self.sessions = Sessions(self)
@@ -75,8 +80,9 @@ class Node:
             tls.CONTROL: self.sessions.control, tls.DATA: self.sessions.data, tls.ASK: self.sessions.ask, plain.PURPOSE: self.sessions.plain,
             tls.TEST: Tested(self).serve,
         }  # fmt: skip
+        self.listener = Listener(self.settings.limits, self.peers.all, serve, self.events)
         # Bound here, so that a port that is taken is known before a device is touched; open from start() on.
-        self.listener = Listener(self.identity, self.settings.node, self.settings.limits, self.peers.all, serve, self.events)
+        self.network.start()
         self.jobs.load()
         self._reload = Reload(self)
         self.housekeeping = Housekeeping()
@@ -103,7 +109,7 @@ class Node:
     def start(self):
         """Recover the replicas, then open the port, then take up the runs that were going."""
         self.volumes.recover(self.pairs.sync_points_of)
-        self.listener.start()
+        self.network.open()
         self.events.add("agent-started", f"qrep {__version__}, port {self.settings.node.port}", pid=os.getpid())
         self.shapes.start()
         self.jobs.take_up()
@@ -113,7 +119,7 @@ class Node:
 
     def watch(self, signs):
         """Let systemd know that all is well while `signs` and our own threads show themselves. Before start()."""
-        own = {"scheduler": lambda: self.scheduler.looked, "peer port": self.listener.seen}
+        own = {"scheduler": lambda: self.scheduler.looked, "peer port": self.network.seen}
         watchdog = Watchdog(self.notifier, signs | own)
         if watchdog.period_s:
             self.housekeeping.every(watchdog.period_s, watchdog.ping)
@@ -134,6 +140,7 @@ class Node:
         self.path_watch.stop()
         self.shapes.stop()
         self.jobs.interrupt(min(STOP_S, deadline - time.monotonic()))
+        self.network.stop()
         busy = self.volumes.close(max(0.0, min(STOP_S, deadline - time.monotonic())))
         text = f"{', '.join(busy)} would not end soon; recovery follows at the next start" if busy else "in order"
         self.metrics_file.remove()
@@ -187,6 +194,7 @@ class Node:
             "isa": hasher.isa(),
             "config_dir": self.config.directory,
             "state_dir": self.state.path,
+            "front": self.network.status(),
         }
 
     def set_peer(self, name, trusted):

@@ -30,15 +30,15 @@ def parse_address(text, default_port=config.DEFAULT_PORT):
 class Reach:
     """Reaching one peer: over a given way, or by the first of its addresses that answers."""
 
-    def __init__(self, identity, name, peer):
-        self.identity, self.name, self.peer = identity, name, peer
+    def __init__(self, network, name, peer):
+        self.network, self.name, self.peer = network, name, peer
         self.address = None  # the one that answered last
         self.source = None  # and the address of this host that it was reached from
         self._plain = weakref.WeakSet()  # data connections without TLS
 
     def connect(self, purpose, way=None):
         """A TLS socket. way: (source address or None, (host, port)); None: any. Raises Unreachable, or Refused as tls.connect."""
-        return self._first(lambda source, address: tls.connect(self.identity, address, purpose, self.peer, source=source), way)
+        return self._first(lambda source, address: self.network.connect(address, purpose, self.peer, source=source), way)
 
     def test_channel(self, way):
         """For a bandwidth test (peertest.py)."""
@@ -91,7 +91,7 @@ class Reach:
         if not self.peer.trusted:
             index, stream = transport.join(self.connect(tls.DATA, way), token)
             return transport.DataConnection(stream, index, bucket=bucket)
-        index, stream = plain.join(self._first(lambda source, address: tls.tcp(address, source=source), way), token)
+        index, stream = plain.join(self._first(lambda source, address: self.network.connect_plain(address, source=source), way), token)
         connection = transport.DataConnection(stream, index, zero_copy=True, bucket=bucket)
         self._plain.add(connection)
         return connection

@@ -12,7 +12,7 @@ from qrep.settings import changed_fields
 
 TOLD_MAX = 20  # problems in an event
 # Keys of qrep.toml that count from the start of the agent on; every other key is read where it is used, or taken over below.
-RESTART = {"node": ("name", "listen", "port", "time_zone"), "limits": ("connections_half_open", "connections")}
+RESTART = {"node": ("name", "listen", "port", "user", "time_zone"), "limits": ("connections_half_open", "connections")}
 
 
 class Change:

@@ -3,10 +3,12 @@
 What a connection is for is chosen by ALPN, so that nothing of qrep's is parsed before the peer has proved its key.
 """
 
+import contextlib
 import errno
 import socket
 import ssl
 
+from qrep._native import sockets
 from qrep.daemon.identity import fingerprint_of
 from qrep.errors import Refused, Unreachable
 
@@ -17,6 +19,7 @@ SILENCE_S = 5  # whole seconds in which not one acknowledgement came
 # TLS 1.3 lets a client speak before the server has looked at its certificate. This byte says that it has, so that a host which is
 # not pinned there hears so here, and not as some broken stream later.
 WELCOME = b"\x01"
+UNKNOWN = b"\x00"  # the key was known when this process began, and is not trusted any more
 
 
 def keep_alive(plain):
@@ -32,6 +35,14 @@ def keep_alive(plain):
         plain.setsockopt(level, option, value)
 
 
+def tune_data(plain):
+    """A data connection: cubic where the peer is near, and no time-out of the kernel's, because a target that flushes for long takes
+    nothing meanwhile and is not gone. Returns the round-trip time in microseconds, None if it broke meanwhile: it says so when it is used."""
+    with contextlib.suppress(OSError):
+        return sockets.tune(plain.fileno(), user_timeout_ms=0)["rtt_us"]
+    return None
+
+
 def _context(side, identity, pinned):
     """pinned: PEM certificates that are trusted; each is its own anchor."""
     context = ssl.SSLContext(side)
@@ -41,8 +52,30 @@ def _context(side, identity, pinned):
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_COMPRESSION
     context.load_cert_chain(identity.certificate_path, identity.key_path)
+    trust(context, pinned)
+    return context
+
+
+def trust(context, pinned):
+    """Let the handshake pass for these certificates, too; whom it may speak for is decided by the fingerprint, after it."""
     if pinned:
         context.load_verify_locations(cadata="\n".join(pinned))
+
+
+def client_context(identity, purpose, pinned):
+    context = _context(ssl.PROTOCOL_TLS_CLIENT, identity, pinned)
+    context.set_alpn_protocols([purpose])
+    return context
+
+
+def looking_context(identity):
+    """For look(): trusts whoever is there, and is good for nothing else."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE  # the connection only asks who is there; a person decides, and connect() checks
+    context.load_cert_chain(identity.certificate_path, identity.key_path)
+    context.set_alpn_protocols([ASK])
     return context
 
 
@@ -77,57 +110,65 @@ def connect(identity, address, purpose, peer, timeout=CONNECT_S, source=None):
 
     Raises Unreachable when nothing answers there, Refused when someone else does or when this node is not known there.
     """
+    context = client_context(identity, purpose, [peer.certificate])
+    return dial(wrap_client, context, identity.fingerprint, address, purpose, peer.fingerprint, timeout, source)
+
+
+def wrap_client(context, plain):
+    return context.wrap_socket(plain, do_handshake_on_connect=False)
+
+
+def dial(wrap, context, own, address, purpose, fingerprint, timeout=CONNECT_S, source=None):
+    """connect() with a context of one's own. wrap(context, plain): the TLS stream, its handshake not made yet. own: our fingerprint, for people."""
     where = f"{address[0]}:{address[1]}"
-    context = _context(ssl.PROTOCOL_TLS_CLIENT, identity, [peer.certificate])
-    context.set_alpn_protocols([purpose])
     plain = tcp(address, timeout, source)
+    plain.settimeout(GREETING_S)
+    stream = wrap(context, plain)
     try:
-        plain.settimeout(GREETING_S)
-        stream = context.wrap_socket(plain)
-    except ssl.SSLCertVerificationError as err:
-        plain.close()
-        raise Refused(
-            f"{where} presents another key than the pinned {peer.fingerprint}",
-            hint="if the host was set up anew: qrep peer remove, then qrep peer add",
-            code="wrong-fingerprint",
-        ) from err
-    except OSError as err:
-        plain.close()
-        raise Unreachable(f"{where}: no TLS handshake: {err.strerror or err}") from err
-    if (
-        fingerprint_of(stream.getpeercert(binary_form=True)) != peer.fingerprint
-        or stream.selected_alpn_protocol() != purpose
-    ):
-        stream.close()
-        raise Refused(
-            f"{where} is not the pinned {peer.fingerprint}",
-            hint="qrep peer remove, then qrep peer add",
-            code="wrong-fingerprint",
-        )
-    try:
-        if stream.recv(1) != WELCOME:
-            raise Unreachable(f"{where} closed the connection at once", hint="it may have too many connections; see qrep events there")
-    except ssl.SSLError as err:
-        stream.close()
-        raise Refused(
-            f"{where} does not know this host ({identity.fingerprint})",
-            hint="on that host: qrep peer add NAME ADDRESS-OF-THIS-HOST",
-            code="not-pinned",
-        ) from err
-    except OSError as err:
-        stream.close()
-        raise Unreachable(f"{where}: no TLS handshake: {err.strerror or err}") from err
-    except Unreachable:
+        _check_server(stream, where, purpose, fingerprint)
+        _hear_welcome(stream, where, own)
+    except BaseException:
         stream.close()
         raise
     stream.settimeout(None)
     return stream
 
 
+def _check_server(stream, where, purpose, fingerprint):
+    try:
+        stream.do_handshake()
+        pinned = fingerprint_of(stream.getpeercert(binary_form=True)) == fingerprint
+    except ssl.SSLCertVerificationError:
+        pinned = False
+    except OSError as err:
+        raise Unreachable(f"{where}: no TLS handshake: {err.strerror or err}") from err
+    if not pinned or stream.selected_alpn_protocol() != purpose:
+        raise Refused(
+            f"{where} presents another key than the pinned {fingerprint}",
+            hint="if the host was set up anew: qrep peer remove, then qrep peer add",
+            code="wrong-fingerprint",
+        )
+
+
+def _hear_welcome(stream, where, own):
+    try:
+        said = stream.recv(1)
+    except ssl.SSLError:
+        said = UNKNOWN  # it broke the handshake off when it saw our key
+    except OSError as err:
+        raise Unreachable(f"{where}: no TLS handshake: {err.strerror or err}") from err
+    if said == UNKNOWN:
+        raise Refused(
+            f"{where} does not know this host ({own})", hint="on that host: qrep peer add NAME ADDRESS-OF-THIS-HOST", code="not-pinned"
+        )
+    if said != WELCOME:
+        raise Unreachable(f"{where} closed the connection at once", hint="it may have too many connections; see qrep events there")
+
+
 def local_address(stream):
     """The address of this host that a connection comes from, None where that cannot be told."""
     try:
-        return stream.getsockname()[0] or None
+        return getattr(stream, "local_address", None) or stream.getsockname()[0] or None
     except (OSError, IndexError):
         return None
 
@@ -153,6 +194,8 @@ def accept(stream, peers):
     fingerprint = fingerprint_of(der) if der else None
     name = next((name for name, peer in peers.items() if peer.fingerprint == fingerprint), None)
     if name is None:
+        with contextlib.suppress(OSError):
+            stream.sendall(UNKNOWN)
         raise Refused("it presents a key that is not pinned here (qrep peer add pins it)", code="not-pinned")
     purpose = stream.selected_alpn_protocol()
     if purpose not in PURPOSES:
@@ -163,19 +206,19 @@ def accept(stream, peers):
 
 def look(identity, address, timeout=HANDSHAKE_S):
     """The certificate (DER) that `address` presents, before it is trusted. Nothing is sent but the handshake."""
-    where = f"{address[0]}:{address[1]}"
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.check_hostname = False
-    context.verify_mode = (
-        ssl.CERT_NONE
-    )  # this connection only asks who is there; a person decides, and connect() checks
-    context.load_cert_chain(identity.certificate_path, identity.key_path)
-    context.set_alpn_protocols([ASK])
+    return look_with(wrap_client, looking_context(identity), address, timeout)
+
+
+def look_with(wrap, context, address, timeout):
+    plain = tcp(address, timeout)
+    plain.settimeout(timeout)
+    stream = wrap(context, plain)
     try:
-        with socket.create_connection(address, timeout) as plain, context.wrap_socket(plain) as stream:
-            return stream.getpeercert(binary_form=True)
+        stream.do_handshake()
+        return stream.getpeercert(binary_form=True)
     except OSError as err:
         raise Unreachable(
-            f"{where}: {err.strerror or err}", hint="check the address, the link and that qrep daemon runs there"
+            f"{address[0]}:{address[1]}: no TLS handshake: {err.strerror or err}", hint="check that qrep daemon runs there"
         ) from err
+    finally:
+        stream.close()

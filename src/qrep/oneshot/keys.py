@@ -16,6 +16,7 @@ class OneUseIdentity:
         self.key_path, self.certificate_path = (f"/proc/self/fd/{self._files[name]}" for name in (KEY_FILE, CERTIFICATE_FILE))
         with open(self.certificate_path) as file:
             self.certificate = file.read()
+        self.fingerprint = fingerprint_of_pem(self.certificate)
 
     def write(self, name, data):
         """What make_key asks of a directory."""

@@ -118,8 +118,9 @@ class Channel:
                 if not self._wait(events, deadline):
                     raise TimedOut("no message from the peer in time")
             elif got == 0:
+                why = getattr(self.stream, "why_ended", lambda: None)()
                 self.close()
-                raise Disconnected("the peer closed the connection")
+                raise why or Disconnected("the peer closed the connection")
             else:
                 self._partial += part[:got]
                 self.heard = time.monotonic()
@@ -242,6 +243,8 @@ _TCP_INFO = struct.Struct("<3xB4x16xI28xI")
 
 def tcp_view(stream):
     """The TcpView of a stream, None if it is not TCP, or is closed."""
+    if hasattr(stream, "tcp_view"):
+        return stream.tcp_view()
     if getattr(stream, "family", None) not in (socket.AF_INET, socket.AF_INET6):
         return None
     try:
@@ -263,7 +266,7 @@ class DataConnection:
     def __init__(self, stream, index, *, zero_copy=False, bucket=None):
         """stream: a connected socket, TLS socket or PipeStream, blocking; ours from here on. index: inside the session."""
         self.stream, self.zero_copy = stream, False
-        self.rtt_us = None  # as the handshake measured it, where that can be asked for
+        self.rtt_us = getattr(stream, "rtt_us", None)  # as the handshake measured it, where that can be asked for
         if getattr(stream, "family", None) in (socket.AF_INET, socket.AF_INET6):
             with contextlib.suppress(OSError):  # a connection that broke meanwhile says so when a lane uses it
                 # No time-out of the kernel's: a target that flushes for long takes nothing meanwhile, and is not gone.
@@ -278,6 +281,8 @@ class DataConnection:
             self.native.count_records(*TLS_RECORD)
         else:
             self.native = Connection.socket(stream.fileno(), index, zero_copy=self.zero_copy, bucket=bucket)
+            if getattr(stream, "carried_by_tls", False):
+                self.native.count_records(*TLS_RECORD)
 
     def view(self):
         """Its TcpView, or None."""

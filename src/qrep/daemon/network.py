@@ -1,0 +1,369 @@
+"""The engine's side of the front (front/__init__.py): starts it, starts it anew when it died, and asks it for connections."""
+
+import contextlib
+import itertools
+import os
+import pwd
+import queue
+import socket
+import subprocess
+import sys
+import threading
+import time
+import traceback
+import weakref
+
+from qrep.daemon import tls
+from qrep.daemon.front import talk
+from qrep.daemon.names import addresses_of
+from qrep.errors import ProtocolError, QrepError, Refused, Unreachable, UsageError, from_dict
+from qrep.protocol.transport import Disconnected, TcpView
+
+USERS = ("qrep", "nobody")  # who the front is, the first that exists
+START_S = 20.0
+END_S = 2.0
+PAUSE_FIRST_S, PAUSE_MAX_S = 0.1, 30.0
+WELL_S = 60.0  # a front that lived so long is not one of a row of failures
+DIALS = 2048  # connections out at most, for the limit of descriptors
+VIEW_OLD_S = 1.5
+REASON_S = 0.5  # how long a reason may come after the end it explains
+
+
+class Stream(socket.socket):
+    """A connection to a peer, as the front hands it over: decrypted, its other end proved."""
+
+    carried_by_tls = True
+
+    def __init__(self, descriptor, local_address=None, rtt_us=None):
+        super().__init__(fileno=descriptor)
+        self.local_address, self.rtt_us = local_address, rtt_us  # of the connection to the peer, where we dialled
+        self._reason = queue.SimpleQueue()
+        self._view = None  # (TcpView, when it was told)
+
+    def see(self, view):
+        self._view = view, time.monotonic()
+
+    def tcp_view(self):
+        """What TCP says of the connection to the peer, a transport.TcpView; None if the front has not told lately."""
+        view, at = self._view or (None, 0.0)
+        age_s = time.monotonic() - at
+        return view._replace(silent_s=view.silent_s + age_s) if view is not None and age_s < VIEW_OLD_S else None
+
+    def tell(self, error):
+        self._reason.put(error)
+
+    def why_ended(self):
+        """Once it has ended: the QrepError that says why, None if that is not known."""
+        with contextlib.suppress(queue.Empty):
+            return self._reason.get(timeout=REASON_S)
+        return None
+
+
+class Network:
+    """Thread-safe. listener: gets what comes in, in the thread that listens to the front; it must not wait.
+
+    settings, limits: config.Node's sections. empty_root: a directory that only root can write to. events: EventLog.
+    """
+
+    def __init__(self, identity, settings, limits, peers, listener, events, empty_root):
+        self._identity, self._settings, self._limits, self._peers = identity, settings, limits, peers
+        self._listener, self._events, self._empty_root = listener, events, empty_root
+        self._lock = threading.Lock()
+        self._numbers = itertools.count()
+        self._waiting = {}  # number -> queue of its one answer
+        self._streams = weakref.WeakValueDictionary()  # number -> Stream
+        self._open = self._stopping = False
+        self._ended = threading.Event()
+        self._line = self._process = self._ready = None
+        self._restarts = 0
+
+    def start(self):
+        """Bind the port, which open() opens. Raises QrepError."""
+        self._start()
+        self._thread = threading.Thread(target=self._listen, name="front", daemon=True)
+        self._thread.start()
+
+    # ---- the process ----
+
+    def _start(self):
+        """A front that is ready. Raises QrepError."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "qrep.daemon.front.process", str(theirs.fileno())], pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL, env=_environment(),
+            )  # fmt: skip
+        line = talk.Line(ours, talk.FRONT_SAYS)
+        try:
+            self._ready = self._set_up(line)
+        except BaseException:
+            line.close()
+            process.kill()
+            process.wait()
+            raise
+        with self._lock:
+            self._line, self._process = line, process
+        for name, peer in self._peers().items():
+            self.trust(name, peer)
+        if self._open:
+            self.open()
+
+    def _set_up(self, line):
+        settings, limits, identity = self._settings, self._limits, self._identity
+        uid, gid = _front_user(settings.user)
+        with open(identity.key_path, "rb") as file:
+            key = file.read()
+        line.socket.settimeout(START_S)
+        try:
+            line.send(talk.Setup(
+                listen=settings.listen, port=settings.port, certificate=identity.certificate, key=key, fingerprint=identity.fingerprint,
+                half_open=limits.connections_half_open, connections=limits.connections,
+                files=64 + limits.connections_half_open + 2 * (limits.connections + DIALS), uid=uid, gid=gid, empty_root=self._empty_root,
+            ))  # fmt: skip
+            answer, _none = line.receive()
+        except talk.Gone as err:
+            raise Refused("the process that faces the network ended as it began", hint="the lines above say why", code="front") from err
+        line.socket.settimeout(None)
+        if isinstance(answer, talk.Failed):
+            raise Refused(answer.message, hint=answer.hint, code=answer.code)
+        if isinstance(answer, talk.Note):
+            raise Refused(f"the process that faces the network failed as it began: {answer.text}", code="front")
+        if not isinstance(answer, talk.Ready):
+            raise ProtocolError("the front does not begin with Ready")
+        return answer
+
+    def open(self):
+        """Let peers connect from now on."""
+        self._open = True
+        self._say(talk.Open())
+
+    def stop(self):
+        """Close the port and every connection."""
+        with self._lock:
+            self._stopping, line, process = True, self._line, self._process
+        self._ended.set()
+        if line is not None:
+            with contextlib.suppress(OSError):
+                line.socket.shutdown(socket.SHUT_RDWR)
+            try:
+                process.wait(END_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def seen(self):
+        """When it was last known to be looked after: now (time.monotonic()), or long ago. Waiting for the front is what its thread does."""
+        return time.monotonic() if self._thread.is_alive() else 0.0
+
+    def status(self):
+        """What is in force, as the kernel says it, not the front."""
+        with self._lock:
+            process, ready = self._process, self._ready
+        found = {"pid": None, "restarts": self._restarts}
+        if process is not None and process.poll() is None:
+            found |= {"pid": process.pid, **_rights(process.pid), "landlock": ready.landlock, "empty_root": ready.empty_root}
+        return found
+
+    # ---- what the front says ----
+
+    def _listen(self):
+        pause_s = PAUSE_FIRST_S
+        while not self._stopping:
+            began = time.monotonic()
+            reason = self._hear()
+            if self._stopping:
+                return
+            self._clean_up()
+            self._events.add("front-ended", f"the process that faces the network ended: {reason}; connections are cut, runs resume")
+            if time.monotonic() - began > WELL_S:
+                pause_s = PAUSE_FIRST_S
+            while not self._ended.wait(pause_s):
+                pause_s = min(2 * pause_s, PAUSE_MAX_S)
+                try:
+                    self._start()
+                except (QrepError, OSError) as err:
+                    self._events.add("front-ended", f"it could not be started again: {err}; the next try is in {pause_s:.1f} s")
+                    continue
+                self._restarts += 1
+                self._events.add("front-restarted", "peers can connect again", pid=self._process.pid)
+                break
+
+    def _hear(self):
+        """Until the front is gone; why it is."""
+        try:
+            while True:
+                self._take(*self._line.receive())
+        except talk.Gone:
+            why = None
+        except ProtocolError as err:  # it is not ours any more
+            why = f"it does not speak as it should: {err}"
+            self._process.kill()
+        except Exception as err:  # a bug of ours: told with its place; without this thread nobody could connect ever again
+            traceback.print_exc()
+            why = f"what it said could not be taken: {err!r}"
+            self._process.kill()
+        try:
+            code = self._process.wait(END_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            code = self._process.wait()
+        return why or (f"killed by signal {-code}" if code < 0 else f"exit code {code}")
+
+    def _take(self, packet, descriptor):
+        if isinstance(packet, talk.Accepted) and descriptor is not None:
+            self._listener().accepted(self._adopt(packet.number, descriptor), packet.peer, packet.purpose, packet.host)
+        elif isinstance(packet, talk.Plain) and descriptor is not None:
+            self._listener().accepted_plain(socket.socket(fileno=descriptor), packet.token, packet.host)
+        elif isinstance(packet, talk.Dialled) and descriptor is not None:
+            stream = socket.socket(fileno=descriptor) if packet.plain else self._adopt(packet.number, descriptor, packet.local or None, packet.rtt_us)
+            if not self._answer(packet.number, stream):
+                stream.close()  # whoever asked gave up
+        elif descriptor is not None:
+            os.close(descriptor)
+            raise ProtocolError(f"a descriptor with {type(packet).__name__}")
+        elif isinstance(packet, talk.NotDialled | talk.Seen | talk.Counted):
+            self._answer(packet.number, packet)
+        elif isinstance(packet, talk.Views):
+            for number, *view in packet.views:
+                stream = self._streams.get(number)
+                if stream is not None:
+                    stream.see(TcpView(*view))
+        elif isinstance(packet, talk.Ended):
+            stream = self._streams.get(packet.number)
+            if stream is not None:
+                stream.tell(ProtocolError(packet.reason) if packet.code == "protocol" else Disconnected(packet.reason))
+        elif isinstance(packet, talk.Told):
+            data = {"address": packet.address, "peer": packet.peer, "reason": packet.reason}
+            if not self._stopping:
+                self._events.add("peer-refused", packet.text, **{key: value for key, value in data.items() if value})
+        elif isinstance(packet, talk.Note):
+            text = "".join(char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in packet.text)
+            print(f"qrep error: front: {text}", file=sys.stderr, flush=True)
+        else:
+            raise ProtocolError(f"{type(packet).__name__} is not for now")
+
+    def _adopt(self, number, descriptor, *dialled):
+        self._streams[number] = stream = Stream(descriptor, *dialled)
+        return stream
+
+    def _answer(self, number, answer):
+        """False: nobody waits for it any more."""
+        with self._lock:
+            waiting = self._waiting.get(number)
+            if waiting is not None:
+                waiting.put(answer)
+        return waiting is not None
+
+    def _clean_up(self):
+        with self._lock:
+            self._line.close()
+            self._line = self._process = None
+            waiting = list(self._waiting.values())
+        for each in waiting:
+            each.put(None)
+
+    # ---- what the front is asked ----
+
+    def _say(self, packet):
+        """Raises Unreachable when there is no front."""
+        with self._lock:
+            line = self._line
+        try:
+            if line is not None:
+                line.send(packet)
+                return
+        except talk.Gone:
+            pass
+        raise Unreachable("the process that faces the network is being started again", hint="qrep events says why", code="front-restarting")
+
+    def trust(self, name, peer):
+        """A peer that is new. A front that is being started anew learns of it by itself."""
+        with contextlib.suppress(Unreachable):
+            self._say(talk.Trust(name=name, fingerprint=peer.fingerprint, certificate=peer.certificate))
+
+    def distrust(self, name):
+        with contextlib.suppress(Unreachable):
+            self._say(talk.Distrust(name=name))
+
+    def connect(self, address, purpose, peer, timeout=tls.CONNECT_S, source=None):
+        """As tls.connect: a Stream to (host, port) whose other end is `peer` (config.Peer) and nobody else. Raises what that raises."""
+        hosts = addresses_of(address[0], timeout)
+        return self._ask(len(hosts) * (timeout + 2 * tls.GREETING_S), lambda number: talk.Dial(
+            number=number, hosts=hosts, port=address[1], source=source, purpose=purpose, fingerprint=peer.fingerprint,
+            certificate=peer.certificate, timeout=timeout,
+        ))  # fmt: skip
+
+    def connect_plain(self, address, timeout=tls.CONNECT_S, source=None):
+        """A TCP connection to (host, port), for plain.join(); nobody has proved anything. Raises Unreachable."""
+        hosts = addresses_of(address[0], timeout)
+        return self._ask(len(hosts) * timeout, lambda number: talk.DialPlain(
+            number=number, hosts=hosts, port=address[1], source=source, timeout=timeout,
+        ))  # fmt: skip
+
+    def half_open(self):
+        """How many connections are in their handshake; 0 while there is no front."""
+        try:
+            return self._ask(END_S, lambda number: talk.Count(number=number)).half_open
+        except Unreachable:
+            return 0
+
+    def look(self, address, timeout=tls.HANDSHAKE_S):
+        """As tls.look: the certificate (DER) that (host, port) presents, before it is trusted."""
+        hosts = addresses_of(address[0], timeout)
+        return self._ask(
+            2 * timeout * len(hosts), lambda number: talk.Look(number=number, hosts=hosts, port=address[1], timeout=timeout)
+        ).certificate
+
+    def _ask(self, timeout, make):
+        """The front's answer: a Stream, or Seen. Raises Unreachable, and what the front was refused with."""
+        answers = queue.SimpleQueue()
+        number = next(self._numbers)
+        with self._lock:
+            self._waiting[number] = answers
+        answer = None
+        try:
+            self._say(make(number))
+            answer = answers.get(timeout=timeout + END_S)
+        except queue.Empty:
+            raise Unreachable(f"no connection within {timeout:g} s") from None
+        finally:
+            with self._lock:
+                del self._waiting[number]
+            with contextlib.suppress(queue.Empty):  # one that came just now is nobody's
+                late = answers.get_nowait()
+                if isinstance(late, socket.socket):
+                    late.close()
+        if answer is None:
+            raise Unreachable("the process that faces the network ended", hint="qrep events says why", code="front-restarting")
+        if isinstance(answer, talk.NotDialled):
+            raise from_dict({"code": answer.code, "exit": answer.exit, "message": answer.message, "hint": answer.hint})
+        return answer
+
+
+def _environment():
+    """What the front needs of ours: where Python finds its modules; not the directory we happen to stand in."""
+    kept = {name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL") if name in os.environ}
+    return kept | {"PYTHONPATH": os.pathsep.join(os.path.abspath(path) for path in sys.path if path and os.path.exists(path))}
+
+
+def _front_user(name):
+    """(uid, gid) the front becomes; (0, 0) when we are not root and it cannot change."""
+    if os.geteuid() != 0:
+        return 0, 0
+    for each in [name] if name else USERS:
+        with contextlib.suppress(KeyError):
+            entry = pwd.getpwnam(each)
+            if entry.pw_uid == 0 or entry.pw_gid == 0:
+                raise Refused(f"[node] user = {each}: that is root", hint="name a user without rights", code="front-user")
+            return entry.pw_uid, entry.pw_gid
+    raise UsageError(f"there is no user {name or ' or '.join(USERS)} here", hint="[node] user in qrep.toml names the one to be", code="front-user")
+
+
+def _rights(pid):
+    """Of a process, from the kernel."""
+    with open(f"/proc/{pid}/status") as file:
+        lines = dict(line.rstrip("\n").split(":\t", 1) for line in file if ":\t" in line)
+    return {
+        "uid": int(lines["Uid"].split()[1]), "capabilities": int(lines["CapEff"], 16) | int(lines["CapPrm"], 16),
+        "no_new_privileges": lines["NoNewPrivs"] == "1", "seccomp": lines["Seccomp"] == "2",
+    }  # fmt: skip
