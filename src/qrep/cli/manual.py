@@ -12,7 +12,7 @@ from qrep import __version__
 from qrep.cli.main import COMMANDS, SECTIONS, root
 
 DATE = "2026-11-22"
-OWN_PAGE = ("volume", "job", "path", "connection", "shape", "snapshot", "peer", "copy")
+OWN_PAGE = ("volume", "job", "path", "connection", "shape", "snapshot", "peer", "copy", "events")
 
 EXIT_CODES = (
     (0, "It is done."), (1, "It failed."), (2, "The command or the configuration makes no sense."),
@@ -33,11 +33,26 @@ FILES = (
     ("/var/lib/qrep", "Maps, undo, keys and the event log; never edited by hand."),
     ("/run/qrep/qrep.sock", "Where the agent listens to this command. Only root may talk to it."),
 )
+SIGNALS = (
+    ("SIGTERM, SIGINT", "To qrep daemon: it ends within 10 seconds. Runs keep what has been applied and are taken up at the next start."),
+    ("SIGHUP", "To qrep daemon: it reads its configuration again, as qrep reload does; what came of it is an event."),
+)
+SERVICE = (
+    "packaging/systemd/qrep.service is a unit for the agent: it tells systemd when it is ready, what it does and that it lives, and it is confined "
+    "to block devices and its own directories. Copy it to /etc/systemd/system, let ExecStart and ExecReload name the qrep of this host, and add "
+    "in a drop-in (systemctl edit qrep) what else it may write: ReadWritePaths= of image files, of --undo directories and of the file of the metrics. "
+    "Then: systemctl enable --now qrep.",
+    "qrep metrics prints what the agent counts, for Prometheus; the agent opens no network port for it.",
+)
 ADDRESSES = (
     ("NAME", "a volume or a job of this host"), ("PEER:VOLUME", "a volume of another host"),
     ("VOLUME@POINT", "a sync point of a target volume, by the number of its generation"),
 )  # fmt: skip
 EXAMPLES = {
+    "events": (
+        ("What was not as it should be, since yesterday evening:", ("qrep events --since 2026-11-21T18:00 --level warning",)),
+        ("For a script, as they come:", ("qrep events -f --json --code run-committed --code run-failed",)),
+    ),
     "qrep": (
         ("On site-a and site-b, each other's address:", ("qrep peer add site-b 10.0.1.2",)),
         ("On site-b, the target, which says who may write to it:", ("qrep volume add db /dev/vg1/db --accept site-a",)),
@@ -85,6 +100,12 @@ EXAMPLES = {
     ),
 }  # fmt: skip
 NOTES = {
+    "events": (
+        "Times are those of the agent's host. docs/EVENTS.md lists the codes. With --follow nothing is lost and nothing told twice when the agent "
+        "is restarted: it goes on after the last one that was shown.",
+        "An event that repeats more than 30 times in a minute about one job, volume or peer is counted from then on; events-suppressed tells "
+        "the count. How many are kept, and commands that are run because of events, are settings: see [events] and [[hooks]] in qrep.toml(5).",
+    ),
     "copy": (
         "The target is never torn: whatever dies, and whenever, the next copy to it begins with its last complete content.",
         "What it is known by is the device itself, not its name. If somebody wrote to the target since the last copy to it, that is "
@@ -205,8 +226,9 @@ def main_page():
                 lines += [f".SS {escape(name)}", f"{escape(COMMANDS[name][2])} See\n.BR qrep\\-{name} (1)."]
             else:
                 lines += _command(name, root.get_command(None, name))
-    lines += [*_list("EXIT STATUS", EXIT_CODES), *_list("ENVIRONMENT", ENVIRONMENT), *_list("FILES", FILES), *_examples("qrep")]
-    return lines + _see_also(*(f"qrep-{name}" for name in OWN_PAGE), "b3sum")
+    lines += [*_list("EXIT STATUS", EXIT_CODES), *_list("ENVIRONMENT", ENVIRONMENT), *_list("FILES", FILES)]
+    lines += [*_list("SIGNALS", SIGNALS), ".SH SERVICE", *(f".PP\n{escape(text)}" for text in SERVICE), *_examples("qrep")]
+    return [*lines, *_see_also(*(f"qrep-{name}" for name in OWN_PAGE), "b3sum"), ".PP\n.BR qrep.toml (5)"]
 
 
 def page_of(name):
@@ -231,7 +253,9 @@ def page_of(name):
 def pages():
     """{file name: text}"""
     found = {"qrep.1": main_page(), **{f"qrep-{name}.1": page_of(name) for name in OWN_PAGE}}
-    return {name: "\n".join(lines) + "\n" for name, lines in found.items()}
+    from qrep.cli.manualconfig import page as config_page  # it needs escape()
+
+    return {name: "\n".join(lines) + "\n" for name, lines in found.items()} | {"qrep.toml.5": config_page(DATE, __version__)}
 
 
 if __name__ == "__main__":

@@ -1,0 +1,165 @@
+"""qrep.toml(5): every key of every configuration file, from settings.py; what each means is written here. A test holds it complete."""
+
+import typing
+
+import msgspec
+
+from qrep import settings
+from qrep.cli.manual import escape
+from qrep.daemon.reload import RESTART
+
+INTRO = (
+    "Each object is a TOML file of its own; the commands write the file that you would write. Keys that are missing have their default, and an "
+    "unknown key is an error. qrep check looks at all files and tells every error with its line; qrep reload lets the agent read them again, "
+    "where one error in any file changes nothing.",
+    "Sizes are bytes: 50M and 50MiB are 50 * 2^20, 50MB is 50 * 10^6. Rates are per second: 50M, 400Mbit, unlimited. Durations are written "
+    "like 500ms, 30s, 15m, 3h12m or 2d.",
+)
+FILES = (
+    ("/etc/qrep/qrep.toml", "This node.", (("[node]", settings.NodeSection), ("[limits]", settings.LimitsSection), ("[events]", settings.EventsSection),
+     ("[[hooks]]", settings.Hook), ("[metrics]", settings.MetricsSection))),
+    ("/etc/qrep/peers/NAME.toml", "A host that is known by its key; written by qrep peer add.", (("", settings.Peer),)),
+    ("/etc/qrep/volumes/NAME.toml", "A device or image file of this host; written by qrep volume add.", (("", settings.Volume),)),
+    ("/etc/qrep/shapes/NAME.toml", "A shaping group: jobs that share a rate; written by qrep shape set.", (("", settings.Shape),)),
+    ("/etc/qrep/jobs/NAME.toml", "A job whose source is here; written by qrep job create, which makes the pair at the target, too.",
+     (("", settings.Job), ("[[paths]]", settings.Path))),
+)  # fmt: skip
+NEXT_START = " Counts from the next start of the agent on."
+ID = "32 random hexadecimal digits, written by the command; never change it."
+TEXTS = {
+    "NodeSection": {
+        "name": "What other hosts see this one as; empty: the host name.",
+        "listen": "Addresses that peers may connect to.",
+        "port": "TCP port for peers.",
+        "user": "The user of the process that holds the network.",
+        "path_hold": "How long a better path must have been well before it is returned to.",
+        "time_zone": "Zone of schedules and shaping hours, such as Europe/Berlin; empty: the system's.",
+    },
+    "LimitsSection": {
+        "connections_half_open": "Connections that have not proved who they are.",
+        "connections": "Connections of peers that are served.",
+        "jobs_running": "Runs that go on at once; more wait for their turn.",
+        "pairs_local": "Jobs whose target is on this host.",
+        "pairs_remote": "Jobs whose target is on another host.",
+        "pairs_per_source": "Jobs of one source volume.",
+        "rate": "Rate of all jobs of this node together, above the shaping groups.",
+    },
+    "EventsSection": {"keep": "Events that are kept.", "keep_for": "How long they are kept; the newest 1000 always are."},
+    "Hook": {
+        "events": "Codes of events, or the levels info, warning and error: a level stands for itself and worse ones.",
+        "command": "Absolute path of a program, and its arguments; no shell is involved. The event is JSON on its standard input and QREP_EVENT_* in its "
+        "environment; it runs as the agent's user.",
+        "timeout": "After this it is killed with its process group.",
+    },
+    "MetricsSection": {
+        "file": "File that the metrics are written to, for node_exporter's textfile collector; empty: none.",
+        "every": "How often.",
+    },
+    "Peer": {
+        "addresses": "How it is reached: ADDR, ADDR:PORT or [ADDR]:PORT, tried in this order.",
+        "fingerprint": "SHA-256 of its public key, which was seen and agreed to when it was added.",
+        "certificate": "Its certificate, PEM.",
+        "trusted": "Whether the paths to it are trusted, so that data may travel plain and be sent without copying; both ends must say so. Control is always TLS.",
+    },
+    "Volume": {
+        "id": ID,
+        "device": "Absolute path of the block device or image file; better one of /dev/disk/by-id than /dev/sda.",
+        "snapshots": "How it is frozen while it is read: auto takes what there is, none reads it live, and its sync points are fuzzy.",
+        "undo": "Directory for the undo of a target; empty: in the state directory.",
+        "undo_space": "What the undo may take: a size, or a multiple of the volume such as 2x.",
+        "leaf": "Unit of comparing and sending, a power of two from 4K to 1M.",
+        "granule": "Unit of scheduling and of the map, a power of two up to 64M.",
+        "accept": "Peers whose jobs may write to it; nobody else may.",
+        "identity": "What the device was when it was added; another one under its path is refused.",
+    },
+    "Shape": {
+        "peak": "Rate in the hours of the peak.",
+        "hours": 'Windows of the week that are peak, such as "mon-fri 07:00-19:00"; none: always.',
+        "off_peak": "Rate at all other times.",
+    },
+    "Job": {
+        "id": ID,
+        "source": "Volume of this host.",
+        "target": "VOLUME, or PEER:VOLUME.",
+        "target_volume": "Id of the target volume, as the target told it.",
+        "size": "Size of the source when the job was created.",
+        "leaf": "As of the source volume when the job was created.",
+        "granule": "As of the source volume when the job was created.",
+        "mode": "async: runs that each reach a new sync point.",
+        "initial": "The first run: full, compare digests first, or what is better.",
+        "sync_points": "Earlier sync points that the target keeps.",
+        "connections": "TCP connections of a run; 1 to 16.",
+        "timeout": "How long an interrupted run tries again without getting on.",
+        "shape": "Shaping group that it shares a rate with; empty: none.",
+        "schedule": 'When it runs by itself: cron lines separated by ";", or every 15m; empty: only when it is started.',
+        "missed": "A scheduled time that passed while the agent was down: run once at its start, or skip it.",
+        "rpo": "How old the last sync point may become before it is told; empty: no matter.",
+        "paths": "Ways to the target, of which one is active; see below. None: any address of the peer.",
+        "preferred_path": "Number of the path that is taken when it is well.",
+    },
+    "Path": {
+        "from": "Address of this host, or auto: the system picks.",
+        "to": "Address of the peer, or auto: those of its file.",
+        "connections": "Address pairs of single connections, where they are not the path's own.",
+    },
+}  # fmt: skip
+EXAMPLE = """[node]
+name = "site-a"
+listen = ["10.0.1.1", "10.0.2.1"]
+
+[limits]
+jobs_running = 16
+
+[metrics]
+file = "/var/lib/prometheus/node-exporter/qrep.prom"
+
+[[hooks]]
+events = ["error", "rpo-passed"]
+command = ["/usr/local/sbin/tell", "storage team"]"""
+
+
+def kind_text(field):
+    """Type, range and default of a field, as a person reads them."""
+    kind = field.type
+    meta = None
+    if typing.get_origin(kind) is typing.Annotated:
+        kind, meta = typing.get_args(kind)[:2]
+    origin = typing.get_origin(kind)
+    if origin is typing.Literal:
+        text = " | ".join(f'"{word}"' for word in typing.get_args(kind))
+    elif origin is list:
+        text = "list of tables" if isinstance(typing.get_args(kind)[0], type) and issubclass(typing.get_args(kind)[0], msgspec.Struct) else "list of text"
+    else:
+        text = {int: "number", str: "text", bool: "true | false"}.get(kind, "table")
+    if meta is not None and meta.ge is not None:
+        text += f" from {meta.ge}" + (f" to {meta.le}" if meta.le is not None else "")
+    return text + (", needed" if field.required else f", default {_toml(_default(field))}")
+
+
+def _default(field):
+    return field.default_factory() if field.default is msgspec.NODEFAULT else field.default
+
+
+def _toml(value):
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    return f'"{value}"' if isinstance(value, str) else str(value) if value != {} else "empty"
+
+
+def page(date, version):
+    """The text of qrep.toml.5."""
+    lines = [f'.TH QREP.TOML 5 "{date}" "qrep {version}" "qrep manual"', ".SH NAME\nqrep.toml \\- configuration of qrep"]
+    lines += [".SH DESCRIPTION", *(f".PP\n{escape(text)}" for text in INTRO)]
+    for name, about, sections in FILES:
+        lines += [f'.SH "{escape(name)}"', escape(about)]
+        for title, cls in sections:
+            lines += [f'.SS "{escape(title)}"'] if title else []
+            for field in msgspec.structs.fields(cls):
+                key = field.encode_name
+                assert key in TEXTS[cls.__name__], f"say in {__file__} what {key} of {name} means"
+                text = TEXTS[cls.__name__][key] + (NEXT_START if key in RESTART.get(title.strip("[]"), ()) else "")
+                lines.append(f".TP\n\\fB{escape(key)}\\fR ({escape(kind_text(field))})\n{escape(text)}")
+    lines += [".SH EXAMPLE", f".nf\n{escape(EXAMPLE)}\n.fi", ".SH SEE ALSO\n.BR qrep (1)"]
+    return "\n".join(lines) + "\n"
