@@ -4,9 +4,11 @@ import subprocess
 from pathlib import Path
 
 import click
+import msgspec
 import pytest
 from machine import need_tool
 
+from qrep import settings
 from qrep.cli import manual
 from qrep.cli.main import COMMANDS, HIDDEN, root
 
@@ -54,3 +56,12 @@ def test_every_exit_code_of_the_contract_is_in_the_page():
     from qrep.errors import BY_EXIT_CODE
 
     assert {code for code, _text in manual.EXIT_CODES} == {0, *BY_EXIT_CODE}
+
+
+def test_every_key_of_every_file_is_in_its_page_and_none_that_is_gone():
+    from qrep.cli.manualconfig import FILES, TEXTS
+
+    for cls in (cls for _name, _about, sections in FILES for _title, cls in sections):
+        assert set(TEXTS[cls.__name__]) == {field.encode_name for field in msgspec.structs.fields(cls)}, cls.__name__
+    shown = {cls.__name__ for _name, _about, sections in FILES for _title, cls in sections}
+    assert shown == set(TEXTS) == {name for name, cls in vars(settings).items() if isinstance(cls, type) and issubclass(cls, settings._Object)} - {"_Object", "Node"}

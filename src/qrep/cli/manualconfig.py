@@ -22,7 +22,7 @@ FILES = (
     ("/etc/qrep/volumes/NAME.toml", "A device or image file of this host; written by qrep volume add.", (("", settings.Volume),)),
     ("/etc/qrep/shapes/NAME.toml", "A shaping group: jobs that share a rate; written by qrep shape set.", (("", settings.Shape),)),
     ("/etc/qrep/jobs/NAME.toml", "A job whose source is here; written by qrep job create, which makes the pair at the target, too.",
-     (("", settings.Job), ("[[paths]]", settings.Path))),
+     (("", settings.Job), ("[[paths]]", settings.Path), ("[[paths.pairs]]", settings.Pair))),
 )  # fmt: skip
 NEXT_START = " Counts from the next start of the agent on."
 ID = "32 random hexadecimal digits, written by the command; never change it."
@@ -31,7 +31,6 @@ TEXTS = {
         "name": "What other hosts see this one as; empty: the host name.",
         "listen": "Addresses that peers may connect to.",
         "port": "TCP port for peers.",
-        "user": "The user of the process that holds the network.",
         "path_hold": "How long a better path must have been well before it is returned to.",
         "time_zone": "Zone of schedules and shaping hours, such as Europe/Berlin; empty: the system's.",
     },
@@ -100,7 +99,11 @@ TEXTS = {
     "Path": {
         "from": "Address of this host, or auto: the system picks.",
         "to": "Address of the peer, or auto: those of its file.",
-        "connections": "Address pairs of single connections, where they are not the path's own.",
+        "pairs": "One for each connection, where they are not all alike, or not as many as the job says; none with to auto.",
+    },
+    "Pair": {
+        "from": "Address of this host for one connection, or auto; empty: that of the path.",
+        "to": "Address of the peer for one connection; empty: that of the path.",
     },
 }  # fmt: skip
 EXAMPLE = """[node]
