@@ -12,12 +12,12 @@ def change_line(change):
 
 
 def text_of(answer):
-    lines = [change_line(change) for change in answer["changes"]] or ["nothing changed"]
+    lines = [change_line(change) for change in answer["changes"]]
     for what in answer["restart"]:
         lines.append(f"{what.removesuffix(' changed')}: counts from the next start of the agent on")
     for one in answer["failed"]:
         lines += [f"{one['change']}: not done: {one['message']}", *([f"  action: {one['hint']}"] if one["hint"] else [])]
-    return "\n".join(lines)
+    return "\n".join(lines) or "nothing changed"
 
 
 def problem_text(problem):
@@ -41,4 +41,6 @@ def reload(app, dry_run):
         app.say("qrep: nothing was changed")
         return ConfigError.exit_code
     app.data(answer, printable(text_of(answer)))
+    if dry_run:
+        app.say("nothing was changed: this was a dry run")
     return Degraded.exit_code if answer["failed"] else 0
