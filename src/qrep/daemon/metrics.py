@@ -152,8 +152,9 @@ def _job(samples, job):
     samples.put("qrep_job_rpo_passed", job["rpo_passed"] if job["rpo"] else None, *who)
     samples.put("qrep_job_queue_position", job["queue"]["position"] if job["queue"] else None, *who)
     samples.put("qrep_job_size_bytes", job["size"], *who)
-    unsynced = job.get("unsynced") or {}
-    samples.put("qrep_job_unsynced_bytes", sum(extent["size"] for extents in unsynced.values() for extent in extents), *who)
+    if job["role"] == "source":
+        unsynced = job.get("unsynced") or {}
+        samples.put("qrep_job_unsynced_bytes", sum(extent["size"] for extents in unsynced.values() for extent in extents), *who)
     percent = progress.get("percent")
     samples.put("qrep_job_progress_ratio", None if percent is None else percent / 100, *who)
     samples.put("qrep_job_rate_bytes_per_second", float(job["rate_bytes_per_s"] or 0), *who)

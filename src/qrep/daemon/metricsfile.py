@@ -3,6 +3,11 @@
 import contextlib
 import os
 import secrets
+import threading
+import time
+
+TICK_S = 0.5
+END_S = 0.3  # seconds that a file which is being written gets at the end
 
 
 def write(path, text):
@@ -22,23 +27,43 @@ def write(path, text):
 
 
 class MetricsFile:
-    """node: the Node, whose settings say where and how often."""
+    """Written by a thread of its own: looking at a volume may wait for its device, and nobody else may wait for that.
+
+    node: the Node, whose settings say where and how often.
+    """
 
     def __init__(self, node):
         self.node = node
         self._path, self._due, self._failing = None, 0.0, False
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="metrics", daemon=True)
 
-    def tick(self, now):
-        """Called about every second."""
+    def start(self):
+        self._thread.start()
+
+    def stop(self):
+        self._ending.set()
+        if self._thread.is_alive():
+            self._thread.join(END_S)
+        self._remove()
+
+    def _run(self):
+        while not self._ending.wait(TICK_S):
+            self._tick(time.monotonic())
+
+    def _tick(self, now):
         settings = self.node.settings.metrics
         if settings.file != self._path:
-            self.remove()
+            self._remove()
             self._path, self._due = settings.file, now
         if not self._path or now < self._due:
             return
         self._due = now + settings.seconds()
+        text = self.node.metrics.text()
+        if self._ending.is_set():
+            return
         try:
-            write(self._path, self.node.metrics.text())
+            write(self._path, text)
         except OSError as err:
             if not self._failing:
                 self.node.events.add("metrics-not-written", f"{self._path}: {err.strerror}", path=self._path)
@@ -46,7 +71,7 @@ class MetricsFile:
         else:
             self._failing = False
 
-    def remove(self):
+    def _remove(self):
         """What is not kept up to date must not look as if it were."""
         if self._path:
             with contextlib.suppress(OSError):

@@ -88,7 +88,6 @@ class Node:
         self.housekeeping = Housekeeping()
         self.housekeeping.every(1.0, self.events.tell_suppressed)
         self.housekeeping.every(10.0, self.hooks.tell_dropped)
-        self.housekeeping.every(1.0, lambda: self.metrics_file.tick(time.monotonic()))
         self.housekeeping.every(1.0, lambda: self.volumes.abandon_old(self.settings.limits.open_generation))
         self.housekeeping.every(60.0, lambda: self.events.prune(self.settings.events))
 
@@ -115,6 +114,7 @@ class Node:
         self.jobs.take_up()
         self.path_watch.start()
         self.housekeeping.start()
+        self.metrics_file.start()
         self.scheduler.start()
 
     def watch(self, signs):
@@ -135,6 +135,7 @@ class Node:
         self.stopping.set()
         deadline = time.monotonic() + END_S
         self.housekeeping.stop()
+        self.metrics_file.stop()
         self.scheduler.stop()
         self.listener.stop()
         self.path_watch.stop()
@@ -143,7 +144,6 @@ class Node:
         self.network.stop()
         busy = self.volumes.close(max(0.0, min(STOP_S, deadline - time.monotonic())))
         text = f"{', '.join(busy)} would not end soon; recovery follows at the next start" if busy else "in order"
-        self.metrics_file.remove()
         self.events.tell_suppressed(everything=True)
         self.events.add("agent-stopped", text, pid=os.getpid())
         self.hooks.stop(max(0.2, min(HOOKS_S, deadline - time.monotonic())))
