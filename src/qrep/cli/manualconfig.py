@@ -42,6 +42,7 @@ TEXTS = {
         "pairs_remote": "Jobs whose target is on another host.",
         "pairs_per_source": "Jobs of one source volume.",
         "rate": "Rate of all jobs of this node together, above the shaping groups.",
+        "open_generation": "How long an open generation waits for its run to come back before the target gives it up and puts back its last sync point.",
     },
     "EventsSection": {"keep": "Events that are kept.", "keep_for": "How long they are kept; the newest 1000 always are."},
     "Hook": {
@@ -66,6 +67,7 @@ TEXTS = {
         "snapshots": "How it is frozen while it is read: auto takes what there is, none reads it live, and its sync points are fuzzy.",
         "undo": "Directory for the undo of a target; empty: in the state directory.",
         "undo_space": "What the undo may take: a size, or a multiple of the volume such as 2x.",
+        "open_generation": "As in [limits], for this volume; empty: as it says there.",
         "leaf": "Unit of comparing and sending, a power of two from 4K to 1M.",
         "granule": "Unit of scheduling and of the map, a power of two up to 64M.",
         "accept": "Peers whose jobs may write to it; nobody else may.",
