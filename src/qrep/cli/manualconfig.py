@@ -31,6 +31,7 @@ TEXTS = {
         "name": "What other hosts see this one as; empty: the host name.",
         "listen": "Addresses that peers may connect to.",
         "port": "TCP port for peers.",
+        "user": "The user of the process that holds the network; empty: qrep if there is one, else nobody.",
         "path_hold": "How long a better path must have been well before it is returned to.",
         "time_zone": "Zone of schedules and shaping hours, such as Europe/Berlin; empty: the system's.",
     },

@@ -109,27 +109,28 @@ class Volumes:
     def adopt(self, name, settings, sync_points):
         """Let a volume be what its file says now. Raises Refused if what it is cannot change because it is a replica."""
         with self._lock:
-            volume = self._volumes.get(name)
+            volume, fresh = self._volumes.get(name), None
             fixed = [field for field in FIXED if volume and getattr(volume.settings, field) != getattr(settings, field)]
             if volume is None:
-                volume = self._volumes[name] = ManagedVolume(name, settings, self.state.path)
-                if volume.is_replica():
-                    self._recover(volume, sync_points, threading.Event())
+                self._volumes[name] = fresh = ManagedVolume(name, settings, self.state.path)
             elif fixed and volume.is_replica():
                 raise Refused(
                     f"volume {name}: {', '.join(fixed)} cannot change while it is a replica",
                     hint=f"put the old value back; or qrep volume remove {name}, and add it again",
                     code="replica",
                 )
-            volume.settings = settings
-            if volume.target is not None:
-                volume.target.set_undo_limit(undo_limit(settings, volume.target.device.size))
+            else:
+                volume.settings = settings
+                if volume.target is not None:
+                    volume.target.set_undo_limit(undo_limit(settings, volume.target.device.size))
+        if fresh is not None and fresh.is_replica():  # without the lock: much may have to be put back
+            self._recover(fresh, sync_points, threading.Event())
 
     def let_go(self, name):
         """The file of a volume is gone: it is not known any more, and its device is free. What qrep keeps of it stays on disk."""
         with self._lock:
-            self._volumes[name].close_target()
-            del self._volumes[name]
+            volume = self._volumes.pop(name)
+        volume.close_target()
 
     def close(self, timeout):
         """Let all devices go, at the end. Returns the names of those that were still busy after `timeout` seconds: putting much back,
