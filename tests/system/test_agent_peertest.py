@@ -55,6 +55,7 @@ def test_every_path_is_measured_and_said_how_it_is_carried(pair, memory_dir):
     assert lines[2].startswith("best: 1 connection over 127.0.0.1") and lines[3].startswith("  full copy of db, 64 MiB: ")
 
 
+@pytest.mark.slow
 def test_paths_of_jobs_are_measured_beside_the_addresses(agents, loop_device):
     a, b = agents.replica(loop_device(8 * MIB), loop_device(8 * MIB))
     a.qrep("path", "add", "db", "--from", "127.0.0.1", "--to", b.host)

@@ -67,7 +67,7 @@ def test_a_path_that_only_one_end_trusts_is_refused_before_anything_is_written(r
     assert a.run()["root"] == b3sum(target) == b3sum(source)
 
 
-@pytest.mark.parametrize("who", ["the source", "the target"])
+@pytest.mark.parametrize("who", ["the source", pytest.param("the target", marks=pytest.mark.slow)])
 def test_trust_that_is_withdrawn_in_the_middle_of_a_run_ends_it_and_on_both_sides_it_goes_on_encrypted(agents, loop_device, fill, who):
     source, target = loop_device(SIZE), loop_device(SIZE)
     fill(source, SIZE)
