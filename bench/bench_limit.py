@@ -63,6 +63,16 @@ class Sink:
         self.process.stdout.close()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def first_in_line():
+    """Whatever else wants the CPUs comes after us: it is the limiter that is measured, not how late a busy machine wakes its lanes."""
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    if FULL:
+        os.setpriority(os.PRIO_PROCESS, 0, -15)
+    yield
+    os.setpriority(os.PRIO_PROCESS, 0, before)
+
+
 @pytest.fixture(scope="module")
 def image(huge_tmpfs):
     path = huge_tmpfs / "limit"

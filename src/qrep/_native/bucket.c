@@ -10,7 +10,7 @@
 #define OWED_SLOWNESS 32
 #define PIECE_NS 2000000u /* shorter waits cost wake-ups, longer ones are bursts */
 #define PIECES_NS 8000000u /* those of all that share */
-#define PIECE_LEAST_NS 1000000u
+#define PIECE_LEAST_NS 500000u
 #define PIECE_MIN ((uint64_t)1 << 10)
 #define PIECE_MAX ((uint64_t)1 << 20)
 #define SIZE_LIMIT ((uint64_t)1 << 40) /* no frame is that large; the level could not hold the debt of many */

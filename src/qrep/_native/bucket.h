@@ -48,7 +48,7 @@ void qrep_bucket_move(struct qrep_bucket *bucket, struct qrep_bucket *parent);
 /* Change the rate while in use, from the next request on. What was earned stays, cut to the new capacity; a debt keeps its duration. */
 void qrep_bucket_set_rate(struct qrep_bucket *bucket, uint64_t rate_bytes_per_s, uint64_t capacity, uint64_t now_ns);
 
-/* How many bytes to ask for at once: what was granted already, else 2 ms of the slowest rate of the chain, or of 8 ms the share that it has with others, 1 ms at least,
+/* How many bytes to ask for at once: what was granted already, else 2 ms of the slowest rate of the chain, or of 8 ms the share that it has with others, 0.5 ms at least,
  * 1 KiB to 1 MiB; QREP_PIECE_UNLIMITED without a rate. */
 #define QREP_PIECE_UNLIMITED ((uint64_t)2 << 20)
 uint64_t qrep_bucket_piece(struct qrep_bucket *bucket);
