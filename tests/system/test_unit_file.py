@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from agents import MIB, b3sum
-from machine import need_tool
+from agents import MIB, b3sum, wait_until
+from machine import need_tool, run
 
 UNIT = Path(__file__).resolve().parents[2] / "packaging" / "systemd" / "qrep.service"
 # prctl(PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN): what MemoryDenyWriteExecute does, by the kernel itself (6.3 and later); inherited.
@@ -116,3 +116,24 @@ def test_the_agent_needs_no_memory_that_is_both_written_and_executed(agents, loo
     agent.run()
     assert b3sum(target) == b3sum(source)
     assert agent.terminate()[0] == 0
+
+
+@pytest.mark.root
+def test_the_capabilities_of_the_unit_are_enough_for_both_ends_and_for_a_snapshot_of_a_mounted_filesystem(agents, loop_device, fill, xfs, mount):
+    need_tool("setpriv")
+    names = settings()["CapabilityBoundingSet"][0].lower().replace("cap_", "").split()
+    bounded = ["setpriv", "--no-new-privs", "--bounding-set", ",".join(["-all", *(f"+{name}" for name in names)])]
+    with open(xfs / "disk.img", "wb") as image:
+        image.truncate(64 * MIB)
+    source, target = loop_device(backing=xfs / "disk.img"), loop_device(64 * MIB)
+    subprocess.run(["mkfs.ext4", "-q", "-F", source], check=True)
+    point = mount(source)
+    (point / "file").write_text("content")
+    a, b = agents.replica(source, target, prefix=bounded)
+    report = a.run()
+    assert not report["fuzzy"], "frozen and cloned"
+    assert report["root"] == b3sum(target)
+    assert a.terminate()[0] == b.terminate()[0] == 0
+    run("umount", point)
+    source.detach()
+    wait_until(lambda: not run("losetup", "-j", xfs / "disk.img"))  # the kernel lets go of the image a moment later
