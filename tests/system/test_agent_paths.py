@@ -170,4 +170,5 @@ def test_data_connections_that_are_swallowed_while_the_control_connection_lives_
         cables.inside(cables.spaces[1], "ip", "rule", "add", "pref", "1", "ipproto", "tcp", "dport", port, "blackhole")
     assert there.failed_over("data connections swallowed, heartbeat alive", began, before) < FAIL_OVER_S
     there.ends_well()
-    assert "no acknowledgement" in there.a.events("path-down")[0]["text"]
+    # Both ends notice after five seconds, the source by what is not acknowledged, the target by its keep-alives.
+    assert any(words in there.a.events("path-down")[0]["text"] for words in ("no acknowledgement", "ended early"))

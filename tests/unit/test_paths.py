@@ -25,6 +25,22 @@ def test_a_lost_path_is_left_for_the_next_and_it_is_told_why():
     assert paths.failed(0, 7.0, "timed out") == [] and paths.paths[0].reason == "timed out" and paths.paths[0].since == 5.0
 
 
+def test_a_lost_path_that_answers_a_probe_at_once_is_not_taken_before_one_that_was_not_lost():
+    """Such as one that lets questions through and swallows data."""
+    paths = Paths(2)
+    paths.taken(0, 0.0)
+    paths.succeeded(1, 0.0)
+    paths.failed(0, 5.0, "nothing moved")
+    paths.succeeded(0, 5.1)
+    assert paths.order(5.2) == [1, 0]
+    paths.taken(1, 5.2)
+    assert paths.order(5.3) == [1, 0] and paths.better(5.1 + HOLD_FIRST_S) == 0
+    alone = Paths(1)
+    alone.taken(0, 0.0)
+    alone.failed(0, 5.0, "nothing moved")
+    assert alone.order(5.1) == [0]
+
+
 def test_when_all_are_down_all_are_tried_the_preferred_one_first():
     paths = Paths(3, preferred=1)
     for index in range(3):

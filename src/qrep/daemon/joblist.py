@@ -102,10 +102,9 @@ class Jobs:
             if not dry_run:
                 job.target_volume = pair["volume_id"]
                 self._keep(name, job)
-        reach = self.node.peers.reach(peer) if peer else None
         return {
             "name": name, "mode": job.mode, "source": source, "target": target, "size": info.size, "full": job.initial != "compare",
-            "via": f"{reach.source} -> {reach.address[0]}" if reach and reach.address else None, "notes": pair["notes"], "id": job.id,
+            "via": self.pairs.via(job), "notes": pair["notes"], "id": job.id,
         } | when(Timing(job, self.node.zone))  # fmt: skip
 
     @staticmethod

@@ -1,6 +1,7 @@
 """What a job needs besides its file: room within the limits, and its pair at the target, which is here or asked of a peer."""
 
 from qrep.daemon import asks
+from qrep.daemon.jobpaths import resolved, ways_of
 from qrep.errors import NotFound, Refused, Unreachable
 
 
@@ -32,7 +33,23 @@ class JobPairs:
             job_id=job.id, job=name, source=f"{self.node.name}:{job.source}" if peer else job.source, volume=volume, size=job.size,
             leaf=job.leaf, granule=job.granule, sync_points=job.sync_points, overwrite=overwrite, check_only=check_only,
         )  # fmt: skip
-        return self._ask(peer, question) if peer else self.node.pairs.create(question, None, source=info)
+        return self.node.peers.reach(peer).ask(question, self._way(job)) if peer else self.node.pairs.create(question, None, source=info)
+
+    def _way(self, job):
+        """The first path of a job whose paths a person gave, as Reach.connect takes it; None: any."""
+        if not job.paths:
+            return None
+        reach = self.node.peers.reach(job.target.rpartition(":")[0])
+        return resolved(reach, ways_of(job.paths[0], reach.peer.addresses)[0])
+
+    def via(self, job):
+        """Which way the target was asked, in words; None: it is here."""
+        peer, way = job.target.rpartition(":")[0], self._way(job)
+        if not peer:
+            return None
+        reach = self.node.peers.reach(peer)
+        source, address = way or (reach.source, reach.address)
+        return f"{source or 'auto'} -> {address[0]}"
 
     def set_sync_points(self, job):
         peer = job.target.rpartition(":")[0]

@@ -64,10 +64,11 @@ class PathWatch:
         with self._lock:
             self._due = {key: min(self._due.get(key, now), now + every) for key, every in intervals.items()}
             due = sorted((key for key, when in self._due.items() if when <= now and key not in self._probing), key=self._due.get)
-            for key in due[: PROBES_MAX - len(self._probing)]:
-                self._due[key] = now + intervals[key]
-                self._probing.add(key)
-                threading.Thread(target=self._probe, args=(key,), name=f"probe {key[1]}", daemon=True).start()
+            due = due[: PROBES_MAX - len(self._probing)]
+            self._due.update((key, now + intervals[key]) for key in due)
+            self._probing.update(due)
+        for key in due:
+            threading.Thread(target=self._probe, args=(key,), name=f"probe {key[1]}", daemon=True).start()
 
     def _probe(self, key):
         try:

@@ -37,6 +37,7 @@ class Paths:
         self.preferred = preferred if preferred < count else 0
         self.active = self.preferred  # the one that was taken last
         self.hold_first_s = hold_first_s
+        self._lost = False  # what went over the active one was lost: that it answers a probe again is not enough
         self._why = ""  # the active one was left
 
     # ---- events ----
@@ -55,6 +56,7 @@ class Paths:
     def failed(self, index, now, reason):
         """It could not be reached, or what went over it was lost."""
         path = self.paths[index]
+        self._lost = self._lost or index == self.active
         if path.state == DOWN:
             path.reason = reason
             return []
@@ -69,6 +71,7 @@ class Paths:
     def use(self, index):
         """A person prefers this one from now on; what it did before is forgiven."""
         self.preferred = index
+        self._lost = self._lost and index != self.active
         self.paths[index].failures = 0
         if index != self.active:
             self._why = "as it was asked for"
@@ -79,7 +82,7 @@ class Paths:
         if index != self.active:
             why = self._why if self._why else f"path {index + 1} ranks higher and has been well for a while"
             told.append(("path-switched", index, f"from path {self.active + 1} to path {index + 1}: {why}"))
-        self.active, self._why = index, ""
+        self.active, self._lost, self._why = index, False, ""
         return told
 
     # ---- decisions ----
@@ -87,19 +90,27 @@ class Paths:
     def order(self, now):
         """All indexes, in the order in which they are to be tried."""
         first = self.better(now)
-        if first is None:
-            first = self.active if self.paths[self.active].state != DOWN else None
-        return sorted(range(len(self.paths)), key=lambda index: (index != first, self.paths[index].state == DOWN, self._rank(index)))
+        if first is None and not self._lost and self.paths[self.active].state != DOWN:
+            first = self.active
+
+        def key(index):
+            return index != first, self.paths[index].state == DOWN, self._is_held(index, now), self._rank(index)
+
+        return sorted(range(len(self.paths)), key=key)
 
     def better(self, now):
         """The path that is to be returned to from the active one, or None: it ranks higher and has been well for long enough."""
         for index in sorted(range(len(self.paths)), key=self._rank):
             if index == self.active:
                 return None
-            path = self.paths[index]
-            if path.state == UP and now - path.since >= path.hold_s(self.hold_first_s):
+            if self.paths[index].state == UP and not self._is_held(index, now):
                 return index
         return None
+
+    def _is_held(self, index, now):
+        """Whether it has not been well for long enough."""
+        path = self.paths[index]
+        return path.state == UP and now - path.since < path.hold_s(self.hold_first_s)
 
     def current(self, now):
         """The path that is in use, or that a run would try first."""

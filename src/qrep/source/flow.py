@@ -37,6 +37,7 @@ from qrep.source.work import WHOLE, Base, work_list
 
 log = logging.getLogger("qrep.source")
 LAST_WORD_S = 3.0  # when data connections end, the target says why on the control connection: this long it may take once it is not busy
+BAD_DATA = ("connection", "frame")  # the target's word that data connections ended, or brought what is no frame: codes of its Nak
 WATCH_S = 0.5  # between two looks at the data connections
 ROOT_BEFORE_COMMIT = 8 << 30  # bytes of zeroes whose values may be computed while the target waits; one second on two cores
 _WHOLE_RUN = re.compile(rb"\x02+", re.DOTALL)
@@ -171,6 +172,8 @@ class Run:
                 raise error
             if self._moved:
                 continue
+            if error.code in BAD_DATA:
+                self._lose(error.message)
             record = self._machine.record
             attempt = record.attempt if record is not None else 0
             connected_s = time.monotonic() - began if self._link.was_open else 0.0
