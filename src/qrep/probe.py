@@ -7,7 +7,7 @@ import resource
 import socket
 from pathlib import Path
 
-from qrep._native import _uring_probe, hasher
+from qrep._native import _uring_probe, hasher, sandbox
 from qrep._native.ring import COPIED, NOTIFY, Ring, explain
 
 ffi, lib = _uring_probe.ffi, _uring_probe.lib
@@ -31,7 +31,7 @@ def probe():
     """Everything as one dict of plain values, ready for JSON. Opens and closes rings and a loopback connection.
 
     Keys: kernel, machine, cpus, memlock_limit (bytes, None: unlimited), huge_pages (always, madvise, never, None: not there),
-    hash_kernel, io_uring (see probe_uring), zero_copy (loopback: "copied", "zero-copy" or why not), ring (backend, why).
+    sandbox (for the agent's network process: {"seccomp": bool, "landlock": version, 0: none}), hash_kernel, io_uring (see probe_uring), zero_copy (loopback: "copied", "zero-copy" or why not), ring (backend, why).
     """
     uring = probe_uring()
     return {
@@ -44,6 +44,7 @@ def probe():
         "io_uring": uring,
         "zero_copy": {"loopback": zero_copy_on_loopback() if uring["available"] else uring["reason"]},
         "ring": ring_in_use(),
+        "sandbox": sandbox.kernel(),
     }
 
 

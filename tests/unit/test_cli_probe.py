@@ -3,6 +3,7 @@
 from qrep.cli.system import probe_text
 
 BASE = {
+    "sandbox": {"seccomp": True, "landlock": 7},
     "kernel": "6.1.0", "machine": "x86_64", "cpus": 8, "memlock_limit": 8 << 20, "huge_pages": "madvise", "hash_kernel": "avx2",
     "zero_copy": {"loopback": "copied"},
 }  # fmt: skip
@@ -25,3 +26,11 @@ def test_every_feature_is_a_line_of_the_table():
     assert [line.split() for line in lines[-4:]] == [
         ["SINGLE_ISSUER", "yes"], ["SEND_ZC", "no"], ["registered", "files", "yes"], ["registered", "buffers", "yes"],
     ]  # fmt: skip
+
+
+def test_a_machine_without_seccomp_is_told_that_the_agent_will_not_start():
+    from qrep.cli.system import sandbox_text
+
+    assert sandbox_text({"seccomp": True, "landlock": 7}) == "seccomp, Landlock 7"
+    assert "no Landlock" in sandbox_text({"seccomp": True, "landlock": 0})
+    assert "will not start" in sandbox_text({"seccomp": False, "landlock": 0})

@@ -28,7 +28,7 @@ ENVIRONMENT = (
     ("NO_COLOR", "If set, nothing is coloured."),
 )
 FILES = (
-    ("/etc/qrep/qrep.toml", "This node: name, listen, port, time zone, limits."),
+    ("/etc/qrep/qrep.toml", "This node: name, listen, port, user (of the process that faces the network), time zone, limits."),
     ("/etc/qrep/{peers,volumes,shapes,jobs}/NAME.toml", "One object a file; the commands write the file you would write."),
     ("/var/lib/qrep", "Maps, undo, keys and the event log; never edited by hand."),
     ("/run/qrep/qrep.sock", "Where the agent listens to this command. Only root may talk to it."),

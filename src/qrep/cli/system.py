@@ -47,6 +47,7 @@ def probe_text(found):
         ("huge pages", found["huge_pages"]),
         ("locked memory", "unlimited" if limit in (None, -1) else units.format_size(limit)),
         ("zero-copy send", f"on loopback: {found['zero_copy']['loopback']}"),
+        ("sandbox", sandbox_text(found["sandbox"])),
     ]
     text = "\n".join(f"{name:<15} {value}" for name, value in lines)
     features = [
@@ -59,6 +60,13 @@ def probe_text(found):
         for name in ("registered_files", "registered_buffers")
     ]
     return f"{text}\n\n{table(('IO_URING', 'HERE'), features)}"
+
+
+def sandbox_text(found):
+    """Of the process that faces the network."""
+    if not found["seccomp"]:
+        return colour("no seccomp: the agent will not start", 31)
+    return "seccomp, " + (f"Landlock {found['landlock']}" if found["landlock"] else "no Landlock here; an empty root directory does")
 
 
 @click.command(cls=Command)
