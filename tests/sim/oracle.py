@@ -106,8 +106,11 @@ class Oracle:
                     return  # the first generation has nothing before it
                 raise Violation("INV-K: the undo file of a retained generation is missing")
             header = records.UndoHeader.unpack(bytes(file.cache[: records.UNDO_HEADER_SIZE]))
-            for offset, data in before_images(file, header, self.size):
-                content[offset : offset + len(data)] = data
+            try:
+                for offset, data in before_images(file, header, self.size):
+                    content[offset : offset + len(data)] = data
+            except records.RecordDamaged as err:
+                raise Violation(f"INV-K: the undo file of a retained generation is damaged: {err}") from err
             base = header.base_id
             if base not in self.images or bytes(content) != self.images[base]:
                 raise Violation("INV-K: a retained sync point does not show its image")

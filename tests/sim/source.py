@@ -319,13 +319,11 @@ class Controller(Process):
         if machine.phase != "sending" or sending is None or not sending.work:
             return []
         staying = [lane for lane in sending.lanes if lane not in sending.leaving]
-        sending.leaving.update(staying[max(self.wanted, self.keep_at_least) :])
+        sending.leaving.update(staying[self.wanted :])
         sending.held = [until for until in sending.held if until > self.world.now]
         places = len(sending.lanes) + len(sending.held)
         count = min(self.wanted - len(staying), machine.may_add_connections(), say.CONNECTIONS_MAX - places)
         return machine.add_connections(count) if count > 0 else []
-
-    keep_at_least = 1
 
     def _add_sending(self, action):
         yield 0

@@ -50,7 +50,7 @@ def test_connections_are_added_and_removed_by_hand_while_a_run_goes_on(agents, g
     for number in (2, 3):
         assert a.qrep("connection", "add", "db/1")["number"] == number
     wait_until(lambda: up(a) == 3)
-    assert "3 connections" in a.text("status", "db")[0] and "db/1/3" in a.text("connection")[0]
+    assert "3 connections  " in a.text("status", "db")[0] and "db/1/3" in a.text("connection")[0]
     assert a.qrep("connection", "remove", "db/1/2", "-n")["connections"] == 2
     assert a.qrep("connection", "remove", "db/1/1")["connections"] == 2
     wait_until(lambda: [one["number"] for one in a.job()["progress"]["connections"] if one["state"] == "up"] == [1, 2])

@@ -21,11 +21,11 @@ def place_of(text):
 
 
 def name(one):
-    return f"{one['job']}/{one['path']}/{one['number']}"
+    return f"{one['job']}/{one['path']}/{one['number'] or '-'}"
 
 
 def route(one):
-    return f"{one['from']} -> {one['to']}" if one["from"] else "on this host"
+    return f"{one['from']} -> {one['to']}" if one["from"] else "on this host" if one["number"] else "removed"
 
 
 def doing(one):

@@ -142,7 +142,7 @@ def path_doing(path):
     if path["connections"]:
         there = [one for one in path["connections"] if one["state"] != "down"]
         down = len(path["connections"]) - len(there)
-        count = f"{len(there)} connection{'s' if len(there) != 1 else ''}{f' of {len(there) + down}' if down else ''}"
+        count = f"{len(there)} connection{'s' if len(there) != 1 else ''}{f', {down} down' if down else ''}"
         return f"{count}  {sum_of_rates(there)}".rstrip()
     if path["in_use"]:
         return "connected"

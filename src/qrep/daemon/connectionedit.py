@@ -17,13 +17,14 @@ def listed(node, name=None):
 def of_path(runner, number):
     """[CONNECTION] of path `number`, from 1."""
     way, in_use = _way(runner, number)
-    going = {one["number"]: one for one in (runner.progress() or {}).get("connections") or ()} if in_use else {}
+    known = (runner.progress() or {}).get("connections") or () if in_use else ()
+    going, leaving = {one["number"]: one for one in known if one["number"]}, [one for one in known if not one["number"]]
     idle = {"state": "idle", "sent": 0, "rate_bytes_per_s": None, "text": None}
     pairs = dict(enumerate(pairs_of(runner, number), 1))
     return [
         {"job": runner.name, "path": number, "number": place} | _addresses(way, pairs.get(place, Pair())) | (going.get(place) or idle)
         for place in sorted(pairs.keys() | going.keys())
-    ]  # fmt: skip
+    ] + [{"job": runner.name, "path": number, "from": None, "to": None} | one for one in leaving]  # fmt: skip
 
 
 def pairs_of(runner, number):

@@ -116,17 +116,18 @@ class SourceLanes(Lanes):
                     crashpoint("source-lane-leaves")
 
     def connections(self):
-        """What people are told: a dict for each, by slot."""
+        """What people are told: a dict for each, by slot; those that leave have none any more and come last."""
         now = time.monotonic()
         with self._lock:
             found = []
             for lane in self._going.values():
                 sent = lane.connection.native.sent if lane.connection is not None else 0
-                found.append({"number": lane.slot + 1, "state": lane.state, "sent": sent, "rate_bytes_per_s": lane.rate(sent, now), "text": None})
+                number = None if lane.leaving else lane.slot + 1
+                found.append({"number": number, "state": lane.state, "sent": sent, "rate_bytes_per_s": lane.rate(sent, now), "text": None})
             found += [
                 {"number": slot + 1, "state": "down", "sent": 0, "rate_bytes_per_s": 0.0, "text": text} for slot, (text, _) in self._down.items()
             ]
-        return sorted(found, key=lambda entry: entry["number"])
+        return sorted(found, key=lambda entry: entry["number"] or len(found) + 1)
 
     # ---- their life ----
 
