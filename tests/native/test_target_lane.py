@@ -4,12 +4,13 @@ import errno
 import os
 
 import pytest
+from machine import BadBlocks
 from target_rig import (
     ATTEMPT, BASE_ID, GRANULE, HAS_PAGE, HAS_VALUE, HASHED, IS_ZERO, KIB, LEAF, MIB, SESSION, SLOT, Target, granule_value,
     mixed_content, random_bytes,
 )
 
-from qrep._native import hasher
+from qrep._native import hasher, wire
 
 SIZE = 4 * GRANULE
 KINDS = ["socket", "stream", "pipes"]
@@ -438,6 +439,45 @@ def test_a_resumed_session_goes_on_with_the_arrays_of_the_one_before(make_target
     assert bytes(resumed.run.marked) == b"\2" * 4
     assert resumed.value(0) == granule_value(resumed.geometry, content, 0)
     assert resumed.device == content
+
+
+def test_a_granule_of_which_leaves_are_missing_is_applied_in_part_and_nothing_is_claimed_of_it(make_target, random_source, undo):
+    old = mixed_content(28, SIZE)
+    content = random_bytes(random_source, SIZE)
+    target = make_target(old, undo=undo)
+    session = target.serve(content)
+    data, digest = session.source.runs_parts(1, [(0, 2, False), (5, 1, False)])
+    session.source.send(session.source.writer.runs(1, [(0, 2, False), (5, 1, False)], len(data), digest, wire.LAST | wire.PARTS) + data)
+    session.source.full(2)
+    assert session.finish() == 0
+    expected = bytearray(old)
+    for leaf in (0, 1, 5):
+        expected[GRANULE + leaf * LEAF : GRANULE + (leaf + 1) * LEAF] = content[GRANULE + leaf * LEAF : GRANULE + (leaf + 1) * LEAF]
+    expected[2 * GRANULE : 3 * GRANULE] = content[2 * GRANULE : 3 * GRANULE]
+    assert target.device == expected
+    assert bytes(target.run.marked) == bytes([0, 1, 2, 0]) and target.run.fresh_states[1] == target.base_states[1]
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("zero", [False, True], ids=["data", "zeroes"])
+def test_blocks_that_take_no_write_are_named_by_the_sector_and_written_round(memory_dir, loop_device, backend, undo_after, zero):
+    blocks = BadBlocks(memory_dir, SIZE, undo_after)
+    disk = loop_device(backing=blocks.path)
+    old = bytes([7]) * SIZE
+    target = Target(memory_dir, disk, old, is_file=False, ring_backend=backend)
+    undo_after.callback(target.close)
+    os.fsync(target.device_fd)
+    bad = (GRANULE + 3 * LEAF + 1024, 512)
+    blocks.unwritable(bad)
+    content = bytearray(SIZE) if zero else mixed_content(29, SIZE)
+    session = target.serve(content)
+    for granule in range(4):
+        session.source.zero(granule) if zero else session.source.full(granule)
+    assert session.finish() == 0
+    assert target.run.bad_extents() == [(*bad, errno.EIO)] and target.run.failure() is None
+    assert bytes(target.run.marked) == bytes([2, 1, 2, 2])
+    content[bad[0] : sum(bad)] = old[bad[0] : sum(bad)]
+    assert target.device == content
 
 
 @pytest.mark.root

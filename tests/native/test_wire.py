@@ -109,7 +109,7 @@ REFUSED = [
     (RUNS, {"span": 1}), (RUNS, {"granule": 21}), (RUNS, {"data_size": 64 * KIB + 1}), (RUNS, {"data_size": 2**32 - 1}),
     (ZERO, {"span": 0}), (ZERO, {"span": 18}), (ZERO, {"span": 2**32 - 1}), (ZERO, {"granule": 21}), (ZERO, {"run_count": 1}),
     (ZERO, {"granule": 2**64 - 1}), (ZERO, {"data_size": 1}), (ZERO, {"digest": DIGEST}), (ZERO, {"first_leaf": 1}),
-    (ZERO, {"flags": 2, "granule_value": VALUE}),
+    (ZERO, {"flags": 2, "granule_value": VALUE}), (ZERO, {"flags": 5}), (FULL, {"flags": 7}), (FULL, {"flags": 6}), (FULL, {"flags": 8}),
     ({"kind": wire.END}, {"granule": 1}), ({"kind": wire.END}, {"flags": 1}), ({"kind": wire.END}, {"data_size": 1}),
     ({"kind": wire.END}, {"digest": DIGEST}), ({"kind": wire.END}, {"span": 1}), ({"kind": wire.END}, {"run_count": 1}),
 ]

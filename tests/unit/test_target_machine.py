@@ -238,6 +238,14 @@ def test_a_first_run_that_is_held_notes_what_it_has_applied():
     assert names(held(target)) == ["TakeCheckpoint", "FlushDevice", "SaveCheckpoint", "HoldOpen", "Reply"]
 
 
+def test_a_first_run_that_is_held_over_a_second_image_notes_it_too_and_forgets_it_before_a_third():
+    target = begun(EMPTY)
+    held(target)
+    assert "ForgetCheckpoint" in names(target.message("a", say.Resume(7, 1, LEAF, False)))
+    assert names(held(target)) == ["TakeCheckpoint", "FlushDevice", "SaveCheckpoint", "HoldOpen", "Reply"]
+    assert "ForgetCheckpoint" in names(target.message("a", say.Resume(7, 1, LEAF, False)))
+
+
 def test_a_place_beyond_the_end_cannot_be_held():
     target = begun()
     assert "CloseSession" in names(target.message("a", say.Hold(7, [say.Extent(SIZE, 4097)])))

@@ -167,7 +167,7 @@ def detail(job, node):
     lines.append(f"  source  {job['source']}  {units.format_size(job['size']) if job.get('size') else ''}".rstrip())
     if job.get("last_sync_point"):
         point = f"sync point {when(job['last_sync_point'], precise=True)} (generation {job['counter']}{', fuzzy' if job.get('fuzzy') else ''})"
-        if progress and progress.get("phase") in ("syncing", "committing"):
+        if job.get("unsynced") or (progress and progress.get("phase") in ("syncing", "committing")):
             point = f"open generation on top of {when(job['last_sync_point'], precise=True)} (would roll back there)"
     else:
         point = "no sync point yet"

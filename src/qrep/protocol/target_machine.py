@@ -130,6 +130,8 @@ class TargetMachine(TargetRequests):
             unreadable = tuple(asked.unreadable) if isinstance(asked, say.Hold) else ()
             unwritten = tuple(say.Extent(offset, size) for offset, size in unwritten)
             held = do.HoldOpen(asked.attempt, unreadable, unwritten)
+            # No lane runs, so what an initial attempt holds can be noted whatever images it was read of; a resume over another one forgets it.
+            self._checkpoints = self.record.committed_id == NO_ID
             return [*self._checkpoint(), held, *self._reply(self.session, say.Held(asked.attempt, list(unwritten)))]
         if partial or count != asked.count or manifest != asked.manifest:
             self._go("open")
