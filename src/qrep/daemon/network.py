@@ -106,7 +106,7 @@ class Network:
         for name, peer in self._peers().items():
             self.trust(name, peer)
         if self._open:
-            self.open()
+            self._say(talk.Open(number=next(self._numbers)))
 
     def _set_up(self, line):
         settings, limits, identity = self._settings, self._limits, self._identity
@@ -133,9 +133,10 @@ class Network:
         return answer
 
     def open(self):
-        """Let peers connect from now on."""
+        """Let peers connect: they can when this returns."""
         self._open = True
-        self._say(talk.Open())
+        with contextlib.suppress(Unreachable):  # the front died meanwhile: the next one opens by itself
+            self._ask(START_S, lambda number: talk.Open(number=number))
 
     def stop(self):
         """Close the port and every connection."""
@@ -221,7 +222,7 @@ class Network:
         elif descriptor is not None:
             os.close(descriptor)
             raise ProtocolError(f"a descriptor with {type(packet).__name__}")
-        elif isinstance(packet, talk.NotDialled | talk.Seen | talk.Counted):
+        elif isinstance(packet, talk.NotDialled | talk.Seen | talk.Opened | talk.Counted):
             self._answer(packet.number, packet)
         elif isinstance(packet, talk.Views):
             for number, *view in packet.views:

@@ -44,7 +44,9 @@ class Setup(Say, tag="setup"):
 
 
 class Open(Say, tag="open"):
-    """Listen from now on."""
+    """Listen from now on; answered by Opened."""
+
+    number: Number
 
 
 class Trust(Say, tag="trust"):
@@ -160,6 +162,10 @@ class Seen(Say, tag="seen"):
     certificate: Annotated[bytes, Meta(max_length=32768)]
 
 
+class Opened(Say, tag="opened"):
+    number: Number
+
+
 class Counted(Say, tag="counted"):
     number: Number
     half_open: Number
@@ -195,7 +201,7 @@ class Note(Say, tag="note"):
 
 
 ENGINE_SAYS = Union[Setup, Open, Trust, Distrust, Dial, DialPlain, Look, Count]
-FRONT_SAYS = Union[Ready, Failed, Accepted, Plain, Dialled, NotDialled, Seen, Counted, Views, Ended, Told, Note]
+FRONT_SAYS = Union[Ready, Failed, Accepted, Plain, Dialled, NotDialled, Seen, Opened, Counted, Views, Ended, Told, Note]
 
 
 class Gone(Exception):
