@@ -1,14 +1,15 @@
 """One of the demo's two hosts: a network namespace with an agent of its own configuration, state and socket."""
 
+import contextlib
 import os
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import time
 
-from qrep.errors import QrepError
+from qrep.client import Client
+from qrep.errors import QrepError, Unreachable
 
 QREP = [sys.executable, "-c", "from qrep.cli.main import main; main()"]
 START_S, STOP_S, COMMAND_S = 30.0, 15.0, 120.0
@@ -41,9 +42,9 @@ class Site:
         while time.monotonic() < started + START_S:
             if self.process.poll() is not None:
                 raise QrepError(f"the agent of {self.name} ended with {self.process.returncode}: {self.last_words()}")
-            with socket.socket(socket.AF_UNIX) as probe:
-                if os.path.exists(self.socket) and probe.connect_ex(self.socket) == 0:
-                    return time.monotonic() - started
+            with contextlib.suppress(Unreachable):  # the socket is there before the agent serves, which is when its port is open, too
+                Client(self.socket).get("/node")
+                return time.monotonic() - started
             time.sleep(0.01)
         raise QrepError(f"the agent of {self.name} did not answer in {START_S:g} s: {self.last_words()}")
 
@@ -91,12 +92,8 @@ class Site:
 
     def job(self, name):
         """The job as the local API shows it."""
-        from qrep.client import Client
-
         return Client(self.socket).get("/status", job=name)["jobs"][0]
 
     def events(self, name):
         """The events of a job so far, oldest first."""
-        from qrep.client import Client
-
         return [event for event in Client(self.socket).lines("/events", job=name) if event]
