@@ -4,12 +4,10 @@ import errno
 import os
 import threading
 import time
-from pathlib import Path
 
 import pytest
 from flow.harness import GRANULE, LEAF, MIB, Site, b3sum, packaged, write_at
 
-from qrep import device
 from qrep.copy import copy_local
 from qrep.errors import DamagedError, Interrupted, NotFound, QrepError, Refused, UndoSpaceError
 from qrep.volumes.reflink import Reflink

@@ -6,7 +6,7 @@ import struct
 
 import pytest
 from target_rig import (
-    ATTEMPT, GRANULE, HAS_VALUE, HASHED, IS_ZERO, KEY, KIB, LEAF, SESSION, Target, granule_value, mixed_content,
+    ATTEMPT, HAS_VALUE, HASHED, IS_ZERO, KEY, LEAF, SESSION, Target, granule_value, mixed_content,
 )
 
 from qrep._native import hasher

@@ -159,7 +159,7 @@ class TargetMachine(TargetRequests):
         self._go("idle")
         self.record = self.record.committed()
         point, self._point = self._point, None
-        new, counter = self.record.committed_id, self.record.committed_counter
+        new = self.record.committed_id
         # R4: the content is flushed before the one sector that makes it the committed generation.
         return [do.FlushDevice(), do.WriteSuperblock(self.record), *self._tidy(), do.RolledBack(new, point)]
 
