@@ -5,7 +5,7 @@ import json
 import socket
 from urllib.parse import quote, urlencode
 
-from qrep.errors import QrepError, Unreachable, from_dict
+from qrep.errors import QrepError, Unreachable, UsageError, from_dict
 
 LONGEST_WAIT = 20  # seconds a long poll may last; the agent answers sooner when something changed
 
@@ -120,5 +120,7 @@ class Client:
 
 
 def part(name):
-    """One path segment, whatever a person typed."""
+    """One segment of a path: the name that a person typed. Raises UsageError for what no object is called."""
+    if not name or "/" in str(name):
+        raise UsageError(f"{str(name)!r} cannot be a name here", hint="db is a job, db/1 a path of it (qrep path), db/1/2 a connection (qrep connection)")
     return quote(str(name), safe="")

@@ -71,7 +71,10 @@ def test_job_create_over_a_signature_asks_and_without_a_terminal_refuses(agent, 
 def test_job_set_show_and_delete(agent, qrep):
     agent.on("PATCH", "/jobs/db", JOB).on("GET", "/jobs/db", JOB).on("DELETE", "/jobs/db", {})
     assert "generation" in qrep("job", "set", "db", "--connections", "4").out
-    assert agent.bodies("PATCH", "/jobs/db") == [{"connections": 4}]
+    assert qrep("job", "set", "db", "--connections", "4", "-n").out.startswith("Would be: db\n")
+    assert agent.bodies("PATCH", "/jobs/db") == [{"connections": 4}, {"connections": 4, "dry_run": True}]
+    nothing = qrep("job", "set", "db")
+    assert nothing.code == 2 and "nothing to change was given" in nothing.err
     assert qrep("job", "show", "db").out.startswith("db\n")
     assert "would be forgotten" in qrep("job", "delete", "db", "--dry-run").out
     assert qrep("job", "delete", "db", "--yes").out == "db: deleted\n"
@@ -114,8 +117,13 @@ def test_a_peer_whose_other_end_does_not_agree_is_told_with_what_to_do(agent, qr
     assert qrep("peer", "set", "site-b", "--no-trusted").out == "site-b: its paths are not trusted: everything is TLS\n"
     assert agent.bodies("PATCH", "/peers/site-b") == [{"trusted": True}, {"trusted": False}]
     assert qrep("peer", "set", "site-b").code == 2
+    agent.on("GET", "/peers", [{"name": "site-b", "trusted": True}])
+    assert qrep("peer", "set", "site-b", "--no-trusted", "-n").out == "site-b: its paths would no longer be trusted\n"
+    assert qrep("peer", "set", "site-b", "--trusted", "-n").out == "site-b: its paths are trusted already\n"
 
 
-def test_a_name_that_is_not_a_name_reaches_the_agent_as_one_path_segment(agent, qrep):
-    assert qrep("job", "show", "../volumes/db").code == 7
-    assert agent.asked[-1][1] == "/jobs/../volumes/db"
+def test_a_name_that_cannot_be_one_is_refused_before_the_agent_is_asked(agent, qrep):
+    for name in ("../volumes/db", "db/1", ""):
+        answer = qrep("job", "show", name)
+        assert answer.code == 2 and f"{name!r} cannot be a name here" in answer.err
+    assert not agent.asked

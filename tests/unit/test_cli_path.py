@@ -20,7 +20,7 @@ def test_a_noun_alone_lists_the_paths_of_all_jobs(agent, qrep):
         "PATH     FROM -> TO                   STATE",
         "db/1     auto (10.0.1.1) -> 10.0.1.2  down   since 2026-11-22 02:41: 10.0.1.2:7414: No route to host",
         "db/2 *   10.0.2.1 -> 10.0.2.2         up     connected",
-        "web/1 *  auto (10.0.1.1) -> 10.0.1.2  up     standby",
+        "web/1 *  auto (10.0.1.1) -> 10.0.1.2  up     idle",
     ]
     agent.on("GET", "/paths", [])
     assert "no job has a target on another host" in qrep("path").out
@@ -84,7 +84,7 @@ def test_path_remove_can_be_tried_first(agent, qrep):
 
 
 def test_what_names_no_path_is_a_mistake_in_the_command(qrep):
-    for word in ("db", "db/", "/1", "db/x", "db/-1"):
+    for word in ("db", "db/", "/1", "db/x", "db/-1", "db/1/2"):
         answer = qrep("path", "show", word)
         assert answer.code == 2 and "names no path" in answer.err, word
 

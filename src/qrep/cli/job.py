@@ -8,7 +8,7 @@ from qrep.cli.app import Group
 from qrep.client import part
 from qrep.cli.render import table, when, when_there
 from qrep.cli.volume import given
-from qrep.errors import Refused
+from qrep.errors import Refused, UsageError
 
 
 def listing(jobs):
@@ -160,8 +160,10 @@ def create(app, name, dry_run, yes, path_source, path_to, **options):
 def set_(app, name, dry_run, **options):
     """Change settings of job NAME: schedule, rpo, shape and connections count at once, all else from the next run on."""
     body = given(**cleared(options))
+    if not body:
+        raise UsageError("nothing to change was given", hint=f"qrep job show {name} shows the settings; qrep job set --help lists them")
     answer = app.client().call("PATCH", f"/jobs/{part(name)}", body | ({"dry_run": True} if dry_run else {}))
-    app.data(answer, lambda: details(answer))
+    app.data(answer, lambda: ("Would be: " if dry_run else "") + details(answer))
 
 
 @job.command()

@@ -14,7 +14,7 @@ from qrep.errors import UsageError
 def address(text):
     """(job, number) of `db/2`. Raises UsageError."""
     job, slash, number = text.rpartition("/")
-    if not slash or not job or not (number.isascii() and number.isdigit()):
+    if not slash or not job or "/" in job or not (number.isascii() and number.isdigit()):
         raise UsageError(f"{text!r} names no path", hint="write JOB/N, such as db/2; qrep path lists them")
     return job, int(number)
 

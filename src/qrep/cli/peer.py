@@ -98,8 +98,8 @@ def set_(app, name, trusted, dry_run):
         known = next((peer for peer in client.get("/peers") if peer["name"] == name), None)
         if known is None:
             raise NotFound(f"no peer called {name}", hint="qrep peer lists them", code="no-such-peer")
-        word = "would be" if known["trusted"] != trusted else "are already"
-        app.data(known | {"would_be_trusted": trusted}, f"{name}: its paths {word} {'trusted' if trusted else 'not trusted'}")
+        word = ("would be" if trusted else "would no longer be") if known["trusted"] != trusted else "are" if trusted else "are not"
+        app.data(known | {"would_be_trusted": trusted}, f"{name}: its paths {word} trusted{' already' if known['trusted'] == trusted else ''}")
         return
     answer = client.call("PATCH", f"/peers/{part(name)}", {"trusted": trusted}, timeout=60)
     app.data(answer, changed_text(answer))

@@ -148,7 +148,7 @@ def path_doing(path):
         return "connected"
     if path["returns_in_seconds"]:
         return f"returned to in {path['returns_in_seconds']:.0f} s if it stays well"
-    return "standby"
+    return "idle" if path["active"] else "standby"
 
 
 def detail(job, node):

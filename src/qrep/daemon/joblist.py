@@ -12,7 +12,7 @@ from qrep.daemon import pathedit
 from qrep.daemon.jobpairs import JobPairs, check_room
 from qrep.daemon.managed import shape
 from qrep.daemon.route import Route
-from qrep.errors import ConfigError, NotFound, QrepError, Refused
+from qrep.errors import ConfigError, NotFound, QrepError, Refused, UsageError
 from qrep.jobs.run import JobRunner
 from qrep.jobs.schedule import Timing
 from qrep.jobs.shown import job_dict, when
@@ -281,6 +281,6 @@ def _convert(fields):
         job = msgspec.convert(fields, config.Job)
     except msgspec.ValidationError as err:
         raise ConfigError(str(err)) from err
-    for _key, error in bad_values(job):
-        raise error
+    for key, error in bad_values(job):
+        raise error if key not in ("timeout", "rpo") or key in error.message else UsageError(f"{key}: {error.message}", hint=error.hint)
     return job
