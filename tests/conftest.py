@@ -11,6 +11,7 @@ import contextlib
 import os
 import random
 import shutil
+import signal
 import tempfile
 import zlib
 from pathlib import Path
@@ -34,6 +35,8 @@ def pytest_report_header(config):
 
 
 def pytest_configure(config):
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # of a shell's background job; what tests start would ignore Ctrl-C, too
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     with contextlib.suppress(ImportError):
         from hypothesis import core, settings
 
