@@ -1,0 +1,19 @@
+"""The engine on the kernel that Debian ships, with what it has and this machine's kernel may not have."""
+
+import re
+
+import pytest
+
+pytestmark = [pytest.mark.root, pytest.mark.slow]
+
+
+def passed(output):
+    """How many tests passed in the guest; none may have been skipped."""
+    print(output)  # with what they measured
+    summary = re.search(r"(\d+) passed[^\n]* in ", output)
+    assert summary and "skipped" not in summary[0], output
+    return int(summary[1])
+
+
+def test_rings_send_and_receive_on_the_stock_kernel(guest):
+    assert passed(guest.pytest("tests/native/test_ring_refusals.py")) > 0
