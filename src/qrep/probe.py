@@ -7,6 +7,7 @@ import resource
 import socket
 from pathlib import Path
 
+from qrep import kerneltls
 from qrep._native import _uring_probe, hasher, sandbox
 from qrep._native.ring import COPIED, NOTIFY, Ring, explain
 
@@ -31,7 +32,8 @@ def probe():
     """Everything as one dict of plain values, ready for JSON. Opens and closes rings and a loopback connection.
 
     Keys: kernel, machine, cpus, memlock_limit (bytes, None: unlimited), huge_pages (always, madvise, never, None: not there),
-    sandbox (for the agent's network process: {"seccomp": bool, "landlock": version, 0: none}), hash_kernel, io_uring (see probe_uring), zero_copy (loopback: "copied", "zero-copy" or why not), ring (backend, why).
+    sandbox (for the agent's network process: {"seccomp": bool, "landlock": version, 0: none}), hash_kernel, io_uring (see probe_uring),
+    zero_copy (loopback: "copied", "zero-copy" or why not), kernel_tls ({"available": bool, "why": why it is not, or None}), ring (backend, why).
     """
     uring = probe_uring()
     return {
@@ -43,9 +45,15 @@ def probe():
         "hash_kernel": hasher.isa(),
         "io_uring": uring,
         "zero_copy": {"loopback": zero_copy_on_loopback() if uring["available"] else uring["reason"]},
+        "kernel_tls": kernel_tls(),
         "ring": ring_in_use(),
         "sandbox": sandbox.kernel(),
     }
+
+
+def kernel_tls():
+    why = kerneltls.missing()
+    return {"available": why is None, "why": why}
 
 
 def probe_uring():

@@ -3,6 +3,7 @@
 import re
 
 import pytest
+from guest_machine import KERNEL_TLS
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
@@ -17,3 +18,7 @@ def passed(output):
 
 def test_rings_send_and_receive_on_the_stock_kernel(guest):
     assert passed(guest.pytest("tests/native/test_ring_refusals.py")) > 0
+
+
+def test_data_connections_are_encrypted_by_the_kernel_that_has_tls(guest):
+    assert passed(guest.pytest("tests/system/test_agent_kernel_tls.py", modules=KERNEL_TLS)) > 0

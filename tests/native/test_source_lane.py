@@ -111,6 +111,34 @@ def test_an_unknown_volume_is_sent_whole_and_its_values_make_the_plain_hash_of_t
     assert peer.last == {g: bytes(run.fresh_values[32 * g : 32 * g + 32]) for g in range(GRANULES)}
 
 
+def test_a_lane_may_send_over_one_socket_and_be_answered_over_another(volume):
+    volume.forget()
+    run = volume.make_run()
+    (ours, theirs), (answers, answer) = socket.socketpair(), socket.socketpair()
+    with ours, theirs, answers, answer:
+        peer = Peer(GEOMETRY, volume.image, receive_all(theirs), answer.sendall)
+        rc = run.lane(volume.device, Connection.socket(answers.fileno(), 0, send_fd=ours.fileno()))
+        ours.shutdown(socket.SHUT_RDWR)
+        peer.close()
+    volume.close()
+    assert (rc, run.failure()) == (0, None)
+    assert volume.image == volume.data
+
+
+def test_a_lane_that_fails_ends_both_of_its_sockets(volume):
+    volume.forget()
+    run = volume.make_run()
+    (ours, theirs), (answers, answer) = socket.socketpair(), socket.socketpair()
+    with ours, theirs, answers, answer:
+        answer.close()  # whoever is to answer is gone
+        assert run.lane(volume.device, Connection.socket(answers.fileno(), 0, send_fd=ours.fileno())) != 0
+        assert run.failure()[0] == "connection"
+        theirs.settimeout(20)
+        while theirs.recv(1 << 20):
+            pass  # it comes to an end
+    volume.close()
+
+
 @pytest.mark.parametrize("granule, leaf", [(0, 0), (4, 15), (WHOLE, 0), (WHOLE, 5)])
 def test_one_changed_leaf_is_one_run_and_its_page_goes_to_the_other_slot(volume, granule, leaf):
     volume.change(granule, leaf)

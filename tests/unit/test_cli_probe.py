@@ -5,7 +5,7 @@ from qrep.cli.system import probe_text
 BASE = {
     "sandbox": {"seccomp": True, "landlock": 7},
     "kernel": "6.1.0", "machine": "x86_64", "cpus": 8, "memlock_limit": 8 << 20, "huge_pages": "madvise", "hash_kernel": "avx2",
-    "zero_copy": {"loopback": "copied"},
+    "zero_copy": {"loopback": "copied"}, "kernel_tls": {"available": False, "why": "this kernel has no TLS"},
 }  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from qrep.protocol import messages as say
 from qrep.protocol.records import TargetRecord
 from qrep.protocol.source_machine import SourceMachine
 from qrep.protocol.target_machine import TargetMachine
+from qrep.source.connections import Connections
 
 JOB, VOLUME, T, NEW = (bytes([i]) * 16 for i in range(1, 5))
 SIZE, LEAF, GRANULE = 1 << 20, 4096, 16384
@@ -233,3 +234,34 @@ def test_a_session_asks_for_no_more_than_it_has_numbers_for():
         source.message(say.Added(7, [(had + i).to_bytes(16, "big") for i in range(count)]))
         had += count
     assert source.may_add_connections() == 0
+
+
+def test_tokens_that_come_when_the_lanes_have_ended_meanwhile_are_left_to_become_void():
+    class Machine:
+        def may_add_connections(self):
+            return 16
+
+        def add_connections(self, count):
+            return [do.Send(say.AddConnections(7, count))]
+
+    class Lanes:
+        added = None
+
+        def shrink(self, count):
+            pass
+
+        def places(self):
+            return 1
+
+        def missing(self, count):
+            return list(range(1, count))
+
+        def add(self, tokens, slots):
+            self.added = tokens, slots
+
+    connections, lanes = Connections(3), Lanes()
+    assert said(connections.settle(lanes, Machine())) == [say.AddConnections(7, 2)]
+    connections.added(MORE, None)
+    connections.settle(lanes, Machine())
+    connections.added(MORE, lanes)
+    assert lanes.added == (MORE, [1, 2])

@@ -9,7 +9,7 @@ GIB = 1 << 30
 
 
 def measured(*rates):
-    return [{"connections": 1 << i, "rate_bytes_per_s": rate, "bytes": 5 * rate, "seconds": 5.0, "zero_copy": None} for i, rate in enumerate(rates)]
+    return [{"connections": 1 << i, "rate_bytes_per_s": rate, "bytes": 5 * rate, "seconds": 5.0, "zero_copy": None, "ktls": False} for i, rate in enumerate(rates)]
 
 
 @pytest.mark.parametrize("rates, best", [((100,), 1), ((100, 200, 210, 205), 2), ((100, 150, 200, 400), 8), ((96, 100, 90, 80), 1), ((100, 99, 110), 4)])
@@ -26,8 +26,9 @@ def test_a_copy_takes_as_long_as_the_slower_of_path_and_limit():
     assert copy_time("db", 1000, 0, None)["seconds"] is None
 
 
-def path(address, *rates, error=None, rtt=0.21, zero_copy=None):
-    return {"from": None, "address": address, "error": error, "rtt_ms": rtt, "zero_copy": zero_copy, "measurements": measured(*rates), "best": None}
+def path(address, *rates, error=None, rtt=0.21, zero_copy=None, ktls=False):
+    path = {"from": None, "address": address, "error": error, "rtt_ms": rtt, "zero_copy": zero_copy, "ktls": ktls}
+    return path | {"measurements": measured(*rates), "best": None}
 
 
 def result(*paths, **changed):
@@ -72,3 +73,8 @@ def test_copies_limits_and_jobs_that_ran_meanwhile_are_said():
 def test_a_peer_cannot_move_the_cursor_by_its_error():
     shown = text_of(result(path("10.0.1.2", GIB), path("10.0.2.2", error={"code": "x", "message": "a\x1b[2Jb"})))
     assert "\x1b" not in shown
+
+
+def test_a_path_whose_kernel_encrypts_is_said_to_use_kernel_tls():
+    shown = [text_of(result(path("10.0.1.2", GIB, ktls=ktls), transport="tls")).splitlines()[0] for ktls in (True, False)]
+    assert "   kernel TLS   " in shown[0] and "   TLS   " in shown[1]

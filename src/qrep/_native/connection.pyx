@@ -37,11 +37,14 @@ cdef class Connection:
         return Connection()
 
     @staticmethod
-    def socket(int sock_fd, uint32_t index, *, bint zero_copy=False, Bucket bucket=None):
-        """A connected stream socket, blocking or not. zero_copy: try SEND_ZC, and stop trying where the kernel copies."""
+    def socket(int sock_fd, uint32_t index, *, bint zero_copy=False, int send_fd=-1, Bucket bucket=None):
+        """A connected stream socket, blocking or not. zero_copy: try SEND_ZC, and stop trying where the kernel copies.
+
+        send_fd: another socket, for what is sent; sock_fd is then received from only.
+        """
         cdef Connection self = Connection(index, bucket)
         self.connection.kind = QREP_CONNECTION_SOCKET
-        self.connection.receive_fd = self.connection.send_fd = sock_fd
+        self.connection.receive_fd, self.connection.send_fd = sock_fd, sock_fd if send_fd < 0 else send_fd
         self.connection.zero_copy = zero_copy
         return self
 

@@ -34,7 +34,7 @@ struct qrep_connection {
     uint32_t kind;
     uint32_t index;   /* connection number inside the session, goes into every frame */
     int receive_fd;   /* SOCKET: the socket; PIPES: the reading end */
-    int send_fd;      /* SOCKET: the same; PIPES: the writing end */
+    int send_fd;      /* SOCKET: the same, or another one that takes what is sent; PIPES: the writing end */
     int zero_copy;    /* SOCKET: 1 try SEND_ZC and fall back when the kernel says `copied`; 0 plain */
     struct qrep_stream stream;
     struct qrep_bucket *bucket; /* of this connection alone; NULL: unlimited. Wire bytes are taken before they are sent */

@@ -145,9 +145,11 @@ void qrep_connection_abort(struct qrep_connection *connection)
     if (connection->kind != QREP_CONNECTION_SOCKET)
         return;
     shutdown(connection->receive_fd, SHUT_RDWR);
+    if (connection->send_fd != connection->receive_fd)
+        shutdown(connection->send_fd, SHUT_RDWR);
     if (!connection->zero_copy)
         return; /* what TCP has queued may still arrive: a resumed run need not send it again */
     /* Dissolving the association purges TCP's queue, whose pages zero-copy sends wait for; other families refuse, and have none. */
     struct sockaddr nothing = {.sa_family = AF_UNSPEC};
-    connect(connection->receive_fd, &nothing, sizeof nothing);
+    connect(connection->send_fd, &nothing, sizeof nothing);
 }

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/tls.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -150,6 +151,14 @@ int qrep_ring_register_buffers(struct qrep_ring *ring, void *base, size_t size)
     return rc;
 }
 
+static int has_kernel_tls(int descriptor)
+{
+    struct tls_crypto_info info;
+    socklen_t size = sizeof info;
+
+    return getsockopt(descriptor, SOL_TLS, TLS_TX, &info, &size) == 0;
+}
+
 int qrep_ring_register_files(struct qrep_ring *ring, const int *descriptors, unsigned count)
 {
     if (ring->file_count > 0)
@@ -167,6 +176,7 @@ int qrep_ring_register_files(struct qrep_ring *ring, const int *descriptors, uns
         }
         files[i].descriptor = descriptors[i];
         files[i].direct = (flags & O_DIRECT) != 0;
+        files[i].kernel_tls = has_kernel_tls(descriptors[i]);
     }
     int rc = ring->ops->register_files(ring, descriptors, count);
     if (rc < 0) {

@@ -48,6 +48,7 @@ enum qrep_step qrep_request_step(struct qrep_request *request, int64_t result);
 struct qrep_ring_file {
     int descriptor;
     int direct;
+    int kernel_tls; /* a connection whose kernel encrypts what is sent; it refuses MSG_WAITALL (-EOPNOTSUPP) */
 };
 
 struct qrep_ring;

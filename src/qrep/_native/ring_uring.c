@@ -184,7 +184,9 @@ static int uring_start(struct qrep_ring *front, struct qrep_request *request)
         io_uring_prep_fsync(sqe, (int)request->file, IORING_FSYNC_DATASYNC);
         break;
     case QREP_SEND:
-        io_uring_prep_sendmsg(sqe, (int)request->file, &request->message, (unsigned)request->flags | MSG_WAITALL);
+        /* Whole, so that it completes once; what completes short is continued (ring_step.c). */
+        io_uring_prep_sendmsg(sqe, (int)request->file, &request->message,
+                              (unsigned)request->flags | (front->files[request->file].kernel_tls ? 0 : MSG_WAITALL));
         break;
     case QREP_SEND_ZC:
         prepare_send_zc(uring, request, sqe);

@@ -45,8 +45,12 @@ static int open_ring(struct source_lane *lane)
     int rc = qrep_ring_open(&lane->ring, &options);
     if (rc)
         return rc;
-    int files[2] = {lane->device_fd, has_socket(lane) ? lane->connection->send_fd : -1};
-    rc = qrep_ring_register_files(lane->ring, files, has_socket(lane) ? 2 : 1);
+    int files[SOURCE_FILES] = {
+        [SOURCE_FILE_DEVICE] = lane->device_fd,
+        [SOURCE_FILE_SEND] = lane->connection->send_fd,
+        [SOURCE_FILE_RECEIVE] = lane->connection->receive_fd,
+    };
+    rc = qrep_ring_register_files(lane->ring, files, has_socket(lane) ? SOURCE_FILES : 1);
     if (rc)
         return rc;
     rc = qrep_ring_register_buffers(lane->ring, lane->arena.base, lane->arena.size);
@@ -291,7 +295,7 @@ static int run_lane(struct source_lane *lane)
     if (has_socket(lane)) {
         /* From the start, so that a peer that goes away is noticed while there is nothing to send. */
         lane->answer_iov = (struct iovec){&lane->answer, sizeof lane->answer};
-        int rc = qrep_ring_receive(lane->ring, SOURCE_FILE_SOCKET, &lane->answer_iov, 1, source_tag(SOURCE_TAG_ANSWER, 0, 0));
+        int rc = qrep_ring_receive(lane->ring, SOURCE_FILE_RECEIVE, &lane->answer_iov, 1, source_tag(SOURCE_TAG_ANSWER, 0, 0));
         if (rc)
             return qrep_fail(&lane->run->base, QREP_FAILURE_CONNECTION, -rc, lane->lane, UINT64_MAX);
     }

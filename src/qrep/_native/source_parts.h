@@ -125,7 +125,7 @@ struct source_lane {
 enum source_tag { SOURCE_TAG_READ = 1, SOURCE_TAG_SEND, SOURCE_TAG_ANSWER };
 static inline uint64_t source_tag(enum source_tag kind, uint32_t part, uint32_t index) { return (uint64_t)kind << 56 | (uint64_t)part << 32 | index; }
 
-enum { SOURCE_FILE_DEVICE = 0, SOURCE_FILE_SOCKET = 1 };
+enum { SOURCE_FILE_DEVICE = 0, SOURCE_FILE_SEND = 1, SOURCE_FILE_RECEIVE = 2, SOURCE_FILES = 3 }; /* registered files */
 
 /* All of these return 0, or -errno after recording the failure. */
 

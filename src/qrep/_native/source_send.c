@@ -197,8 +197,8 @@ static int send_piece(struct source_lane *lane)
     }
     uint64_t tag = source_tag(SOURCE_TAG_SEND, 0, (uint32_t)(batch - lane->batches));
     int rc = lane->zero_copy && size >= ZERO_COPY_MIN
-                 ? qrep_ring_send_zc(lane->ring, SOURCE_FILE_SOCKET, lane->piece, piece_count, MSG_NOSIGNAL, tag)
-                 : qrep_ring_send(lane->ring, SOURCE_FILE_SOCKET, lane->piece, piece_count, MSG_NOSIGNAL, tag);
+                 ? qrep_ring_send_zc(lane->ring, SOURCE_FILE_SEND, lane->piece, piece_count, MSG_NOSIGNAL, tag)
+                 : qrep_ring_send(lane->ring, SOURCE_FILE_SEND, lane->piece, piece_count, MSG_NOSIGNAL, tag);
     if (rc == 0)
         return 0;
     lane->piece_size = 0;

@@ -145,10 +145,12 @@ static int open_ring(struct target_lane *lane)
 {
     struct qrep_target_run *run = lane->run;
     struct qrep_ring_options options = {.backend = run->ring_backend, .entries = RING_ENTRIES};
+    int has_socket = lane->connection->kind == QREP_CONNECTION_SOCKET;
     int files[TARGET_FILES] = {
         [TARGET_DEVICE] = lane->device_fd,
         [TARGET_UNDO] = run->undo_fd >= 0 ? run->undo_fd : lane->device_fd,
-        [TARGET_SOCKET] = lane->connection->kind == QREP_CONNECTION_SOCKET ? lane->connection->receive_fd : lane->device_fd,
+        [TARGET_RECEIVE] = has_socket ? lane->connection->receive_fd : lane->device_fd,
+        [TARGET_SEND] = has_socket ? lane->connection->send_fd : lane->device_fd,
     };
     int rc = qrep_ring_open(&lane->ring, &options);
     if (rc == 0)

@@ -25,9 +25,9 @@ static int start_request(struct target_lane *lane, unsigned op, void *data, size
     case TARGET_OP_FLUSH:
         return qrep_ring_fsync(lane->ring, TARGET_UNDO, tag);
     case TARGET_OP_RECEIVE:
-        return qrep_ring_receive(lane->ring, TARGET_SOCKET, data, (unsigned)size, tag);
+        return qrep_ring_receive(lane->ring, TARGET_RECEIVE, data, (unsigned)size, tag);
     default:
-        return qrep_ring_send(lane->ring, TARGET_SOCKET, data, (unsigned)size, MSG_NOSIGNAL, tag);
+        return qrep_ring_send(lane->ring, TARGET_SEND, data, (unsigned)size, MSG_NOSIGNAL, tag);
     }
 }
 

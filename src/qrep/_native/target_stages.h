@@ -19,7 +19,7 @@
 _Static_assert(QREP_TARGET_FRAMES <= QREP_UNDO_BATCHES_MAX, "a batch per frame");
 #define QREP_TARGET_PASSES 256 /* > frames in flight plus the open one */
 
-enum { TARGET_DEVICE = 0, TARGET_UNDO = 1, TARGET_SOCKET = 2, TARGET_FILES = 3 }; /* registered files */
+enum { TARGET_DEVICE = 0, TARGET_UNDO = 1, TARGET_RECEIVE = 2, TARGET_SEND = 3, TARGET_FILES = 4 }; /* registered files */
 
 enum target_stage {
     TARGET_RECEIVING,

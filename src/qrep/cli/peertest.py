@@ -20,8 +20,9 @@ def way(path):
 
 def path_rows(path, transport):
     """(way, connections, rate, facts) for each measurement of a path."""
+    carrier = "plain" if transport != "tls" else "kernel TLS" if path["ktls"] else "TLS"
     zero_copy = "yes" if path["zero_copy"] else "no"
-    facts = f"rtt {path['rtt_ms']:.2f} ms   {'TLS' if transport == 'tls' else 'plain'}   zero-copy send: {zero_copy}"
+    facts = f"rtt {path['rtt_ms']:.2f} ms   {carrier}   zero-copy send: {zero_copy}"
     for each in path["measurements"]:
         yield way(path), connections_text(each["connections"]), units.format_rate(each["rate_bytes_per_s"], 2), facts
         facts = ""

@@ -85,10 +85,10 @@ def overview(jobs):
     return text + ("\n\n" + "\n".join(problems) if problems else "")
 
 
-def transport_text(transport, zero_copy):
-    """How data travels: `TLS`, or `plain` and whether the kernel copies it."""
+def transport_text(transport, zero_copy, ktls):
+    """How data travels: `TLS`, and whether the kernel encrypts it; or `plain`, and whether the kernel copies it."""
     if transport != "plain":
-        return "TLS"
+        return "TLS, encrypted by the kernel" if ktls else "TLS"
     return {True: "plain, zero-copy", False: "plain, copied"}.get(zero_copy, "plain")
 
 
@@ -176,7 +176,7 @@ def detail(job, node):
     if job.get("root"):
         lines.append(f"  root    {job['root']}  (b3sum of the target at that sync point)")
     if job.get("transport") in ("tls", "plain"):
-        lines.append(f"  data    {transport_text(job['transport'], job.get('zero_copy'))}")
+        lines.append(f"  data    {transport_text(job['transport'], job.get('zero_copy'), job.get('ktls'))}")
     if progress:
         lines.append("  " + flow_line(job, progress))
     lines += limit_lines(job)

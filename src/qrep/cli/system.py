@@ -47,6 +47,7 @@ def probe_text(found):
         ("huge pages", found["huge_pages"]),
         ("locked memory", "unlimited" if limit in (None, -1) else units.format_size(limit)),
         ("zero-copy send", f"on loopback: {found['zero_copy']['loopback']}"),
+        ("kernel TLS", found["kernel_tls"]["why"] or "yes: it encrypts what data connections send"),
         ("sandbox", sandbox_text(found["sandbox"])),
     ]
     text = "\n".join(f"{name:<15} {value}" for name, value in lines)

@@ -17,7 +17,7 @@ from qrep.daemon import tls
 from qrep.daemon.front import talk
 from qrep.daemon.names import addresses_of
 from qrep.errors import ProtocolError, QrepError, Refused, Unreachable, UsageError, from_dict
-from qrep.protocol.transport import Disconnected, TcpView
+from qrep.protocol.transport import Disconnected, TcpView, tcp_view
 
 USERS = ("qrep", "nobody")  # who the front is, the first that exists
 START_S = 20.0
@@ -26,6 +26,8 @@ PAUSE_FIRST_S, PAUSE_MAX_S = 0.1, 30.0
 WELL_S = 60.0  # a front that lived so long is not one of a row of failures
 DIALS = 2048  # connections out at most, for the limit of descriptors
 VIEW_OLD_S = 1.5
+# How many descriptors come with what the front says; one more with a Dialled that the kernel encrypts.
+DESCRIPTORS = {talk.Accepted: 1, talk.Plain: 1, talk.Dialled: 1}
 REASON_S = 0.5  # how long a reason may come after the end it explains
 
 
@@ -57,6 +59,36 @@ class Stream(socket.socket):
         with contextlib.suppress(queue.Empty):
             return self._reason.get(timeout=REASON_S)
         return None
+
+
+class KernelStream(Stream):
+    """The same where the kernel encrypts. sending: the TCP connection itself; what is received comes through the front."""
+
+    kernel_tls = True
+
+    def __init__(self, descriptor, sending, *dialled):
+        super().__init__(descriptor, *dialled)
+        self.sending = socket.socket(fileno=sending)
+
+    @property
+    def send_fd(self):
+        return self.sending.fileno()
+
+    def send(self, data, flags=0):
+        return self.sending.send(data, flags)
+
+    def tcp_view(self):
+        return tcp_view(self.sending)
+
+    def shutdown(self, how):
+        try:
+            self.sending.shutdown(how)
+        finally:
+            super().shutdown(how)
+
+    def close(self):
+        self.sending.close()
+        super().close()
 
 
 class Network:
@@ -118,7 +150,7 @@ class Network:
             line.send(talk.Setup(
                 listen=settings.listen, port=settings.port, certificate=identity.certificate, key=key, fingerprint=identity.fingerprint,
                 half_open=limits.connections_half_open, connections=limits.connections,
-                files=64 + limits.connections_half_open + 2 * (limits.connections + DIALS), uid=uid, gid=gid, empty_root=self._empty_root,
+                files=64 + limits.connections_half_open + 3 * (limits.connections + DIALS), uid=uid, gid=gid, empty_root=self._empty_root,
             ))  # fmt: skip
             answer, _none = line.receive()
         except talk.Gone as err:
@@ -210,18 +242,19 @@ class Network:
             code = self._process.wait()
         return why or (f"killed by signal {-code}" if code < 0 else f"exit code {code}")
 
-    def _take(self, packet, descriptor):
-        if isinstance(packet, talk.Accepted) and descriptor is not None:
-            self._listener().accepted(self._adopt(packet.number, descriptor), packet.peer, packet.purpose, packet.host)
-        elif isinstance(packet, talk.Plain) and descriptor is not None:
-            self._listener().accepted_plain(socket.socket(fileno=descriptor), packet.token, packet.host)
-        elif isinstance(packet, talk.Dialled) and descriptor is not None:
-            stream = socket.socket(fileno=descriptor) if packet.plain else self._adopt(packet.number, descriptor, packet.local or None, packet.rtt_us)
+    def _take(self, packet, descriptors):
+        if len(descriptors) != DESCRIPTORS.get(type(packet), 0) + (getattr(packet, "kernel", False) and not packet.plain):
+            for each in descriptors:
+                os.close(each)
+            raise ProtocolError(f"{len(descriptors)} descriptors with {type(packet).__name__}")
+        if isinstance(packet, talk.Accepted):
+            self._listener().accepted(self._adopt(packet.number, Stream(*descriptors)), packet.peer, packet.purpose, packet.host)
+        elif isinstance(packet, talk.Plain):
+            self._listener().accepted_plain(socket.socket(fileno=descriptors[0]), packet.token, packet.host)
+        elif isinstance(packet, talk.Dialled):
+            stream = self._dialled(packet, descriptors)
             if not self._answer(packet.number, stream):
                 stream.close()  # whoever asked gave up
-        elif descriptor is not None:
-            os.close(descriptor)
-            raise ProtocolError(f"a descriptor with {type(packet).__name__}")
         elif isinstance(packet, talk.NotDialled | talk.Seen | talk.Opened | talk.Counted):
             self._answer(packet.number, packet)
         elif isinstance(packet, talk.Views):
@@ -243,8 +276,13 @@ class Network:
         else:
             raise ProtocolError(f"{type(packet).__name__} is not for now")
 
-    def _adopt(self, number, descriptor, *dialled):
-        self._streams[number] = stream = Stream(descriptor, *dialled)
+    def _dialled(self, packet, descriptors):
+        if packet.plain:
+            return socket.socket(fileno=descriptors[0])
+        return self._adopt(packet.number, (KernelStream if packet.kernel else Stream)(*descriptors, packet.local or None, packet.rtt_us))
+
+    def _adopt(self, number, stream):
+        self._streams[number] = stream
         return stream
 
     def _answer(self, number, answer):

@@ -121,7 +121,7 @@ class PeerTest:
     # ---- one path ----
 
     def _path(self, way):
-        path = {"from": None if way.source == AUTO else way.source, "address": way.to, "error": None, "rtt_ms": None, "zero_copy": None, "measurements": [], "best": None}
+        path = {"from": None if way.source == AUTO else way.source, "address": way.to, "error": None, "rtt_ms": None, "zero_copy": None, "ktls": None, "measurements": [], "best": None}
         to = resolved(self.reach, way)
         try:
             channel = self.reach.test_channel(to)
@@ -146,7 +146,7 @@ class PeerTest:
             self._done = (self._done // len(self.counts) + 1) * len(self.counts)
             return path
         path["rtt_ms"] = round(1000 * min(rtts), 3)
-        path["zero_copy"] = path["measurements"][0]["zero_copy"]
+        path["zero_copy"], path["ktls"] = (path["measurements"][0][key] for key in ("zero_copy", "ktls"))
         path["best"] = best_of(path["measurements"])
         return path
 
@@ -197,7 +197,7 @@ class PeerTest:
         size = counters["sent"] if complete else received
         measurement = {
             "connections": count, "rate_bytes_per_s": size / elapsed, "bytes": size, "seconds": round(elapsed, 3),
-            "zero_copy": zero_copy_of(counters),
+            "zero_copy": zero_copy_of(counters), "ktls": all(connection.kernel_tls for connection in connections),
         }  # fmt: skip
         rtts = [connection.rtt_us / 1e6 for connection in connections if connection.rtt_us]
         return measurement, min(rtts, default=None)

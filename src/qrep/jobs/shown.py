@@ -56,7 +56,8 @@ def job_dict(runner):
         "path": _path(runner, paths),
         "paths": paths,
         "transport": runner.transport(),
-        "zero_copy": _zero_copy(runner, progress, report),
+        "zero_copy": _of_transport(runner, progress, report, "plain", "zero_copy"),
+        "ktls": _of_transport(runner, progress, report, "tls", "ktls"),
         "rate_bytes_per_s": progress.get("rate_bytes_per_s") if progress else None,
         "limit": runner.limit(),
         "progress": progress,
@@ -69,11 +70,11 @@ def job_dict(runner):
     } | when(runner.timing)
 
 
-def _zero_copy(runner, progress, report):
-    """Whether the kernel sends from our memory without copying, as it says itself; None where it is not tried or not known yet."""
-    if runner.transport() != "plain":
+def _of_transport(runner, progress, report, transport, key):
+    """What the kernel says of how it sends, without copying or by encrypting itself; None where that is not tried or not known yet."""
+    if runner.transport() != transport:
         return None
-    return progress.get("zero_copy") if progress else report.get("zero_copy")
+    return progress.get(key) if progress else report.get(key)
 
 
 def _path(runner, paths):

@@ -156,8 +156,8 @@ class Channel:
                 if self.closed:
                     raise Disconnected("the connection was closed")
                 descriptor = self.stream.fileno()
-                if events == select.POLLOUT and isinstance(self.stream, PipeStream):
-                    descriptor = self.stream.send_fd
+                if events == select.POLLOUT:
+                    descriptor = getattr(self.stream, "send_fd", descriptor)
             poll = select.poll()
             poll.register(descriptor, events)
             if poll.poll(left * 1000):
@@ -266,6 +266,7 @@ class DataConnection:
     def __init__(self, stream, index, *, zero_copy=False, bucket=None):
         """stream: a connected socket, TLS socket or PipeStream, blocking; ours from here on. index: inside the session."""
         self.stream, self.zero_copy = stream, False
+        self.kernel_tls = getattr(stream, "kernel_tls", False)  # the kernel encrypts what is sent, which goes to a socket of its own
         self.rtt_us = getattr(stream, "rtt_us", None)  # as the handshake measured it, where that can be asked for
         if getattr(stream, "family", None) in (socket.AF_INET, socket.AF_INET6):
             with contextlib.suppress(OSError):  # a connection that broke meanwhile says so when a lane uses it
@@ -280,7 +281,8 @@ class DataConnection:
             self.native = Connection.stream(stream, index, bucket=bucket)
             self.native.count_records(*TLS_RECORD)
         else:
-            self.native = Connection.socket(stream.fileno(), index, zero_copy=self.zero_copy, bucket=bucket)
+            send_fd = stream.send_fd if self.kernel_tls else -1
+            self.native = Connection.socket(stream.fileno(), index, zero_copy=self.zero_copy, send_fd=send_fd, bucket=bucket)
             if getattr(stream, "carried_by_tls", False):
                 self.native.count_records(*TLS_RECORD)
 
@@ -290,10 +292,11 @@ class DataConnection:
 
     def interrupt(self):
         """Wake a lane that is blocked in this stream, after its run was told to stop. The stream is of no use afterwards."""
-        if hasattr(self.stream, "shutdown"):
-            with contextlib.suppress(OSError, ValueError):
-                # The socket below TLS: SSLSocket.shutdown would drop the TLS state the lane is using.
-                socket.socket.shutdown(self.stream, socket.SHUT_RDWR)
+        for stream in (getattr(self.stream, "sending", None), self.stream):
+            if hasattr(stream, "shutdown"):
+                with contextlib.suppress(OSError, ValueError):
+                    # The socket below TLS: SSLSocket.shutdown would drop the TLS state the lane is using.
+                    socket.socket.shutdown(stream, socket.SHUT_RDWR)
 
     def close(self):
         with contextlib.suppress(OSError):

@@ -42,7 +42,12 @@ class Connections:
         return found
 
     def added(self, tokens, lanes):
-        """The target gave tokens: a lane for each; one that is not wanted any more leaves as soon as it is there."""
+        """The target gave tokens: a lane for each; one that is not wanted any more leaves as soon as it is there.
+
+        lanes: None when those of the session have ended while the target was asked; the tokens become void by themselves.
+        """
         asked, self._asked = self._asked, []
+        if lanes is None:
+            return
         lanes.add(tokens, asked)
         lanes.shrink(self.count)

@@ -395,7 +395,7 @@ class Run:
         crashpoint("source-lanes-before")
         self._lanes = SourceLanes(
             self._run, self._source_fd, action.tokens, self._connect, lambda lanes: self._events.put(("lanes", lanes, None)),
-            lambda lanes: self._events.put(("slot", lanes, None)),
+            lambda lanes: self._events.put(("slot", lanes, None)), self._progress.connected,
         )  # fmt: skip
 
     def _add_sending(self, action):
@@ -472,7 +472,7 @@ class Run:
         return RunReport(
             generation=ending.generation.hex(), counter=ending.counter, root=root.hex() if root else None, fuzzy=ending.fuzzy,
             resumed=ending.resumed, frozen_at_ns=self._frozen_at_ns, seconds=self._progress.seconds,
-            interruptions=self._interruptions, zero_copy=zero_copy_of(totals),
+            interruptions=self._interruptions, zero_copy=zero_copy_of(totals), ktls=self._progress.ktls,
             **{name: totals.get(name, 0) for name in ("read", "hashed", "zero", "changed", "sent", "frames")},
         )  # fmt: skip
 

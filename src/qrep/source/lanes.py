@@ -45,15 +45,16 @@ class SourceLane(Lane):
 class SourceLanes(Lanes):
     """run: SourceRun. connect(token, slot): a DataConnection; search.Nowhere for a lane that only scans. slot: place of the connection in its
     path's list, from 0. on_end(lanes): called once, from the last lane's thread, when all have ended. on_change(lanes): a
-    connection has come, has ended in order, or could not be had.
+    connection has come, has ended in order, or could not be had. on_connection(connection): of each that is made.
 
     A connection that cannot be had leaves its work to the others, and its slot empty. One that ends early stops them all: what the target
     has of it is not known here, and the next session asks.
     """
 
-    def __init__(self, run, source_fd, tokens, connect, on_end, on_change=None):
+    def __init__(self, run, source_fd, tokens, connect, on_end, on_change=None, on_connection=None):
         super().__init__(run, source_fd, "source", TEXTS)
         self._get, self._on_end, self._on_change = connect, on_end, on_change or (lambda lanes: None)
+        self._on_connection = on_connection or (lambda connection: None)
         self._down = {}  # slot -> (text, when the target has forgotten its token)
         self._refused = None  # why the first connection that could not be had could not
         self._numbers = 0
@@ -142,6 +143,7 @@ class SourceLanes(Lanes):
                     self._down[lane.slot] = (text, time.monotonic() + RETRY_S)
             self._on_change(self)
             return None
+        self._on_connection(connection)
         self._on_change(self)
         return connection
 

@@ -33,6 +33,7 @@ class RunReport:
     frames: int = 0
     interruptions: int = 0
     zero_copy: bool | None = None
+    ktls: bool | None = None
     unreadable: list = field(default_factory=list)
 
     def as_dict(self):
@@ -46,6 +47,7 @@ class Progress:
         self.size = size
         self.phase = "connecting"
         self.received_by_target = 0
+        self.ktls = None  # whether the kernel encrypts what its connections send; None: there was none yet
         self._done = {}  # of sessions that have ended
         self._run = None
         self._work = 0  # granules of the present session's work
@@ -54,6 +56,9 @@ class Progress:
         self._searched = 0  # bytes of the pass over the source, while it goes on
         self._started = time.monotonic()
         self._recent, self._pace = Recent(RATE_S), Recent(PACE_S)
+
+    def connected(self, connection):
+        self.ktls = connection.kernel_tls and self.ktls is not False
 
     def begin(self, run, applied):
         """Lanes were started. applied: bytes of the volume that an earlier session has dealt with."""
@@ -113,6 +118,7 @@ class Progress:
             "rate_bytes_per_s": recent.get("sent", 0),
             "hash_bytes_per_s": recent.get("hashed", 0),
             "zero_copy": zero_copy_of(totals),
+            "ktls": self.ktls,
             "unreadable": unreadable,
         }
 

@@ -4,7 +4,9 @@ import contextlib
 import os
 import ssl
 
+from qrep import kerneltls
 from qrep.daemon import tls
+from qrep.daemon.front import kernel
 
 
 class _Passing:
@@ -29,6 +31,8 @@ class Contexts:
             self.server = tls.server_context(identity, [])
             self.looking = tls.looking_context(identity)
             self.dialling = {purpose: tls.client_context(identity, purpose, []) for purpose in tls.PURPOSES}
+        self.dialling[tls.DATA].options |= kerneltls.OP_ENABLE
+        self.kernel_tls = False  # rehearse() finds out
         self._trusted = set()
 
     def trust(self, certificate):
@@ -51,3 +55,4 @@ class Contexts:
         tls.fingerprint_of(server.getpeercert(True))
         if client.read(1) != tls.WELCOME:
             raise ssl.SSLError("no TLS 1.3 with ourselves")
+        self.kernel_tls = kernel.works(self.dialling[tls.DATA], self.server)

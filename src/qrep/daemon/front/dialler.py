@@ -2,6 +2,7 @@
 
 from qrep.daemon import tls
 from qrep.daemon.front import talk
+from qrep.daemon.front.kernel import KernelStream
 from qrep.daemon.front.stream import TlsStream
 from qrep.errors import QrepError, Unreachable
 
@@ -22,7 +23,8 @@ class Dialler:
             self._refuse(packet.number, err)
             return
         rtt_us = tls.tune_data(stream.plain) if packet.purpose == tls.DATA else None
-        dialled = talk.Dialled(number=packet.number, plain=False, local=tls.local_address(stream.plain) or "", rtt_us=rtt_us)
+        local, kernel = tls.local_address(stream.plain) or "", isinstance(stream, KernelStream)
+        dialled = talk.Dialled(number=packet.number, plain=False, local=local, rtt_us=rtt_us, kernel=kernel)
         front.carry(stream, packet.purpose, packet.number, dialled)
 
     def dial_plain(self, packet):
@@ -46,9 +48,20 @@ class Dialler:
         self._front.line.send(talk.Seen(number=packet.number, certificate=seen))
 
     def _connect(self, packet, host):
+        """A TlsStream, or a KernelStream that the kernel encrypts."""
+        contexts = self._front.contexts
+        if packet.purpose == tls.DATA and contexts.kernel_tls:
+            stream = self._connect_as(KernelStream.client, packet, host)
+            if stream.encrypts:
+                return stream
+            stream.close()  # not with this peer's cipher, or the kernel has it no more
+            contexts.kernel_tls = False
+        return self._connect_as(TlsStream.client, packet, host)
+
+    def _connect_as(self, wrap, packet, host):
         context = self._front.contexts.dialling[packet.purpose]
         return tls.dial(
-            TlsStream.client, context, self._front.setup.fingerprint, (host, packet.port), packet.purpose, packet.fingerprint, packet.timeout,
+            wrap, context, self._front.setup.fingerprint, (host, packet.port), packet.purpose, packet.fingerprint, packet.timeout,
             packet.source,
         )  # fmt: skip
 

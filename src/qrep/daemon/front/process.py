@@ -16,6 +16,7 @@ from qrep.daemon import tls
 from qrep.daemon.front import talk
 from qrep.daemon.front.contexts import Contexts
 from qrep.daemon.front.dialler import Dialler
+from qrep.daemon.front.kernel import KernelRelay, KernelStream
 from qrep.daemon.front.port import Port
 from qrep.daemon.front.relay import Relay
 from qrep.daemon.front.screen import Screen
@@ -46,7 +47,7 @@ class Front:
         """Do what the engine says until it is gone."""
         threading.Thread(target=self._look, name="views", daemon=True).start()
         while True:
-            packet, _descriptor = self.line.receive()
+            packet, _none = self.line.receive()
             if isinstance(packet, talk.Trust):
                 self._trust(packet)
             elif isinstance(packet, talk.Distrust):
@@ -106,15 +107,17 @@ class Front:
         if purpose == tls.DATA:
             for end in (local, theirs):
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, DATA_BUFFER)
+        by_kernel = isinstance(stream, KernelStream)
         try:
-            relay = Relay(stream, local, Screen(purpose, accepted=bool(peer)), data=purpose == tls.DATA)
+            relay = (KernelRelay if by_kernel else Relay)(stream, local, Screen(purpose, accepted=bool(peer)), data=purpose == tls.DATA)
+            stream.settimeout(0.0)  # for the engine, too, which may write to it from now on
             with self._lock:
                 self._relays[number] = relay, peer
                 if relay.data and not peer:
                     self._any_dialled.set()
             try:
                 with theirs:
-                    self.line.send(packet, theirs.fileno())
+                    self.line.send(packet, theirs.fileno(), *[stream.plain.fileno()] * by_kernel)
                 if peer and peer not in self.peers:
                     relay.cut()  # it was removed in between
                 code, reason = relay.run()

@@ -34,7 +34,7 @@ class Relay:
 
     def run(self):
         """Until one end is gone. Returns (code, reason) for the engine. Closes nothing; raises nothing that a peer or an engine can cause."""
-        self._plain.setblocking(False)
+        self._stream.settimeout(0.0)
         self._local.setblocking(False)
         try:
             while True:

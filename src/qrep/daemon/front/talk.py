@@ -1,4 +1,4 @@
-"""What engine and front say to each other: one msgpack map per packet of a unix SOCK_SEQPACKET pair, at most one descriptor with it."""
+"""What engine and front say to each other: one msgpack map per packet of a unix SOCK_SEQPACKET pair, at most two descriptors with it."""
 
 import os
 import socket
@@ -13,6 +13,7 @@ from qrep.protocol.transport import TOKEN_SIZE
 
 PACKET_MAX = 64 << 10  # bytes
 TEXT_MAX = 4000  # characters of a text that is sent
+DESCRIPTORS_MAX = 2  # with one packet
 VIEWS_MAX = 1000  # connections of one Views
 
 Short = Annotated[str, Meta(max_length=256)]
@@ -136,13 +137,15 @@ class Plain(Say, tag="plain"):
 class Dialled(Say, tag="dialled"):
     """With the engine's end of connection `number`, as asked for by Dial; plain: with the TCP connection itself, for DialPlain.
 
-    local: the address of this host that it comes from. rtt_us: as the handshakes measured it, of a data connection.
+    local: the address of this host that it comes from. rtt_us: as the handshakes measured it, of a data connection. kernel: the engine's end
+    is for receiving; a second descriptor is the TCP connection, and the kernel encrypts what is written to that.
     """
 
     number: Number
     plain: bool
     local: Short
     rtt_us: Number | None = None
+    kernel: bool = False
 
 
 class NotDialled(Say, tag="not-dialled"):
@@ -215,21 +218,21 @@ class Line:
         self.socket, self._decoder = end, msgspec.msgpack.Decoder(hears)
         self._encoder, self._lock = msgspec.msgpack.Encoder(), threading.Lock()
 
-    def send(self, packet, descriptor=None):
+    def send(self, packet, *descriptors):
         """Raises Gone."""
         data = self._encoder.encode(packet)
         if len(data) > PACKET_MAX:
             raise ValueError(f"a {type(packet).__name__} of {len(data)} bytes")
         try:
             with self._lock:
-                socket.send_fds(self.socket, [data], [] if descriptor is None else [descriptor])
+                socket.send_fds(self.socket, [data], descriptors)
         except OSError as err:
             raise Gone from err
 
     def receive(self):
-        """(packet, descriptor or None). Raises Gone, ProtocolError."""
+        """(packet, descriptors that came with it). Raises Gone, ProtocolError."""
         try:
-            data, descriptors, flags, _address = socket.recv_fds(self.socket, PACKET_MAX, 1, socket.MSG_CMSG_CLOEXEC)
+            data, descriptors, flags, _address = socket.recv_fds(self.socket, PACKET_MAX, DESCRIPTORS_MAX, socket.MSG_CMSG_CLOEXEC)
         except OSError as err:
             raise Gone from err
         try:
@@ -237,7 +240,7 @@ class Line:
                 raise Gone
             if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
                 raise ProtocolError("a packet that is too long")
-            return self._decoder.decode(data), descriptors[0] if descriptors else None
+            return self._decoder.decode(data), descriptors
         except (msgspec.DecodeError, ProtocolError, Gone) as err:
             for each in descriptors:
                 os.close(each)
