@@ -34,6 +34,9 @@ FORBIDDEN = {
     "a module": "call(SYS['finit_module'], 0, 0, 0)",
     "another kind of socket": "socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)",
     "a raw socket": "socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)",
+    "a protocol whose module the kernel would load": "socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_SCTP)",
+    "a signal to another process by way of a socket": "fcntl.fcntl(before, fcntl.F_SETOWN, os.getpid())",
+    "which signal that is": "fcntl.fcntl(before, fcntl.F_SETSIG, 9)",
     "a packet socket": "socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)",
     "a unix socket of someone's": "socket.socket(socket.AF_UNIX)",
     "memory that can be run": "mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)",
@@ -48,7 +51,7 @@ NUMBERS = {
 }  # fmt: skip
 
 CHILD = """
-import ctypes, json, mmap, os, platform, resource, socket, stat, sys, threading, time
+import ctypes, fcntl, json, mmap, os, platform, resource, socket, stat, sys, threading, time
 from qrep._native import sandbox
 libc = ctypes.CDLL(None, use_errno=True)
 def call(number, *arguments):

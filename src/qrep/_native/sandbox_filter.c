@@ -2,9 +2,11 @@
 #include "sandbox.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <netinet/in.h>
 #include <sched.h>
 #include <stddef.h>
 #include <string.h>
@@ -28,7 +30,7 @@ int qrep_sandbox_has_filter(void) { return MACHINE != 0; }
 /* What a relay of sockets asks of the kernel once everything is loaded. No open, stat or exec, no process, no ptrace, no io_uring. */
 static const uint16_t allowed[] = {
     /* streams */
-    SYS_read, SYS_write, SYS_readv, SYS_writev, SYS_recvfrom, SYS_sendto, SYS_recvmsg, SYS_sendmsg, SYS_shutdown, SYS_close, SYS_fcntl,
+    SYS_read, SYS_write, SYS_readv, SYS_writev, SYS_recvfrom, SYS_sendto, SYS_recvmsg, SYS_sendmsg, SYS_shutdown, SYS_close,
     SYS_accept4, SYS_bind, SYS_listen, SYS_connect, SYS_getsockname, SYS_getpeername, SYS_getsockopt, SYS_setsockopt, SYS_ppoll,
     /* memory */
     SYS_munmap, SYS_mremap, SYS_madvise, SYS_brk,
@@ -55,12 +57,14 @@ struct checked {
 static const struct checked checked[] = {
     {SYS_socket, 0, EQUAL, AF_INET},       {SYS_socket, 0, EQUAL, AF_INET6},      {SYS_socketpair, 0, EQUAL, AF_UNIX},
     {SYS_ioctl, 1, EQUAL, FIONBIO},        {SYS_clone, 0, ANY_BIT, CLONE_THREAD}, /* a thread, never a process */
+    {SYS_fcntl, 1, EQUAL, F_GETFL},        {SYS_fcntl, 1, EQUAL, F_SETFL},        {SYS_fcntl, 1, EQUAL, F_DUPFD_CLOEXEC},
+    {SYS_fcntl, 1, EQUAL, F_GETFD},        {SYS_fcntl, 1, EQUAL, F_SETFD}, /* not F_SETOWN, F_SETSIG: those signal other processes */
     {SYS_mmap, 2, NO_BIT, PROT_EXEC},      {SYS_mprotect, 2, NO_BIT, PROT_EXEC},  /* nothing that was written is ever run */
 };
 
 #define ALLOWED (sizeof allowed / sizeof *allowed)
 #define CHECKED (sizeof checked / sizeof *checked)
-#define LINES (16 + 2 * ALLOWED + 5 * CHECKED)
+#define LINES (24 + 2 * ALLOWED + 5 * CHECKED)
 #define LOAD(field) ((struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, field)))
 #define JUMP(how, value, yes, no) ((struct sock_filter)BPF_JUMP(BPF_JMP | (how) | BPF_K, (value), (yes), (no)))
 #define RETURN(what) ((struct sock_filter)BPF_STMT(BPF_RET | BPF_K, (what)))
@@ -103,6 +107,12 @@ int qrep_sandbox_filter(void)
     lines[count++] = JUMP(BPF_JEQ, (uint32_t)getpid(), 0, 1);
     lines[count++] = RETURN(SECCOMP_RET_ALLOW);
     lines[count++] = RETURN(REFUSE);
+    /* No protocol but TCP and the default of a type (0): the kernel would load SCTP and its like for whoever asks. */
+    lines[count++] = JUMP(BPF_JEQ, SYS_socket, 0, 4);
+    lines[count++] = LOAD(args[2]);
+    lines[count++] = JUMP(BPF_JSET, ~(uint32_t)IPPROTO_TCP, 0, 1);
+    lines[count++] = RETURN(REFUSE);
+    lines[count++] = LOAD(nr);
     for (size_t i = 0; i < ALLOWED; i++) {
         lines[count++] = JUMP(BPF_JEQ, allowed[i], 0, 1);
         lines[count++] = RETURN(SECCOMP_RET_ALLOW);
