@@ -95,6 +95,25 @@ def test_runs_and_verifies_are_counted_by_their_result_also_those_that_were_too_
     assert figures.runs == {("web", "committed"): 1} and set(figures.durations) == {"web"}
 
 
+def test_whoever_owns_the_directory_cannot_have_another_file_made_readable(tmp_path, monkeypatch):
+    secret = tmp_path / "secret"
+    secret.write_text("key")
+    secret.chmod(0o600)
+    (tmp_path / "textfile").mkdir()
+
+    def swapped(descriptor, *arguments, **options):
+        """The file is there now: its directory's owner puts a link in its place at once."""
+        (name,) = (tmp_path / "textfile").iterdir()
+        name.unlink()
+        name.symlink_to(secret)
+        return real(descriptor, *arguments, **options)
+
+    real = open
+    monkeypatch.setattr(metricsfile, "open", swapped, raising=False)
+    metricsfile.write(str(tmp_path / "textfile" / "qrep.prom"), "qrep_up 1\n")
+    assert secret.stat().st_mode & 0o777 == 0o600
+
+
 def test_a_file_of_metrics_is_whole_and_for_everyone_to_read(tmp_path):
     path = tmp_path / "qrep.prom"
     for text in ("one\n", "two\n"):

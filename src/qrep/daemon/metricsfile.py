@@ -17,8 +17,8 @@ def write(path, text):
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     try:
         with open(descriptor, "w") as file:
+            os.fchmod(descriptor, 0o644)  # by the descriptor: the directory may be another user's, who could put a link in its place
             file.write(text)
-        os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except OSError:
         with contextlib.suppress(OSError):
