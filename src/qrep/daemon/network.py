@@ -6,6 +6,7 @@ import os
 import pwd
 import queue
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -13,8 +14,10 @@ import time
 import traceback
 import weakref
 
+from qrep import kerneltls
 from qrep.daemon import tls
 from qrep.daemon.front import talk
+from qrep.daemon.halfopen import Refusals
 from qrep.daemon.names import addresses_of
 from qrep.errors import ProtocolError, QrepError, Refused, Unreachable, UsageError, from_dict
 from qrep.protocol.transport import Disconnected, TcpView, tcp_view
@@ -22,12 +25,11 @@ from qrep.protocol.transport import Disconnected, TcpView, tcp_view
 USERS = ("qrep", "nobody")  # who the front is, the first that exists
 START_S = 20.0
 END_S = 2.0
+TAKE_S = 5  # a front that takes nothing for so long is ended: whoever asks it something waits for that
 PAUSE_FIRST_S, PAUSE_MAX_S = 0.1, 30.0
 WELL_S = 60.0  # a front that lived so long is not one of a row of failures
 DIALS = 2048  # connections out at most, for the limit of descriptors
 VIEW_OLD_S = 1.5
-# How many descriptors come with what the front says; one more with a Dialled that the kernel encrypts.
-DESCRIPTORS = {talk.Accepted: 1, talk.Plain: 1, talk.Dialled: 1}
 REASON_S = 0.5  # how long a reason may come after the end it explains
 
 
@@ -102,7 +104,8 @@ class Network:
         self._listener, self._events, self._empty_root = listener, events, empty_root
         self._lock = threading.Lock()
         self._numbers = itertools.count()
-        self._waiting = {}  # number -> queue of its one answer
+        self._waiting = {}  # number -> (queue of its one answer, the type of it)
+        self._notes = Refusals(_print_note)
         self._streams = weakref.WeakValueDictionary()  # number -> Stream
         self._open = self._stopping = False
         self._ended = threading.Event()
@@ -156,6 +159,7 @@ class Network:
         except talk.Gone as err:
             raise Refused("the process that faces the network ended as it began", hint="the lines above say why", code="front") from err
         line.socket.settimeout(None)
+        line.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", TAKE_S, 0))  # a time-out of Python's would be receive()'s, too
         if isinstance(answer, talk.Failed):
             raise Refused(answer.message, hint=answer.hint, code=answer.code)
         if isinstance(answer, talk.Note):
@@ -168,7 +172,7 @@ class Network:
         """Let peers connect: they can when this returns."""
         self._open = True
         with contextlib.suppress(Unreachable):  # the front died meanwhile: the next one opens by itself
-            self._ask(START_S, lambda number: talk.Open(number=number))
+            self._ask(talk.Opened, START_S, lambda number: talk.Open(number=number))
 
     def stop(self):
         """Close the port and every connection."""
@@ -243,18 +247,21 @@ class Network:
         return why or (f"killed by signal {-code}" if code < 0 else f"exit code {code}")
 
     def _take(self, packet, descriptors):
-        if len(descriptors) != DESCRIPTORS.get(type(packet), 0) + (getattr(packet, "kernel", False) and not packet.plain):
+        if not _are_streams(descriptors, _families(packet)):
             for each in descriptors:
                 os.close(each)
-            raise ProtocolError(f"{len(descriptors)} descriptors with {type(packet).__name__}")
+            raise ProtocolError(f"descriptors that do not belong to {type(packet).__name__}")
         if isinstance(packet, talk.Accepted):
             self._listener().accepted(self._adopt(packet.number, Stream(*descriptors)), packet.peer, packet.purpose, packet.host)
         elif isinstance(packet, talk.Plain):
             self._listener().accepted_plain(socket.socket(fileno=descriptors[0]), packet.token, packet.host)
         elif isinstance(packet, talk.Dialled):
-            stream = self._dialled(packet, descriptors)
-            if not self._answer(packet.number, stream):
-                stream.close()  # whoever asked gave up
+            stream, answered = self._dialled(packet, descriptors), False
+            try:
+                answered = self._answer(packet.number, stream)
+            finally:
+                if not answered:
+                    stream.close()  # whoever asked gave up, or did not ask for this
         elif isinstance(packet, talk.NotDialled | talk.Seen | talk.Opened | talk.Counted):
             self._answer(packet.number, packet)
         elif isinstance(packet, talk.Views):
@@ -267,28 +274,34 @@ class Network:
             if stream is not None:
                 stream.tell(ProtocolError(packet.reason) if packet.code == "protocol" else Disconnected(packet.reason))
         elif isinstance(packet, talk.Told):
-            data = {"address": packet.address, "peer": packet.peer, "reason": packet.reason}
+            # Events are bounded by whom they are about: names that the front makes up are none of them.
+            data = {"address": packet.address, "peer": packet.peer if packet.peer in self._peers() else "", "reason": packet.reason}
             if not self._stopping:
                 self._events.add("peer-refused", packet.text, **{key: value for key, value in data.items() if value})
         elif isinstance(packet, talk.Note):
-            text = "".join(char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in packet.text)
-            print(f"qrep error: front: {text}", file=sys.stderr, flush=True)
+            self._notes.tell(packet.text)
         else:
             raise ProtocolError(f"{type(packet).__name__} is not for now")
 
     def _dialled(self, packet, descriptors):
         if packet.plain:
             return socket.socket(fileno=descriptors[0])
-        return self._adopt(packet.number, (KernelStream if packet.kernel else Stream)(*descriptors, packet.local or None, packet.rtt_us))
+        stream = self._adopt(packet.number, (KernelStream if packet.kernel else Stream)(*descriptors, packet.local or None, packet.rtt_us))
+        if packet.kernel and not kerneltls.encrypts(stream.sending):
+            stream.close()
+            raise ProtocolError("a connection to write to that the kernel does not encrypt")
+        return stream
 
     def _adopt(self, number, stream):
         self._streams[number] = stream
         return stream
 
     def _answer(self, number, answer):
-        """False: nobody waits for it any more."""
+        """False: nobody waits for it any more. Raises ProtocolError when it answers something else than was asked."""
         with self._lock:
-            waiting = self._waiting.get(number)
+            waiting, wanted = self._waiting.get(number, (None, None))
+            if waiting is not None and not _answers(answer, wanted):
+                raise ProtocolError(f"{type(answer).__name__} for {wanted.__name__}")
             if waiting is not None:
                 waiting.put(answer)
         return waiting is not None
@@ -298,7 +311,7 @@ class Network:
             self._line.close()
             self._line = self._process = None
             waiting = list(self._waiting.values())
-        for each in waiting:
+        for each, _wanted in waiting:
             each.put(None)
 
     # ---- what the front is asked ----
@@ -312,7 +325,8 @@ class Network:
                 line.send(packet)
                 return
         except talk.Gone:
-            pass
+            with contextlib.suppress(OSError):  # it may be there and take nothing: its thread ends it
+                line.socket.shutdown(socket.SHUT_RDWR)
         raise Unreachable("the process that faces the network is being started again", hint="qrep events says why", code="front-restarting")
 
     def trust(self, name, peer):
@@ -327,7 +341,7 @@ class Network:
     def connect(self, address, purpose, peer, timeout=tls.CONNECT_S, source=None):
         """As tls.connect: a Stream to (host, port) whose other end is `peer` (config.Peer) and nobody else. Raises what that raises."""
         hosts = addresses_of(address[0], timeout)
-        return self._ask(len(hosts) * (timeout + 2 * tls.GREETING_S), lambda number: talk.Dial(
+        return self._ask(Stream, len(hosts) * (timeout + 2 * tls.GREETING_S), lambda number: talk.Dial(
             number=number, hosts=hosts, port=address[1], source=source, purpose=purpose, fingerprint=peer.fingerprint,
             certificate=peer.certificate, timeout=timeout,
         ))  # fmt: skip
@@ -335,14 +349,14 @@ class Network:
     def connect_plain(self, address, timeout=tls.CONNECT_S, source=None):
         """A TCP connection to (host, port), for plain.join(); nobody has proved anything. Raises Unreachable."""
         hosts = addresses_of(address[0], timeout)
-        return self._ask(len(hosts) * timeout, lambda number: talk.DialPlain(
+        return self._ask(socket.socket, len(hosts) * timeout, lambda number: talk.DialPlain(
             number=number, hosts=hosts, port=address[1], source=source, timeout=timeout,
         ))  # fmt: skip
 
     def half_open(self):
         """How many connections are in their handshake; 0 while there is no front."""
         try:
-            return self._ask(END_S, lambda number: talk.Count(number=number)).half_open
+            return self._ask(talk.Counted, END_S, lambda number: talk.Count(number=number)).half_open
         except Unreachable:
             return 0
 
@@ -350,15 +364,15 @@ class Network:
         """As tls.look: the certificate (DER) that (host, port) presents, before it is trusted."""
         hosts = addresses_of(address[0], timeout)
         return self._ask(
-            2 * timeout * len(hosts), lambda number: talk.Look(number=number, hosts=hosts, port=address[1], timeout=timeout)
+            talk.Seen, 2 * timeout * len(hosts), lambda number: talk.Look(number=number, hosts=hosts, port=address[1], timeout=timeout)
         ).certificate
 
-    def _ask(self, timeout, make):
-        """The front's answer: a Stream, or Seen. Raises Unreachable, and what the front was refused with."""
+    def _ask(self, wanted, timeout, make):
+        """The front's answer, of the type `wanted`. Raises Unreachable, and what the front was refused with."""
         answers = queue.SimpleQueue()
         number = next(self._numbers)
         with self._lock:
-            self._waiting[number] = answers
+            self._waiting[number] = answers, wanted
         answer = None
         try:
             self._say(make(number))
@@ -377,6 +391,42 @@ class Network:
         if isinstance(answer, talk.NotDialled):
             raise from_dict({"code": answer.code, "exit": answer.exit, "message": answer.message, "hint": answer.hint})
         return answer
+
+
+def _answers(answer, wanted):
+    """A Stream is a socket, but not what DialPlain asks for."""
+    return isinstance(answer, (wanted, talk.NotDialled)) and (wanted is Stream or not isinstance(answer, Stream))
+
+
+def _families(packet):
+    """Of the sockets that come with what the front says, in order."""
+    local, internet = (socket.AF_UNIX,), (socket.AF_INET, socket.AF_INET6)
+    if isinstance(packet, talk.Plain) or (isinstance(packet, talk.Dialled) and packet.plain):
+        return [internet]
+    if isinstance(packet, talk.Dialled) and packet.kernel:
+        return [local, internet]
+    return [local] if isinstance(packet, talk.Accepted | talk.Dialled) else []
+
+
+def _are_streams(descriptors, families):
+    """Whether these are stream sockets of these families and nothing else; they stay as they are."""
+    if len(descriptors) != len(families):
+        return False
+    for descriptor, wanted in zip(descriptors, families, strict=True):
+        try:
+            stream = socket.socket(fileno=descriptor)
+        except OSError:  # no socket
+            return False
+        family, kind = stream.family, stream.type
+        stream.detach()
+        if family not in wanted or kind != socket.SOCK_STREAM:
+            return False
+    return True
+
+
+def _print_note(text, **_data):
+    text = "".join(char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in text)
+    print(f"qrep error: front: {text}", file=sys.stderr, flush=True)
 
 
 def _environment():
