@@ -44,11 +44,20 @@ class DeletePair(_Message, tag="delete-pair"):
     job_id: str
 
 
+class Failure(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """QrepError.as_dict(), of another host."""
+
+    code: str
+    exit: int
+    message: str
+    hint: str
+
+
 class Answer(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """value: what was asked for; error: QrepError.as_dict() instead."""
+    """value: what was asked for; error: why not, instead."""
 
     value: dict = {}
-    error: dict | None = None
+    error: Failure | None = None
 
 
 Question = Hail | CreatePair | ChangePair | DeletePair
@@ -65,7 +74,7 @@ def _receive(stream, cls):
         raise ProtocolError(f"a message of {size} bytes was announced; the limit is {MESSAGE_MAX}")
     try:
         return msgspec.msgpack.decode(_exactly(stream, size), type=cls)
-    except msgspec.DecodeError as err:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as err:
         raise ProtocolError(f"not a message of this protocol: {err}") from err
 
 
@@ -93,7 +102,7 @@ def ask(stream, question, timeout=30.0):
     finally:
         stream.close()
     if answer.error is not None:
-        raise from_dict(answer.error)
+        raise from_dict(msgspec.structs.asdict(answer.error))
     return answer.value
 
 
@@ -104,7 +113,7 @@ def answer(stream, handle, timeout=30.0):
         try:
             reply = Answer(value=handle(_receive(stream, Question)))
         except QrepError as error:
-            reply = Answer(error=error.as_dict())
+            reply = Answer(error=Failure(**error.as_dict()))
         _send(stream, reply)
         stream.shutdown(socket.SHUT_RDWR)
     finally:

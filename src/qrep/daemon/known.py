@@ -50,7 +50,7 @@ class KnownPeers:
             self.events.add("peer-changed", f"its paths are {'trusted: data travels plain' if trusted else 'not trusted: everything is TLS'}", peer=name)
         answer = {"name": name, "addresses": peer.addresses, "fingerprint": peer.fingerprint, "trusted": trusted, "agreed": None}
         with contextlib.suppress(QrepError):  # it does not answer now; a run that it refuses says so
-            answer["agreed"] = reach.ask(asks.Hail())["trusted"] == trusted
+            answer["agreed"] = reach.ask(asks.Hail()).get("trusted") == trusted
         return answer, changed
 
     # ---- by a reload: the files were changed by somebody else ----
@@ -132,7 +132,7 @@ class KnownPeers:
         }  # fmt: skip
         try:
             hailed = reach.ask(asks.Hail())
-            answer["version"], answer["agreed"] = hailed["version"], hailed["trusted"] == trusted
+            answer["version"], answer["agreed"] = hailed.get("version"), hailed.get("trusted") == trusted
         except QrepError:
             answer["mutual"] = False  # what there is to do is told by the CLI
         return answer
