@@ -9,10 +9,10 @@ import os
 from dataclasses import dataclass, field
 
 from qrep import digesttree
-from qrep._native import disk, hasher
+from qrep._native import disk
 from qrep.crashpoint import crashpoint
 from qrep.errors import DamagedError
-from qrep.store import Directory, write_all
+from qrep.store import Directory
 
 DIGEST_SIZE = digesttree.DIGEST_SIZE
 NO_ID, NO_ROOT = disk.ZERO_ID, disk.ZERO_DIGEST
@@ -200,17 +200,6 @@ class DigestMap:
     def leaf_page(self, granule):
         """The leaf values of a granule, or None if none that can be believed is stored."""
         return digesttree.read_page(self.geometry, self.leaves_fd, granule, self.states[granule], self.value(granule))
-
-    def store_leaf_page(self, granule, page):
-        """Keep a granule's leaf values. Returns False, and keeps nothing, unless they merge to its value."""
-        if len(page) != self.geometry.granule_leaves(granule) * DIGEST_SIZE:
-            return False
-        if self.states[granule] & disk.STATE_MASK != disk.STATE_HASHED or hasher.merge(page) != self.value(granule):
-            return False
-        state = self.states[granule] | disk.STATE_PAGE
-        write_all(self.leaves_fd, page, digesttree.page_offset(self.geometry, granule, state))
-        self.states[granule] = state
-        return True
 
     def close(self):
         if self.leaves_fd >= 0:

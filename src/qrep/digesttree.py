@@ -45,12 +45,6 @@ def has_unknown(states):
     return _UNKNOWN_RUN.search(states) is not None
 
 
-def unknown_granules(states):
-    """Indexes of granules of which nothing is known, ascending."""
-    for run in _UNKNOWN_RUN.finditer(states):
-        yield from range(*run.span())
-
-
 def fill_zero_values(geometry, states, values, limit=ZERO_FILL_LIMIT):
     """Compute the value of every zero granule that has none, on all cores; mark them in `states`.
 

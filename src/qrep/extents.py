@@ -1,8 +1,4 @@
-"""Byte ranges of a device: what they are, how they combine, and where a file holds data.
-
-An extent list is *normal* when it is sorted, and no two extents touch or overlap, and none is empty. Every function
-here takes any iterable of extents and returns a normal list, unless it says otherwise. Offsets and sizes are bytes.
-"""
+"""Byte ranges of a device, in bytes: what they are, how they are said, and where a file holds data."""
 
 import errno
 import os
@@ -11,8 +7,6 @@ from typing import NamedTuple
 
 
 class Extent(NamedTuple):
-    """A byte range. size 0 is allowed only as an input; a normal list never holds one."""
-
     offset: int
     size: int
 
@@ -21,85 +15,12 @@ class Extent(NamedTuple):
         return self.offset + self.size
 
 
-def normalise(extents):
-    """Sorted, touching and overlapping extents merged, empty ones dropped. Raises ValueError on a negative one."""
-    merged = []
-    for offset, size in sorted(extents):
-        if offset < 0 or size < 0:
-            raise ValueError(f"an extent is not negative: offset {offset}, size {size}")
-        if size == 0:
-            continue
-        if merged and offset <= merged[-1].end:
-            last = merged[-1]
-            merged[-1] = Extent(last.offset, max(last.end, offset + size) - last.offset)
-        else:
-            merged.append(Extent(offset, size))
-    return merged
-
-
 def describe(extents, most=5):
     """`8192 bytes at 3153920, 512 bytes at 6291456 and 3 more places`. extents: (offset, size)."""
     extents = list(extents)
     shown = ", ".join(f"{size} bytes at {offset}" for offset, size in extents[:most])
     more = len(extents) - most
     return shown + (f" and {more} more place{'s' if more > 1 else ''}" if more > 0 else "")
-
-
-def total(extents):
-    """Bytes covered; a byte that is in two extents counts once."""
-    return sum(extent.size for extent in normalise(extents))
-
-
-def union(first, second):
-    """What is in either."""
-    return normalise([*first, *second])
-
-
-def intersect(first, second):
-    """What is in both."""
-    first, second, common = normalise(first), normalise(second), []
-    i = j = 0
-    while i < len(first) and j < len(second):
-        start = max(first[i].offset, second[j].offset)
-        end = min(first[i].end, second[j].end)
-        if start < end:
-            common.append(Extent(start, end - start))
-        if first[i].end <= second[j].end:
-            i += 1
-        else:
-            j += 1
-    return common
-
-
-def complement(extents, size):
-    """What of [0, size) is in none of them."""
-    gaps, position = [], 0
-    for extent in normalise(extents):
-        if extent.offset >= size:
-            break
-        if extent.offset > position:
-            gaps.append(Extent(position, extent.offset - position))
-        position = extent.end
-    if position < size:
-        gaps.append(Extent(position, size - position))
-    return gaps
-
-
-def subtract(extents, minus):
-    """What is in the first and not in the second."""
-    extents = normalise(extents)
-    return intersect(extents, complement(minus, extents[-1].end)) if extents else []
-
-
-def align_outward(extents, unit, size):
-    """Grow every extent to whole units of `unit` bytes, but not past `size` (the last unit may be short)."""
-    grown = []
-    for extent in normalise(extents):
-        start = extent.offset // unit * unit
-        end = min(-(-extent.end // unit) * unit, size)
-        if start < end:
-            grown.append(Extent(start, end - start))
-    return normalise(grown)
 
 
 def data_extents(fd, size):
@@ -140,11 +61,6 @@ def data_extents(fd, size):
         end = min(max(end, start + 1), size)
         yield Extent(start, end - start)
         position = end
-
-
-def holes(fd, size):
-    """The extents of [0, size) that were holes: read as zeroes, and cost nothing to skip."""
-    return complement(data_extents(fd, size), size)
 
 
 def allocated_granules(fd, size, granule_size):

@@ -3,7 +3,6 @@
 import re
 
 _KEY = re.compile(r"""\s*(?:([A-Za-z0-9_-]+)|"((?:[^"\\]|\\.)*)"|'([^']*)')\s*(\.|=|\]|$)""")
-_SKIP = re.compile(r"""[^"'\[\]{}#\n]+""")
 
 
 def lines(text):

@@ -137,16 +137,6 @@ def exact_rate(rate_bytes_per_s):
     return UNLIMITED if rate_bytes_per_s is None else exact_size(rate_bytes_per_s)
 
 
-def exact_duration(seconds):
-    """The spelling that parse_duration turns back into the same seconds (whole milliseconds)."""
-    left_ms, text = round(seconds * 1000), ""
-    for unit, unit_ms in DURATION_UNITS_MS.items():
-        count, left_ms = divmod(left_ms, unit_ms)
-        if count:
-            text += f"{count}{unit}"
-    return text or "0s"
-
-
 def _parse_amount(text, kind, units, way_out, whole=None):
     whole = text if whole is None else whole
     if isinstance(text, int) and not isinstance(text, bool) and 0 <= text <= MAX_BYTES:

@@ -119,11 +119,6 @@ def test_an_exact_rate_parses_back_to_the_same_rate(rate_bytes_per_s):
     assert units.parse_rate(units.exact_rate(rate_bytes_per_s)) == rate_bytes_per_s
 
 
-@given(st.integers(0, units.MAX_SECONDS * 1000))
-def test_an_exact_duration_parses_back_to_the_same_milliseconds(milliseconds):
-    assert units.parse_duration(units.exact_duration(milliseconds / 1000)) == milliseconds / 1000
-
-
 @given(st.integers(0, 1 << 62))
 def test_a_shown_size_is_within_five_percent_of_the_truth(size):
     shown = units.format_size(size).replace(" ", "")

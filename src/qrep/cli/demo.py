@@ -24,7 +24,7 @@ def _ended(_number, _frame):
 @click.option("--keep", is_flag=True, help="Leave the agents' directories, devices and mounts, and say where.")
 @click.pass_obj
 def demo(app, keep):
-    """Replicate a real volume with real files between two agents on this machine, through kills and a rollback, and prove each step."""
+    """Replicate a real volume with real files between two agents on this machine, through kills, a rollback and a pulled cable, and prove each step."""
     from qrep.demo.place import Place, check_machine
     from qrep.demo.story import Story
 

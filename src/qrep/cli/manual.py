@@ -46,7 +46,8 @@ SERVICE = (
 )
 ADDRESSES = (
     ("NAME", "a volume or a job of this host"), ("PEER:VOLUME", "a volume of another host"),
-    ("VOLUME@POINT", "a sync point of a target volume, by the number of its generation"),
+    ("VOLUME@POINT", "a sync point of a target volume, by the number of its generation"), ("JOB/N", "a path of a job, such as db/1"),
+    ("JOB/N/M", "a connection of a path, such as db/1/2"),
 )  # fmt: skip
 EXAMPLES = {
     "events": (

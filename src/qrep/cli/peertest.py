@@ -65,7 +65,7 @@ def test_text(result):
 
 @click.command(cls=Command)
 @click.argument("name", shell_complete=names.peers)
-@click.option("--seconds", type=click.IntRange(1, 60), default=5, show_default=True, help="How long each measurement takes.")
+@click.option("--seconds", type=click.IntRange(1, 60), default=5, show_default=True, metavar="N", help="How long each measurement takes, 1 to 60.")
 @click.option("--connections", default="1,2,4,8", show_default=True, metavar="N[,N...]", help="Numbers of connections to try, each 1 to 16.")
 @click.pass_obj
 def test(app, name, seconds, connections):

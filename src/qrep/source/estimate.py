@@ -19,7 +19,6 @@ class Estimate:
     size: int
     would_send: int
     full: bool
-    changed_since_counter: int
 
 
 def estimate(request, *, on_run=None):
@@ -45,7 +44,7 @@ def estimate(request, *, on_run=None):
         counters = run.counters()
         full = digest_map.tag == NO_ID
         would_send = max(0, counters["changed"] - (counters["zero"] if full else 0))
-        return Estimate(geometry.size, would_send, full, digest_map.counter)
+        return Estimate(geometry.size, would_send, full)
     finally:
         if source_fd >= 0:
             os.close(source_fd)

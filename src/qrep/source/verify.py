@@ -38,11 +38,6 @@ class VerifyReport:
     def ok(self):
         return not self.differences and self.root == self.target_root
 
-    def different_bytes(self):
-        """Bytes of the leaves that differ; whole granules where the leaves are not known. The last leaf may be short."""
-        whole = self.granule_size // self.leaf_size
-        return sum((whole if leaves is None else len(leaves)) * self.leaf_size for _, leaves in self.differences)
-
 
 class Verification:
     """request: source.flow.RunRequest of the job. dial(): a fresh control Channel. Not while a run of the job goes on: it would end it."""
