@@ -5,7 +5,7 @@ from fake_agent import JOB, PROGRESS, Failure
 UP = {
     "job": "db", "number": 1, "from": "auto", "to": "10.0.1.2", "source": "10.0.1.1", "state": "up", "active": True, "in_use": True, "preferred": True,
     "since": None, "reason": "", "failures": 0, "returns_in_seconds": None,
-    "connections": [{"slot": slot, "state": "up", "sent": 1 << 30, "rate_bytes_per_s": rate << 20, "text": None} for slot, rate in enumerate((412, 400))],
+    "connections": [{"number": number, "state": "up", "sent": 1 << 30, "rate_bytes_per_s": rate << 20, "text": None} for number, rate in ((1, 412), (2, 400))],
 }  # fmt: skip
 STANDBY = UP | {"number": 2, "from": "10.0.2.1", "source": "10.0.2.1", "to": "10.0.2.2", "active": False, "in_use": False, "preferred": False, "connections": []}
 DOWN = UP | {
