@@ -37,7 +37,7 @@ TEXTS = {
     },
     "LimitsSection": {
         "connections_half_open": "Connections that have not proved who they are.",
-        "connections": "Connections of peers that are served.",
+        "connections": "Connections of peers that are served, half of them of one peer.",
         "jobs_running": "Runs that go on at once; more wait for their turn.",
         "pairs_local": "Jobs whose target is on this host.",
         "pairs_remote": "Jobs whose target is on another host.",

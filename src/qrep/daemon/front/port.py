@@ -16,13 +16,37 @@ ACCEPT_RETRY_S = 0.2
 BACKLOG = 128
 
 
+class Room:
+    """Places for connections of peers: `limit` in all, and half of them for one peer, so that none keeps the others out. Thread-safe."""
+
+    def __init__(self, limit):
+        self._limit, self._lock, self._taken = limit, threading.Lock(), {}  # peer -> places
+
+    def take(self, peer):
+        """Why there is none, "" if it is taken."""
+        with self._lock:
+            mine = self._taken.get(peer, 0)
+            if sum(self._taken.values()) >= self._limit:
+                return f"more than {self._limit} connections"
+            if mine >= max(1, self._limit // 2):
+                return f"more than {mine} connections, half of all there may be"
+            self._taken[peer] = mine + 1
+            return ""
+
+    def give_back(self, peer):
+        with self._lock:
+            self._taken[peer] -= 1
+            if not self._taken[peer]:
+                del self._taken[peer]
+
+
 class Port:
     """The listening sockets of the front, bound at once, open from open() on. Each accepted connection is served in a thread."""
 
     def __init__(self, front):
         self._front = front
         self._half_open, self._refusals = HalfOpen(front.setup.half_open), Refusals(self._tell)
-        self._room = threading.BoundedSemaphore(front.setup.connections)
+        self._room = Room(front.setup.connections)
         self._sockets = []
         for host in front.setup.listen:
             try:
@@ -69,9 +93,10 @@ class Port:
         if accepted is None:
             return
         stream, peer, purpose = accepted
-        if not self._room.acquire(blocking=False):
+        none = self._room.take(peer)
+        if none:
             stream.close()
-            self.refuse(f"{peer} ({host}): more than {front.setup.connections} connections", address=host, peer=peer)
+            self.refuse(f"{peer} ({host}): {none}", address=host, peer=peer)
             return
         try:
             tls.welcome(stream)
@@ -82,7 +107,7 @@ class Port:
         except OSError:  # it went away, which is how connections end
             stream.close()
         finally:
-            self._room.release()
+            self._room.give_back(peer)
 
     def _begin(self, plain, host, deadline):
         """(stream, peer, purpose) after a handshake; None: it was a plain data connection, or it was closed and told of."""
