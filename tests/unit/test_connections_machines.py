@@ -225,6 +225,18 @@ def test_a_new_session_begins_with_as_many_as_are_wanted_by_then_and_numbers_the
     source.add_connections(1)
 
 
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_number_that_changes_while_the_target_opens_the_session_closes_nothing(resumed):
+    source = sending()
+    source.disconnected()
+    source.connected()
+    source.message(state(source, **({"open_new": NEW, "open_attempt": 7, "resumable": True} if resumed else {})))
+    source.frozen("snap", False, 1)
+    source.set_connections(1)
+    answer = say.Resumed(7, source._epoch, KEY, TOKENS, 0) if resumed else say.Began(7, source._epoch, KEY, TOKENS)
+    assert names(source.message(answer)) == ["StartSending"] and source.phase == "sending"
+
+
 def test_a_session_asks_for_no_more_than_it_has_numbers_for():
     source, had = sending(), len(TOKENS)
     while had < say.CONNECTION_NUMBERS_MAX:

@@ -103,7 +103,8 @@ class SourceMachine(SourceReplies, SourceCompare, SourceConnections):
             self.record = msgspec.structs.replace(
                 record, epoch=self._epoch, snapshot=token, fuzzy=fuzzy, frozen_at_ns=frozen_at_ns, mixed=not self._same_image
             )
-            message = say.Resume(self.record.attempt, self._connections, self._frame_limit, self._same_image)
+            self._numbers = self._connections
+            message = say.Resume(self.record.attempt, self._numbers, self._frame_limit, self._same_image)
             return [do.SaveRun(self.record), do.Send(message)]
         # R5: fresh and random, never used again. An attempt of 0 means none.
         new, attempt = self._draw(16), int.from_bytes(self._draw(8), "little") or 1
@@ -114,8 +115,8 @@ class SourceMachine(SourceReplies, SourceCompare, SourceConnections):
         return [do.SaveRun(self.record), self._begin()]
 
     def _begin(self):
-        record = self.record
-        return do.Send(say.Begin(record.base, record.new, record.attempt, self._connections, self._frame_limit))
+        record, self._numbers = self.record, self._connections
+        return do.Send(say.Begin(record.base, record.new, record.attempt, self._numbers, self._frame_limit))
 
     def lanes_finished(self, count, manifest, unreadable):
         """All is sent. count, manifest: R7, over what was marked as sent. unreadable: (offset, size) of what could not be read."""

@@ -135,8 +135,8 @@ class SourceReplies:
     def _check_lanes(self, message):
         if message.attempt != self.record.attempt or message.session != self._epoch:
             raise ProtocolError("the target opened another attempt or session than this one")
-        if len(message.tokens) != self._connections or len(set(message.tokens)) != self._connections:
-            raise ProtocolError(f"the target gave {len(message.tokens)} tokens for {self._connections} connections")
+        if len(message.tokens) != self._numbers or len(set(message.tokens)) != self._numbers:  # what was asked for; it may have changed since
+            raise ProtocolError(f"the target gave {len(message.tokens)} tokens for {self._numbers} connections")
 
     def _on_applied(self, message):
         following = self._applied[-1].first + GRANULES_PER_CHUNK if self._applied else 0
@@ -152,7 +152,7 @@ class SourceReplies:
     def _start_sending(self, answer, applied):
         self._go("sending")
         self._lanes = True
-        self._numbers, self._asked_for = len(answer.tokens), 0
+        self._asked_for = 0
         self._answer, self._applied = None, []
         unknown = ""
         if self._resuming and not self._same_image:
