@@ -1,8 +1,11 @@
 """Lanes that come and go: a thread and a data connection each, over one native run. What source lanes and target lanes have in common."""
 
 import errno
+import logging
 import os
 import threading
+
+log = logging.getLogger("qrep.lanes")
 
 
 class Lane:
@@ -24,6 +27,7 @@ class Lanes:
         self._device_fd, self._name, self._texts = device_fd, name, texts
         self._lock = threading.Condition()
         self._going = {}  # number -> Lane
+        self._broken = None  # the bug of ours that a lane died of
         self._over = False  # the last of them has ended, and no more are started
 
     # ---- of the subclass ----
@@ -64,10 +68,10 @@ class Lanes:
         try:
             connection = self._connect(lane)
             if connection is not None:
-                with self._lock:
-                    lane.connection = connection
-                    self._connected()
                 try:
+                    with self._lock:
+                        lane.connection = connection
+                        self._connected()
                     error = self.run.lane(self._device_fd, connection.native, lane.number)
                 finally:
                     with self._lock:
@@ -75,6 +79,10 @@ class Lanes:
                     connection.close()
                 if error:
                     self.stop()
+        except Exception as err:  # a bug of ours: what this lane had taken is done by nobody, so nothing may be made of the rest
+            log.exception("%s lane %d died", self._name, lane.number)
+            self._broken = self._broken or f"internal error in lane {lane.number}: {err!r}"
+            self.stop()
         finally:
             self._leave(lane, error)
 
@@ -105,7 +113,9 @@ class Lanes:
             return self._lock.wait_for(lambda: not self._going, timeout)
 
     def failure(self):
-        """(kind, text) of the lane that failed first, or None. kind: a name of enum qrep_failure_kind, with underscores."""
+        """(kind, text) of the lane that failed first, or None. kind: a name of enum qrep_failure_kind, with underscores, or `internal`."""
+        if self._broken is not None:
+            return "internal", self._broken
         native = self.run.failure()
         if native is None:
             return None

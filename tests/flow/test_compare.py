@@ -21,11 +21,15 @@ class Tap:
     """A control channel that counts what arrives, and may cut itself off after so many Leaves."""
 
     def __init__(self, channel, heard, cut_after=None):
-        self._channel, self.heard, self._cut_after = channel, heard, cut_after
+        self._channel, self._messages, self._cut_after = channel, heard, cut_after
+
+    @property
+    def heard(self):
+        return self._channel.heard
 
     def receive(self, timeout=None):
         message = self._channel.receive(timeout)
-        self.heard.append(message)
+        self._messages.append(message)
         if self._cut_after is not None and isinstance(message, say.Leaves):
             self._cut_after -= 1
             if self._cut_after < 0:

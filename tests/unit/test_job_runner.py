@@ -49,6 +49,19 @@ def test_a_run_that_cannot_begin_leaves_the_job_failed_with_what_to_do_also_afte
         assert shown["state"] == "failed" and shown["problem"] == {"code": "peer-unreachable", "text": "nobody there", "action": "look there"}
 
 
+def test_a_bug_in_a_run_leaves_the_job_failed_and_it_can_be_started_again(make_runner):
+    def bug():
+        raise KeyError("a bug")
+
+    runner = make_runner(request=bug)
+    for _ in range(2):
+        runner.begin("run")
+        with pytest.raises(KeyError):
+            runner.run(Task("run", "db"))
+        shown = job_dict(runner)
+        assert shown["state"] == "failed" and shown["problem"]["code"] == "internal" and "a bug" in shown["problem"]["text"]
+
+
 def test_one_thing_at_a_time(make_runner):
     runner = make_runner()
     runner.begin("verify")

@@ -338,8 +338,24 @@ def test_a_rollback_is_a_generation_of_its_own():
     actions = target.rollback(OTHER, NEW, 9)
     assert actions == [do.CreateUndo(T, NEW, 9), do.WriteSuperblock(target.record), do.ApplyPoint(OTHER, (T,), 9)]
     assert target.record.open_kind == OPEN_ROLLBACK
-    assert names(target.point_applied()) == ["FlushDevice", "WriteSuperblock", "SettleMap", "PruneUndo", "RolledBack"]
+    assert names(target.point_applied()) == ["FlushDevice", "WriteSuperblock", "SettleMap", "PruneUndo", "CloseSession", "RolledBack"]
     assert (target.record.committed_id, target.record.history) == (NEW, (T, OTHER))
+
+
+def test_a_session_that_reads_the_volume_does_not_outlive_a_rollback():
+    target = machine()
+    target.rollback(OTHER, NEW, 9)
+    actions = target.point_applied()
+    assert [action.handle for action in actions if isinstance(action, do.CloseSession)] == ["a"] and target.session is None
+    assert names(actions)[:2] == ["FlushDevice", "WriteSuperblock"]
+    assert names(target.message("a", say.ScanTarget(0, 1))) == ["CloseSession"]
+
+
+def test_a_bug_in_the_middle_of_something_stops_the_lanes_and_is_final_until_the_volume_is_opened_anew():
+    for target in (begun(), prepared()):
+        actions = target.broken("a bug")
+        assert names(actions)[0] == "DrainLanes" and names(actions)[-1] == "Faulted"
+        assert target.phase == "faulted" and target.session is None
 
 
 def test_a_rollback_that_fails_is_rolled_back():

@@ -7,6 +7,7 @@ agent's descriptors; the event is JSON on its standard input and QREP_EVENT_* in
 
 import contextlib
 import json
+import logging
 import os
 import queue
 import threading
@@ -16,6 +17,7 @@ from collections import Counter
 from qrep import units
 from qrep.daemon.hookprocess import HookProcess
 
+log = logging.getLogger("qrep.agent")
 QUEUE_MAX = 256
 AT_ONCE = 4
 KILLED_S = 0.5  # seconds that hooks that were killed at the end get to go
@@ -102,8 +104,12 @@ class Hooks:
         with self._lock:
             if len(self._workers) < min(AT_ONCE, self._queue.qsize() + len(self._running)):
                 worker = threading.Thread(target=self._work, name="hooks", daemon=True)
+                try:
+                    worker.start()
+                except RuntimeError as err:  # no thread to be had: it waits for the next one, and whoever tells of an event must not suffer
+                    log.warning("hooks: %s", err)
+                    return
                 self._workers.append(worker)
-                worker.start()
 
     def _work(self):
         while True:
@@ -113,7 +119,10 @@ class Hooks:
             if self._ending:
                 self._count("dropped", 1)
             else:
-                self._run(*item)
+                try:
+                    self._run(*item)
+                except Exception:  # a bug of ours, in one of them: no worker, no hooks
+                    log.exception("hooks: internal error")
             self._queue.task_done()
 
     def _run(self, hook, event):

@@ -42,3 +42,5 @@ class Housekeeping:
                     action()
                 except (QrepError, OSError) as err:  # a disk that is full now may have room the next time
                     log.warning("housekeeping: %s", err)
+                except Exception:  # a bug of ours, in one of them: the others go on
+                    log.exception("housekeeping: internal error")

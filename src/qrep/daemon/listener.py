@@ -55,7 +55,13 @@ class Listener:
             if welcome:
                 self._streams[stream] = peer
         if welcome:
-            threading.Thread(target=self._serve, args=(stream, who, serve, data), name=f"peer {who}", daemon=True).start()
+            try:
+                threading.Thread(target=self._serve, args=(stream, who, serve, data), name=f"peer {who}", daemon=True).start()
+            except RuntimeError as err:  # no thread to be had: this one is refused, and takes no place from the others
+                with self._lock:
+                    del self._streams[stream]
+                stream.close()
+                self._tell(f"{who}: {err}", **data, reason="no-thread")
         else:
             stream.close()
 

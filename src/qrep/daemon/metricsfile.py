@@ -1,11 +1,13 @@
 """A file of metrics for somebody who collects files, such as node_exporter: replaced as a whole, readable by everyone."""
 
 import contextlib
+import logging
 import os
 import secrets
 import threading
 import time
 
+log = logging.getLogger("qrep.agent")
 TICK_S = 0.5
 END_S = 0.3  # seconds that a file which is being written gets at the end
 
@@ -49,7 +51,10 @@ class MetricsFile:
 
     def _run(self):
         while not self._ending.wait(TICK_S):
-            self._tick(time.monotonic())
+            try:
+                self._tick(time.monotonic())
+            except Exception:  # of whatever is counted: the next file may be whole again
+                log.exception("metrics: internal error")
 
     def _tick(self, now):
         settings = self.node.settings.metrics

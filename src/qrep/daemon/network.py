@@ -19,7 +19,7 @@ from qrep.daemon import tls
 from qrep.daemon.front import talk
 from qrep.daemon.halfopen import Refusals
 from qrep.daemon.names import addresses_of
-from qrep.errors import ProtocolError, QrepError, Refused, Unreachable, UsageError, from_dict
+from qrep.errors import ProtocolError, Refused, Unreachable, UsageError, from_dict
 from qrep.protocol.transport import Disconnected, TcpView, tcp_view
 
 USERS = ("qrep", "nobody")  # who the front is, the first that exists
@@ -218,7 +218,7 @@ class Network:
                 pause_s = min(2 * pause_s, PAUSE_MAX_S)
                 try:
                     self._start()
-                except (QrepError, OSError) as err:
+                except Exception as err:  # whatever it is: without this thread nobody could connect ever again
                     self._events.add("front-ended", f"it could not be started again: {err}; the next try is in {pause_s:.1f} s")
                     continue
                 self._restarts += 1

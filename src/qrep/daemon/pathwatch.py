@@ -3,6 +3,7 @@
 A probe is one question (who are you) on a connection of its own. A route that several jobs share is probed once for all of them.
 """
 
+import logging
 import threading
 import time
 
@@ -10,6 +11,7 @@ from qrep.daemon import asks, tls
 from qrep.daemon.jobpaths import resolved
 from qrep.errors import QrepError
 
+log = logging.getLogger("qrep.agent")
 TICK_S = 0.5
 TROUBLED_S = 2.0  # between two probes of a route, while a path of a job that runs over it is down or not the preferred one
 CALM_S = 10.0  # else
@@ -36,7 +38,12 @@ class PathWatch:
 
     def _watch(self):
         while not self._ended.wait(TICK_S):
-            self.look()
+            try:
+                self.look()
+            except QrepError as err:  # a peer that was removed meanwhile
+                log.info("path watch: %s", err)
+            except Exception:  # a bug of ours, or no thread for a probe: without this one no run would ever go back to its path
+                log.exception("path watch: internal error")
 
     def look(self):
         """One round: begin the probes that are due, and move the runs that have a better path now."""

@@ -5,6 +5,7 @@ that comes while the job is verified or estimated waits for the end of that. Tim
 the host slept, the clock was set forward) are one run, or none with `missed = "skip"`.
 """
 
+import logging
 import threading
 import time
 
@@ -12,8 +13,8 @@ from qrep import units
 from qrep.errors import NotFound, QrepError
 from qrep.jobs.schedule import COUNTED_MAX
 
+log = logging.getLogger("qrep.agent")
 LOOK_S = 10.0  # at most between two looks: the wall clock may be set, and nothing tells
-END_S = 1.0  # seconds that a look which is being taken gets at the end
 SOON_S = 0.5  # a job that could not be started because something else had just begun
 END_S = 2.0  # that a look gets at the end, should the state database hang
 JUMP_S = 60  # that the wall clock moves against the monotonic one between two looks, and it is told
@@ -63,7 +64,11 @@ class Scheduler:
         while not self._ending:
             self.looked = time.monotonic()
             self._news.clear()
-            wait_s = self.look()
+            try:
+                wait_s = self.look()
+            except Exception:  # a bug of ours, or of one job's times: without this thread no job would start ever again
+                log.exception("scheduler: internal error")
+                wait_s = LOOK_S
             if not self._ending:
                 self.clock.wait(self._news, wait_s)
 

@@ -4,6 +4,7 @@ A job without a group hangs below the node itself. What shares a parent shares i
 frames, so only jobs whose source is here are shaped; a job whose target is on this node, too, is shaped like any other.
 """
 
+import logging
 import threading
 from datetime import UTC, datetime, timedelta
 
@@ -17,6 +18,7 @@ from qrep.jobs.shaping import Plan
 from qrep.settings import Shape, bad_values, check_rate
 
 NONE = "none"  # what a person writes for no group
+log = logging.getLogger("qrep.agent")
 WATCH_S = 0.5  # between two looks at the clock, which may be set meanwhile
 
 
@@ -69,7 +71,10 @@ class Shapes:
 
     def _watch(self):
         while not self._ending.wait(WATCH_S):
-            self.look()
+            try:
+                self.look()
+            except Exception:  # a bug of ours, or of one group: the windows of the others switch
+                log.exception("shapes: internal error")
 
     def look(self):
         """Put in force what the clock says."""

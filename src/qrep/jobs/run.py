@@ -176,6 +176,10 @@ class JobRunner:
             wrapped = QrepError(f"{self.name}: {error}")
             self._failed(wrapped, started)
             raise wrapped from error
+        except Exception as error:  # a bug of ours: a job that stayed "running" could never be started again
+            if self.state in GOING:
+                self._failed(QrepError(f"{self.name}: internal error: {error!r}", code="internal", hint="please report it with the agent's log"), started)
+            raise
         finally:
             self.end()
 

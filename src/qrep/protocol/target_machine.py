@@ -159,9 +159,11 @@ class TargetMachine(TargetRequests):
         self._go("idle")
         self.record = self.record.committed()
         point, self._point = self._point, None
-        new = self.record.committed_id
+        # What a session was told, and has read since, is of another generation: it begins anew.
+        handle, self.session = self.session, None
+        close = [] if handle is None else [do.CloseSession(handle, "the volume was rolled back meanwhile")]
         # R4: the content is flushed before the one sector that makes it the committed generation.
-        return [do.FlushDevice(), do.WriteSuperblock(self.record), *self._tidy(), do.RolledBack(new, point)]
+        return [do.FlushDevice(), do.WriteSuperblock(self.record), *self._tidy(), *close, do.RolledBack(self.record.committed_id, point)]
 
     def failed(self, action, error):
         """`action` raised `error`, the rest of its list was dropped. What is returned takes its place."""
@@ -190,6 +192,12 @@ class TargetMachine(TargetRequests):
                 return self._roll_back(lambda: [do.RollbackFailed(str(error))])
         # The superblock, the undo file or the map could not be handled: what is on disk is known only after it is read anew.
         return self._fault(f"{type(action).__name__}: {error}")
+
+    def broken(self, reason):
+        """A bug of ours ended something halfway, wherever that was: lanes may run, the record may be ahead of the superblock. What is on disk is
+        known only after it is read anew."""
+        self._lanes = True
+        return self._fault(reason)
 
     # ---- steps ----
 

@@ -399,6 +399,8 @@ class Run:
         )  # fmt: skip
 
     def _add_sending(self, action):
+        if self._lanes is None:  # they broke while the target was asked; its word on that is still waited for
+            return
         crashpoint("source-lanes-added")
         self._connections.added(action.tokens, self._lanes)
         self._settle_connections()  # what was wanted may have changed while the target was asked

@@ -1,13 +1,15 @@
 """The control connection of a run: one Channel after another, each listened to by a thread; and how long a run tries again."""
 
+import logging
 import random
 import threading
 import time
 
-from qrep.errors import ProtocolError, TimedOut
+from qrep.errors import QrepError, TimedOut
 from qrep.protocol import messages as say
 from qrep.protocol.transport import Disconnected
 
+log = logging.getLogger("qrep.source")
 BEAT_S = 1.0  # both ends say that they are there so often
 SILENCE_S = 5.0  # without a byte of the target: whatever it does, its heart beats from a thread that waits for nothing
 TICK_S = 0.25
@@ -18,7 +20,8 @@ NO_BEAT = say.Beat(busy="", received=0, written=0, undo=0)
 
 class Link:
     """dial(): a fresh Channel to the target, raises Unreachable. events: a queue that gets (kind, channel, what) of the present channel:
-    ("message", channel, message), ("gone", channel, why), ("nonsense", channel, ProtocolError). Heartbeats are not among the messages.
+    ("message", channel, message), ("gone", channel, why), ("nonsense", channel, QrepError). Heartbeats are not among the messages. Its last
+    word is one of the other two, whatever the thread that listens died of.
     """
 
     def __init__(self, dial, events):
@@ -49,8 +52,11 @@ class Link:
         except Disconnected as err:
             channel.close()
             self._events.put(("gone", channel, err.message))
-        except ProtocolError as err:
+        except QrepError as err:
             self._events.put(("nonsense", channel, err))
+        except Exception as err:  # a bug of ours: the run would wait for ever for what nobody hears
+            log.exception("the thread that listens to the target died")
+            self._events.put(("nonsense", channel, QrepError(f"internal error while listening to the target: {err!r}", code="internal")))
 
     def _hear(self, channel):
         due = None  # before State nothing but Hello may be said

@@ -89,6 +89,11 @@ class TargetDriver:
             except (OSError, QrepError, do.LanesFailed, MemoryError) as err:
                 log.warning("%s: %s failed: %s", self.name, type(action).__name__, err)
                 waiting = list(self.machine.failed(action, err))
+            except Exception as err:  # a bug of ours
+                if self.machine.phase == "faulted":
+                    raise
+                log.exception("%s: %s", self.name, type(action).__name__)
+                waiting = list(self.machine.broken(f"internal error: {type(action).__name__}: {err!r}"))
             finally:
                 self.busy = ""
         for handle in self._gone():

@@ -1,9 +1,11 @@
 """The heartbeat of a control session at its target: said by a thread of its own, however long the volume's lock is held by something else."""
 
+import logging
 import threading
 
 from qrep.protocol.transport import Disconnected
 
+log = logging.getLogger("qrep.target")
 BEAT_S = 1.0
 
 
@@ -30,4 +32,8 @@ class Pulse:
             try:
                 self._channel.send(self._tell())
             except Disconnected:  # whoever listens to this channel hears it, too
+                return
+            except Exception:  # a bug of ours: both ends learn now that this session is over, not when one misses the beat
+                log.exception("the heartbeat of a session died")
+                self._channel.close()
                 return

@@ -241,6 +241,11 @@ class TargetVolume(TargetDriver):
             with self.lock:
                 if self._channels.pop(handle, None) is not None and self.device_fd >= 0:
                     self.execute(self.machine.disconnected(handle))
+        except Exception as err:  # a bug of ours
+            log.exception("%s: session %d", self.name, handle)
+            with self.lock:
+                if self.device_fd >= 0:
+                    self.execute(self.machine.broken(f"internal error: {err!r}"))
         finally:
             pulse.end()
             channel.close()
@@ -306,7 +311,7 @@ class TargetVolume(TargetDriver):
         """Give up the open generation: back to the last committed one. why: in words. alone: not while a session is there, which raises
         Refused. Returns whether one was open."""
         with self.lock:
-            if not self.has_open_generation():
+            if self.device_fd < 0 or not self.has_open_generation():  # closed: the next open() goes back
                 return False
             if alone and self.machine.session is not None:
                 raise Refused(f"{self.name}: a run is going on", code="busy", hint="wait for it, or stop it where its source is")
@@ -393,6 +398,8 @@ class TargetVolume(TargetDriver):
 
     def _check_idle(self):
         self._check_in_service()
+        if self.device_fd < 0:  # while this was waited for
+            raise Refused(f"{self.name} was closed meanwhile", hint="try again", code="busy")
         if self.machine.phase != "idle":
             raise Refused(
                 f"{self.name}: a run is open", code="busy",
