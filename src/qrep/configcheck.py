@@ -185,13 +185,16 @@ def _hooks(node, path, event_codes):
 def _command(path, place, command):
     """What would keep a hook from being run, or let somebody else say what is run."""
     try:
-        mode = os.stat(command).st_mode
+        status = os.stat(command)
     except (OSError, ValueError) as err:  # ValueError: a NUL, which the settings told of
         return [Problem(path, place, f"{command}: {getattr(err, 'strerror', None) or err}", "give the path of a program that is there")]
+    mode = status.st_mode
     if not stat.S_ISREG(mode) or not mode & 0o111:
         return [Problem(path, place, f"{command} cannot be executed", f"chmod 755 {command}")]
     if mode & 0o022:
         return [Problem(path, place, f"{command} may be changed by others (mode {stat.S_IMODE(mode):04o}), and runs as root", f"chmod go-w {command}")]
+    if _foreign(status):
+        return [Problem(path, place, f"{command} belongs to user {status.st_uid}, and runs as root", f"chown root {command}")]
     return []
 
 
@@ -205,12 +208,19 @@ def _metrics(node, path):
 def _writable(path):
     """A file that others may write says what the agent does as root."""
     try:
-        mode = os.lstat(path).st_mode
+        status = os.lstat(path)
     except OSError:
         return []
-    if stat.S_ISREG(mode) and mode & 0o022:
-        return [Problem(path, "", f"may be changed by others (mode {stat.S_IMODE(mode):04o})", f"chmod go-w {path}")]
+    if stat.S_ISREG(status.st_mode) and status.st_mode & 0o022:
+        return [Problem(path, "", f"may be changed by others (mode {stat.S_IMODE(status.st_mode):04o})", f"chmod go-w {path}")]
+    if _foreign(status):
+        return [Problem(path, "", f"belongs to user {status.st_uid}, who may change it", f"chown root {path}")]
     return []
+
+
+def _foreign(status):
+    """Whether somebody else than root and whoever we are owns it, and so may change it whatever its mode is."""
+    return status.st_uid not in (0, os.geteuid())
 
 
 def _key(path):

@@ -187,6 +187,23 @@ def test_who_may_change_a_file_or_read_the_key_is_looked_at_too(put, tmp_path):
     }
 
 
+@pytest.mark.root
+def test_what_belongs_to_another_user_is_told_of_whatever_its_mode_is(put, tmp_path):
+    script = tmp_path / "tell"
+    script.write_text("#!/bin/sh\n")
+    script.chmod(0o755)
+    directory = put(files={"qrep.toml": f'[[hooks]]\nevents = ["error"]\ncommand = ["{script}"]\n'})
+    file = directory / "qrep.toml"
+    assert check(directory) == []
+    os.chown(script, 65534, 65534)
+    (problem,) = check(directory)
+    assert problem.message.endswith("belongs to user 65534, and runs as root") and problem.hint == f"chown root {script}"
+    os.chown(script, 0, 0)
+    os.chown(file, 65534, 65534)
+    (problem,) = check(directory)
+    assert problem.message == "belongs to user 65534, who may change it" and problem.hint == f"chown root {file}"
+
+
 def test_a_hook_that_others_may_change_is_told_of_because_it_runs_as_root(put, tmp_path):
     command = tmp_path / "tell.sh"
     command.write_text("#!/bin/sh\n")
