@@ -196,3 +196,16 @@ def test_threads_that_share_a_bucket_get_the_rate_together():
     assert sum(child.taken for child in children) == shared.taken
     assert 4_000_000 < shared.taken <= 20_000_000 * elapsed / S + 80 * KIB
     assert all(child.taken for child in children)
+
+
+def test_what_was_granted_before_a_move_and_is_given_back_after_it_takes_nothing_from_the_new_parent():
+    now = 1_000_000_000
+    root = Bucket(0, now_ns=now)
+    before, after = (Bucket(1 << 20, parent=root, now_ns=now) for _ in range(2))
+    job = Bucket(0, parent=before, now_ns=now)
+    lane = Bucket(0, parent=job, now_ns=now)
+    lane.ask(4096, now_ns=now)  # granted at once, and not collected
+    assert before.taken == 4096
+    job.move(after)
+    lane.leave()
+    assert (after.taken, job.taken, lane.taken) == (0, 0, 0) and after.level == after.capacity

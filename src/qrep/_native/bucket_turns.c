@@ -53,7 +53,7 @@ static void withdraw(struct qrep_bucket *bucket)
 void qrep_bucket_give_back(struct qrep_bucket *bucket, uint64_t size)
 {
     for (; bucket; bucket = bucket->parent) {
-        bucket->taken -= size;
+        bucket->taken -= size < bucket->taken ? size : bucket->taken; /* it may have been granted below another parent */
         bucket->start -= size < bucket->start ? size : bucket->start;
         if (!qrep_bucket_limited(bucket))
             continue;
