@@ -9,7 +9,8 @@ import blake3
 
 from qrep import device
 from qrep.protocol.transport import DataConnection, Rendezvous, local_pair
-from qrep.source.flow import Run, RunRequest
+from qrep.source.flow import Run
+from qrep.source.request import RunRequest
 from qrep.target.volume import TargetVolume
 from qrep.volumes.none import Live
 

@@ -24,7 +24,7 @@ class Route:
 
     def request(self):
         """The RunRequest of now. Raises what keeps the source from being read."""
-        from qrep.source.flow import RunRequest
+        from qrep.source.request import RunRequest
 
         settings = self.settings
         self.node.shapes.check(settings.shape)

@@ -21,7 +21,7 @@ class CopySource:
 
     def request(self, volume_id, *, compare, timeout_s):
         """The RunRequest to the target volume `volume_id`. compare: its content is not known any more, so ask for its digests."""
-        from qrep.source.flow import RunRequest
+        from qrep.source.request import RunRequest
 
         job_id = job_of(self.name, volume_id)
         directory = os.path.join(self._state_dir, "copies", "sources", job_id.hex())

@@ -1,6 +1,6 @@
 """One run at its source, from the snapshot to the committed generation: drives one SourceMachine over real devices and streams.
 
-    run = Run(RunRequest(...), dial, connect)
+    run = Run(request, dial, connect)    # request.RunRequest
     report = run.run()         # blocks; reconnects and resumes by itself for a while
 """
 
@@ -13,23 +13,20 @@ import re
 import secrets
 import threading
 import time
-from dataclasses import dataclass, field
 
 from qrep import device, digesttree
 from qrep._native import wire
 from qrep._native.source_lane import SourceRun
 from qrep.crashpoint import crashpoint
-from qrep.device import DeviceInfo
 from qrep.digestmap import DigestMap
 from qrep.errors import Interrupted, QrepError, Refused, Unsynced
-from qrep.extents import describe
 from qrep.protocol import actions as do
 from qrep.protocol.source_machine import CONNECTED, SourceMachine
 from qrep.protocol.transport import Disconnected
 from qrep.source.connections import Connections
 from qrep.source.lanes import SourceLanes
 from qrep.source.link import Link, Patience
-from qrep.source.report import Progress, RunReport, zero_copy_of
+from qrep.source.report import Progress, RunReport, named_blocks, zero_copy_of
 from qrep.source.runrecord import RunFile
 from qrep.source.search import Search
 from qrep.source.watch import Watch
@@ -41,45 +38,6 @@ BAD_DATA = ("connection", "frame")  # the target's word that data connections en
 WATCH_S = 0.5  # between two looks at the data connections
 ROOT_BEFORE_COMMIT = 8 << 30  # bytes of zeroes whose values may be computed while the target waits; one second on two cores
 _WHOLE_RUN = re.compile(rb"\x02+", re.DOTALL)
-
-
-@dataclass
-class RunRequest:
-    """What to replicate and how. job_id, volume_id (of the target volume): 16 bytes. device: DeviceInfo of the source.
-
-    backend: volumes.base.SnapshotBackend. map_directory, run_directory: of this job's state. initial: auto, compare or full.
-    timeout_s: without progress, before a run gives up for now. Rates and zero-copy belong to the connections that `connect` makes.
-    """
-
-    job_id: bytes
-    volume_id: bytes
-    device: DeviceInfo
-    backend: object
-    map_directory: str
-    run_directory: str
-    leaf_size: int = 4096
-    granule_size: int = 8 << 20
-    connections: int = 2
-    initial: str = "auto"
-    frame_limit: int = 2 << 20
-    slots: int = 2
-    timeout_s: float = 30.0
-    plain: object = None  # a callable: whether `connect` makes connections without TLS, asked for each session; None: it does not
-    hold: bool = True  # where blocks are left out, the target keeps what was applied; False: only if nothing was ever committed
-    snapshot_name: str = field(default="")
-    wanted: object = None  # a callable: how many connections the way has that was just dialled; None: as many as before
-
-    def is_plain(self):
-        return self.plain is not None and self.plain()
-
-    @property
-    def geometry(self):
-        return wire.Geometry(self.device.size, self.leaf_size, self.granule_size)
-
-    @property
-    def snapshot(self):
-        """Name of this job's snapshots: by it a crash's left-overs are known as ours."""
-        return self.snapshot_name or f"job-{self.job_id.hex()}"
 
 
 class Run:
@@ -453,18 +411,8 @@ class Run:
     def _fail(self, action):
         error = action.error
         if isinstance(error, Unsynced):
-            action = do.Fail(self._named_blocks(error, action.keep_open), action.keep_open)
+            action = do.Fail(named_blocks(error, self.request.device.path, action.keep_open), action.keep_open)
         self._ending = action
-
-    def _named_blocks(self, error, kept):
-        """The Unsynced as people see it. kept: the target holds what was applied."""
-        ends = ((error.unreadable, f"{self.request.device.path}: %s cannot be read"), (error.unwritten, "the target cannot write %s"))
-        text = "; ".join(text % describe(extents) for extents, text in ends if extents) + "; nothing was committed"
-        what = " and ".join(f"the {end} device" for end, extents in (("source", error.unreadable), ("target", error.unwritten)) if extents)
-        return Unsynced(
-            f"{text}, everything else is applied and kept for the next run" if kept else text, unreadable=error.unreadable,
-            unwritten=error.unwritten, hint=f"repair or replace {what}; the next run tries these blocks again",
-        )  # fmt: skip
 
     # ---- the rest ----
 

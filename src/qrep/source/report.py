@@ -3,6 +3,8 @@
 import time
 from dataclasses import asdict, dataclass, field
 
+from qrep.errors import Unsynced
+from qrep.extents import describe
 from qrep.source.recent import Recent
 
 RATE_S = 5.0  # the rates that are shown are those of so many seconds
@@ -131,3 +133,14 @@ def zero_copy_of(counters):
 
 def _sum(first, second):
     return {name: first.get(name, 0) + second.get(name, 0) for name in {**first, **second}}
+
+
+def named_blocks(error, source, kept):
+    """The Unsynced of a run as people see it. source: the path of its device. kept: the target holds what was applied."""
+    ends = ((error.unreadable, f"{source}: %s cannot be read"), (error.unwritten, "the target cannot write %s"))
+    text = "; ".join(text % describe(extents) for extents, text in ends if extents) + "; nothing was committed"
+    what = " and ".join(f"the {end} device" for end, extents in (("source", error.unreadable), ("target", error.unwritten)) if extents)
+    return Unsynced(
+        f"{text}, everything else is applied and kept for the next run" if kept else text, unreadable=error.unreadable,
+        unwritten=error.unwritten, hint=f"repair or replace {what}; the next run tries these blocks again",
+    )  # fmt: skip

@@ -40,7 +40,7 @@ class VerifyReport:
 
 
 class Verification:
-    """request: source.flow.RunRequest of the job. dial(): a fresh control Channel. Not while a run of the job goes on: it would end it."""
+    """request: source.request.RunRequest of the job. dial(): a fresh control Channel. Not while a run of the job goes on: it would end it."""
 
     def __init__(self, request, dial, *, independent=False):
         self.request, self.independent = request, independent

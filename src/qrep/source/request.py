@@ -1,0 +1,45 @@
+"""What a run is asked to do."""
+
+from dataclasses import dataclass, field
+
+from qrep._native import wire
+from qrep.device import DeviceInfo
+
+
+@dataclass
+class RunRequest:
+    """What to replicate and how. job_id, volume_id (of the target volume): 16 bytes. device: DeviceInfo of the source.
+
+    backend: volumes.base.SnapshotBackend. map_directory, run_directory: of this job's state. initial: auto, compare or full.
+    timeout_s: without progress, before a run gives up for now. Rates and zero-copy belong to the connections that `connect` makes.
+    """
+
+    job_id: bytes
+    volume_id: bytes
+    device: DeviceInfo
+    backend: object
+    map_directory: str
+    run_directory: str
+    leaf_size: int = 4096
+    granule_size: int = 8 << 20
+    connections: int = 2
+    initial: str = "auto"
+    frame_limit: int = 2 << 20
+    slots: int = 2
+    timeout_s: float = 30.0
+    plain: object = None  # a callable: whether `connect` makes connections without TLS, asked for each session; None: it does not
+    hold: bool = True  # where blocks are left out, the target keeps what was applied; False: only if nothing was ever committed
+    snapshot_name: str = field(default="")
+    wanted: object = None  # a callable: how many connections the way has that was just dialled; None: as many as before
+
+    def is_plain(self):
+        return self.plain is not None and self.plain()
+
+    @property
+    def geometry(self):
+        return wire.Geometry(self.device.size, self.leaf_size, self.granule_size)
+
+    @property
+    def snapshot(self):
+        """Name of this job's snapshots: by it a crash's left-overs are known as ours."""
+        return self.snapshot_name or f"job-{self.job_id.hex()}"
