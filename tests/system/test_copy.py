@@ -44,7 +44,8 @@ def test_dry_run_says_how_much_and_changes_nothing(copier, source, loop_device, 
     assert b3sum(target) == before and not (copier.directory / "near").exists()
     copier(source, target)
     fill(source, random_source, MIB, 4096)
-    assert copier(source, target, "-n") == {"would_send": 4096, "size": 64 * MIB, "full": False, "changed_since": None, "seconds": None}
+    plan = copier(source, target, "-n")
+    assert plan == {"would_send": 4096, "size": 64 * MIB, "full": False, "changed_since": None, "seconds": None, "limit_bytes_per_s": None}
 
 
 def test_a_file_that_is_missing_is_made_sparse_with_the_size_of_the_source(copier, source, xfs):

@@ -58,7 +58,12 @@ class SourceLanes(Lanes):
         self._down = {}  # slot -> (text, when the target has forgotten its token)
         self._refused = None  # why the first connection that could not be had could not
         self._numbers = 0
-        self.add(tokens, range(len(tokens)))
+        try:
+            self.add(tokens, range(len(tokens)))
+        except OSError:  # those that were started use the source, which is closed once nobody knows of them
+            self.stop()
+            self.join()
+            raise
 
     def add(self, tokens, slots):
         """Start a lane for each; False if all work is done."""
