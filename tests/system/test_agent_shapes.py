@@ -103,6 +103,7 @@ def zone_file(path, offset_s):
     return str(path)
 
 
+@pytest.mark.slow
 def test_peak_hours_that_end_while_a_run_goes_on_set_it_free(agents, loop_device, fill, memory_dir):
     source, target = loop_device(24 * MIB), loop_device(24 * MIB)
     fill(source, 24 * MIB)

@@ -53,6 +53,7 @@ def test_every_step_of_the_demo_passes_and_nothing_is_left_behind():
     assert demo_things() <= before
 
 
+@pytest.mark.slow
 def test_a_kept_demo_says_how_to_look_at_it_and_how_to_remove_it():
     before = demo_things()
     process = start("demo", "--keep")
