@@ -1,5 +1,6 @@
 """Lanes that come and go: a thread and a data connection each, over one native run. What source lanes and target lanes have in common."""
 
+import abc
 import errno
 import logging
 import os
@@ -16,7 +17,7 @@ class Lane:
         self.connection = None
 
 
-class Lanes:
+class Lanes(abc.ABC):
     """run: SourceRun or TargetRun. texts: names of enum qrep_failure_kind, with underscores, in words.
 
     A subclass says how a lane gets its connection, what it means when it gets none, and who hears of the end.
@@ -32,9 +33,9 @@ class Lanes:
 
     # ---- of the subclass ----
 
+    @abc.abstractmethod
     def _connect(self, lane):
         """The DataConnection of a lane, in its thread; None if it has none."""
-        raise NotImplementedError
 
     def _connected(self):
         """A lane got its connection. The lock is held."""
