@@ -1,0 +1,97 @@
+"""What people do with a target volume's sync points: list, roll back, copy out, delete, say how many are kept."""
+
+import secrets
+
+from qrep.errors import DamagedError, NotFound, QrepError, Refused
+from qrep.protocol.actions import RollbackFailed
+from qrep.target import rollback
+
+
+class Keeping:
+    """Mixed into TargetVolume, whose lock, machine, undo, points and device it uses."""
+
+    def sync_points(self):
+        """The points.SyncPoints within reach, newest first; the first is what the device holds."""
+        with self.lock:
+            self._check_in_service()
+            return self.points.list(self.machine.record, self.undo, self._sync_points)
+
+    def rollback(self, point, progress=None):
+        """Put a sync point back as a new generation. point: its id (16 bytes). progress(bytes). Returns the SyncPoint it became.
+
+        Raises NotFound if it is not retained, Refused while a run is open, QrepError when it could not be done; the device is then
+        as before.
+        """
+        with self.lock:
+            self._check_idle()
+            self._find(point)
+            self._rollback_result, self._rollback_progress = None, progress
+            try:
+                self.execute(self.machine.rollback(bytes(point), secrets.token_bytes(16), secrets.randbits(63) | 1))
+            finally:
+                self._rollback_progress = None
+            if self._rollback_result is None or isinstance(self._rollback_result, RollbackFailed):
+                reason = self._rollback_result.reason if self._rollback_result else self.damaged
+                raise QrepError(f"{self.name}: the rollback failed and was undone: {reason}", code="rollback-failed")
+            return self.sync_points()[0]
+
+    def copy_out(self, point, path, *, overwrite=False, progress=None):
+        """Write the content of a sync point to a new image file or another device. Raises as rollback. Returns bytes read."""
+        with self.lock:
+            self._check_idle()
+            self._find(point)
+            chain = self.machine.record.chain(self._sync_points + 1)
+            way = chain[: chain.index(bytes(point))]
+            return rollback.copy_out(
+                self.undo, chain, way, self.device_fd, path, is_file=self.device.kind == "file", overwrite=overwrite, progress=progress
+            )
+
+    def root(self):
+        """The BLAKE3 of the committed generation (32 bytes), or None while it cannot be told."""
+        with self.lock:
+            if self.device_fd < 0 or self.machine.phase != "idle" or self.digest_map.tag != self.machine.record.committed_id:
+                return None
+            return self.digest_map.root()
+
+    def delete_point(self, point):
+        """Give up the oldest sync point, and with it the undo file that leads to it. Raises NotFound, Refused if it is another one."""
+        with self.lock:
+            self._check_idle()
+            points = self.sync_points()
+            if self._find(point) != points[-1] or len(points) < 2:
+                raise Refused(f"{self.name}: only the oldest sync point can be deleted", hint="qrep snapshot VOLUME lists them", code="not-oldest")
+            self.undo.prune([kept.id for kept in points[:-2]])
+
+    def set_sync_points(self, count):
+        """How many earlier generations stay within reach, from the next commit on."""
+        with self.lock:
+            self._sync_points = count
+            if self.machine is not None:
+                self.machine.set_sync_points(count)
+
+    def set_undo_limit(self, limit):
+        """Bytes that all undo files may take; an open generation keeps what it was given."""
+        with self.lock:
+            self._undo_limit_given = limit
+            if self.undo is not None:
+                self.undo.set_limit(limit)
+
+    def _find(self, point):
+        for found in self.sync_points():
+            if found.id == bytes(point):
+                return found
+        raise NotFound(f"{self.name} does not retain sync point {bytes(point).hex()}", hint="qrep snapshot VOLUME lists those it has")
+
+    def _check_in_service(self):
+        if self.machine is None or self.machine.phase == "faulted":
+            raise DamagedError(f"{self.name} is out of service: {self.damaged}", hint="see `qrep status`")
+
+    def _check_idle(self):
+        self._check_in_service()
+        if self.device_fd < 0:  # while this was waited for
+            raise Refused(f"{self.name} was closed meanwhile", hint="try again", code="busy")
+        if self.machine.phase != "idle":
+            raise Refused(
+                f"{self.name}: a run is open", code="busy",
+                hint="wait for the next run to commit it; or give it up: qrep snapshot rollback VOLUME@POINT",
+            )  # fmt: skip
