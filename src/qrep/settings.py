@@ -101,6 +101,10 @@ class Volume(_Object):
     id: Hex
     device: str
     snapshots: Literal["auto", "reflink", "none"] = "auto"
+    snapshot_space: str = "20%"  # of a snapshot that needs space of its own (classic LVM)
+    freeze_before: list[str] = []  # argv of a command that brings to rest what writes to it
+    freeze_after: list[str] = []  # and of the one that undoes that
+    freeze_timeout: str = "10s"  # for each of the two, and how long a filesystem is kept frozen at most
     undo: str = ""
     undo_space: str = "2x"
     open_generation: str = ""  # how long one waits for a run before it is given up; "": as [limits] of the node says
@@ -240,6 +244,11 @@ def check_hook_timeout(text):
         raise UsageError(f"{text!r} is no time-out for a hook", hint="write it like 30s, at most 1h")
 
 
+def check_freeze_timeout(text):
+    if not 1 <= units.parse_duration(text) <= 600:
+        raise UsageError(f"{text!r} is not from 1s to 10m", hint="write it like 10s; what writes to the volume may wait that long")
+
+
 def check_pairs(path):
     """Raise UsageError unless the pairs of a Path mean something."""
     if path.pairs and path.to == AUTO:
@@ -296,6 +305,10 @@ def bad_values(value):
             ("undo", lambda: check_path(value.undo, "undo directory") if value.undo else None),
             ("undo_space", lambda: units.parse_space(value.undo_space, 1 << 30)),
             ("open_generation", lambda: units.parse_duration(value.open_generation) if value.open_generation else None),
+            ("snapshot_space", lambda: units.parse_share(value.snapshot_space, 1 << 30)),
+            ("freeze_before", lambda: check_command(value.freeze_before) if value.freeze_before else None),
+            ("freeze_after", lambda: check_command(value.freeze_after) if value.freeze_after else None),
+            ("freeze_timeout", lambda: check_freeze_timeout(value.freeze_timeout)),
             ("leaf", lambda: _check_power(value.leaf, 4 << 10, 1 << 20)),
             ("granule", lambda: _check_power(value.granule, 8 << 10, 64 << 20)),
             *(("accept", lambda peer=peer: check_name("peers", peer)) for peer in value.accept),

@@ -85,7 +85,7 @@ SOURCE = {
     "degraded": {},
 }  # fmt: skip
 # These may come in every phase that has a connection, and lead to "closed" or "failed"; a connection lost while holding, to "degraded".
-SOURCE_ANYWHERE = ("disconnected", "failed", "stop", "error")
+SOURCE_ANYWHERE = ("disconnected", "failed", "stop", "snapshot_lost", "error")
 
 # A job as a person sees it.
 JOB = {

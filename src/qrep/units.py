@@ -61,6 +61,18 @@ def parse_space(text, volume_size):
     return parse_size(text)
 
 
+def parse_share(text, volume_size):
+    """Bytes of a part of a volume: `20%` (1 to 100), or a size such as `10G`. Raises UsageError."""
+    if isinstance(text, str) and text.endswith("%"):
+        if not re.fullmatch(r"[0-9]{1,3}", text[:-1], re.ASCII) or not 1 <= int(text[:-1]) <= 100:
+            raise UsageError(f"{text!r} is not a part of a volume", hint="write it like 20%, from 1% to 100%, or as a size like 10G")
+        return -(-int(text[:-1]) * volume_size // 100)
+    size = parse_size(text)
+    if not size:
+        raise UsageError(f"{text!r} is no space at all", hint="write it like 20%, or as a size like 10G")
+    return size
+
+
 def parse_duration(text):
     """Seconds (float, whole milliseconds) of `30s`, `15m`, `3h12m`, `2d`, `500ms`. Raises UsageError."""
     way_out = "write it like 30s, 15m, 3h12m or 2d"

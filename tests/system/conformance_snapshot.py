@@ -74,6 +74,17 @@ class SnapshotConformance:
         backend.release(frozen.token)
         assert read(volume) == b"\2" * VOLUME_SIZE
 
+    def test_it_says_how_consistent_its_moment_is(self, backend, volume):
+        info = device.inspect(volume)
+        frozen = backend.freeze(info, "run-1")
+        assert frozen.consistency == ("fuzzy" if frozen.fuzzy else "crash")  # nothing is mounted on it, and nobody prepared it
+        prepared = backend.freeze(info, "run-1", quieted="application")
+        assert prepared.consistency == ("fuzzy" if prepared.fuzzy else "application")
+        backend.check(prepared.token)
+        for each in (frozen, prepared):
+            assert each.fuzzy or backend.find(each.token) == each
+            backend.release(each.token)
+
     def test_two_snapshots_show_two_moments_also_under_one_name(self, backend, volume):
         info = device.inspect(volume)
         write(volume, 1)

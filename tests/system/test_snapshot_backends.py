@@ -12,7 +12,7 @@ from system.conformance_snapshot import FREEZE, VOLUME_SIZE, SnapshotConformance
 from qrep import device
 from qrep.errors import Refused, UsageError
 from qrep.volumes import quiet, reflink, registry
-from qrep.volumes.base import SnapshotError
+from qrep.volumes.base import FreezeOptions, SnapshotError
 
 pytestmark = pytest.mark.root
 
@@ -153,7 +153,7 @@ def test_a_clone_that_takes_too_long_is_thrown_away_and_the_filesystem_is_thawed
 
     monkeypatch.setattr(reflink, "_clone", slow)
     with pytest.raises(SnapshotError) as caught:
-        reflink.Reflink(limit_s=0.5).freeze(device.inspect(disk), "run-1")
+        reflink.Reflink(FreezeOptions(limit_s=0.5)).freeze(device.inspect(disk), "run-1")
     assert caught.value.code == "snapshot-too-slow"
     assert 0 < thawed[0] < 5
     assert is_writable(point)

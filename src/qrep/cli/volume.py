@@ -1,5 +1,7 @@
 """qrep volume: the devices that qrep knows by name."""
 
+import shlex
+
 import click
 
 from qrep import units
@@ -94,10 +96,25 @@ def volume(ctx):
         ctx.obj.data(volumes, lambda: listing(volumes))
 
 
+def words(_ctx, _option, text):
+    """The argv of a command as it is typed. None if nothing was said, [] for none."""
+    try:
+        return None if text is None else shlex.split(text)
+    except ValueError as err:
+        raise UsageError(f"{text!r} is no command: {str(err).lower()}", hint="quote it as for a shell") from err
+
+
 SETTINGS = (
     click.option(
         "--snapshots", type=click.Choice(["auto", "reflink", "none"]), help="How the volume is frozen for a run."
     ),
+    click.option("--snapshot-space", metavar="SIZE|20%", help="What a snapshot may take that needs space of its own (classic LVM; default: 20%)."),
+    click.option(
+        "--freeze-before", metavar="COMMAND", callback=words,
+        help="Run before each snapshot, to bring to rest what writes to the volume. Words as in a shell, but no shell is involved; '' for none.",
+    ),
+    click.option("--freeze-after", metavar="COMMAND", callback=words, help="Run after it, also if the first one failed."),
+    click.option("--freeze-timeout", metavar="TIME", help="How long each of them may take, and a filesystem stay frozen (default: 10s)."),
     click.option(
         "--undo", metavar="DIR", type=click.Path(), help="Where before-images are kept (default: the state directory)."
     ),

@@ -2,8 +2,11 @@
 
 from qrep.daemon.snapshots import copy_out, delete_point, list_points, plan_rollback, roll_back
 
-FIELDS = {"snapshots": str, "undo": str, "undo_space": str, "open_generation": str, "leaf": str, "granule": str, "accept": list}
-CHANGES = {"snapshots": str, "undo": str, "undo_space": str, "open_generation": str, "accept": list}
+CHANGES = {
+    "snapshots": str, "snapshot_space": str, "freeze_before": list, "freeze_after": list, "freeze_timeout": str, "undo": str, "undo_space": str,
+    "open_generation": str, "accept": list,
+}  # fmt: skip
+FIELDS = {**CHANGES, "leaf": str, "granule": str}
 
 
 def add(requests, node):

@@ -144,7 +144,7 @@ class ManagedVolume:
         try:
             info = self.inspect()
             value["size"], value["sector_size"] = info.size, info.logical_sector_size
-            choice = registry.choose(settings.snapshots, info)
+            choice = registry.of_volume(settings, info)
             fuzzy = choice.backend.name == "none"
             value["snapshots"] = {"backend": choice.backend.name, "fuzzy": fuzzy, "reason": choice.reason}
             if self.target is not None or self.error is not None:

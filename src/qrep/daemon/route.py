@@ -39,7 +39,7 @@ class Route:
         directory = os.path.join(self.node.state.path, "sources", settings.id)
         return RunRequest(
             job_id=bytes.fromhex(settings.id), volume_id=bytes.fromhex(settings.target_volume), device=info,
-            backend=registry.choose(volume.settings.snapshots, info).backend, map_directory=os.path.join(directory, "map"),
+            backend=registry.of_volume(volume.settings, info).backend, map_directory=os.path.join(directory, "map"),
             run_directory=directory, leaf_size=settings.leaf, granule_size=settings.granule, connections=settings.connections,
             initial=settings.initial, timeout_s=units.parse_duration(settings.timeout), plain=lambda: self.transport() == "plain",
             wanted=lambda: self.paths.wanted() if self.paths is not None else settings.connections,

@@ -207,7 +207,7 @@ class Volumes:
                 hint="a smaller --leaf, or a larger device",
                 code="too-small",
             )
-        registry.choose(volume.snapshots, info)
+        registry.of_volume(volume, info)
         for peer in volume.accept:
             self.config.load("peers", peer)
         return volume

@@ -91,6 +91,18 @@ class SourceMachine(SourceReplies, SourceCompare, SourceConnections):
         self.phase = "failed"
         return [*done, do.Fail(Interrupted("the run was stopped; start resumes it"), True)]
 
+    def snapshot_lost(self, error):
+        """The image that is read is about to be lost: its space runs full. Once all was read, that is nothing to us."""
+        if self.phase not in ("searching", "fetching", "starting", "overlaying", "sending", "greeting", "aborting", "comparing", "freezing", "closed"):
+            return []
+        done = self._stop_lanes()
+        self.phase, self._error = "failed", error
+        if self.record is None or not self.record.snapshot:
+            return [*done, do.Fail(error, True)]
+        token = self.record.snapshot
+        self.record = msgspec.structs.replace(self.record, snapshot="")  # the next run freezes anew; what was applied stays applied
+        return [*done, do.SaveRun(self.record), do.ReleaseSnapshot(token), do.Fail(error, True)]
+
     def frozen(self, token, fuzzy, frozen_at_ns):
         """token: "" for a live volume. fuzzy: what is read may change while it is read."""
         self._take("frozen")

@@ -29,6 +29,7 @@ from qrep.source.link import Link, Patience
 from qrep.source.report import Progress, RunReport, named_blocks, zero_copy_of
 from qrep.source.runrecord import RunFile
 from qrep.source.search import Search
+from qrep.source.snapshotwatch import SnapshotWatch
 from qrep.source.watch import Watch
 from qrep.source.work import WHOLE, Base, work_list
 
@@ -57,7 +58,7 @@ class Run:
         self._events = queue.SimpleQueue()
         self._link = Link(dial, self._events)
         self._lanes = self._run = self._base = self._session_base = self._search = None
-        self._source_fd, self._source_info, self._frozen = -1, None, None
+        self._source_fd, self._source_info, self._frozen, self._snapshot_watch = -1, None, None, None
         self._frozen_at_ns = 0
         self._lost, self._lost_until = None, None  # why the data connections ended, and until when the target may explain
         self._unreadable = []
@@ -171,6 +172,8 @@ class Run:
             return
         if kind == "stop":
             self._execute(machine.stop())
+        elif kind == "snapshot":
+            self._execute(machine.snapshot_lost(what) if self._snapshot_watch is origin else [])
         elif kind == "move":
             self._move = what
         elif origin is self._link.channel and kind == "message":
@@ -296,6 +299,8 @@ class Run:
             frozen = backend.find(action.token)
         if frozen is None:
             self._close_source()
+            if action.token:
+                backend.release(action.token)  # of one that was lost, something may be left
             frozen = backend.freeze(self.request.device, self.request.snapshot)
             crashpoint("source-frozen")
         token = "" if frozen.fuzzy else frozen.token
@@ -309,6 +314,7 @@ class Run:
                 self._close_source()
                 self._source_info = device.inspect(frozen.path)
                 self._source_fd = device.open_source(self._source_info)
+                self._snapshot_watch = SnapshotWatch(backend, token, lambda watch, error: self._events.put(("snapshot", watch, error)))
         except (OSError, QrepError):
             if token and token != action.token:
                 backend.release(token)
@@ -437,7 +443,9 @@ class Run:
                     backend.release(token)
 
     def _close_source(self):
-        self._frozen = None
+        watch, self._frozen, self._snapshot_watch = self._snapshot_watch, None, None
+        if watch is not None:
+            watch.stop()
         if self._source_fd >= 0:
             os.close(self._source_fd)
             self._source_fd = -1

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from qrep.errors import QrepError, UsageError
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+-]{0,63}", re.ASCII)
+APPLICATION, CRASH, FUZZY = "application", "crash", "fuzzy"
 
 
 class SnapshotError(QrepError):
@@ -28,6 +29,20 @@ class Capability(NamedTuple):
 
 
 @dataclass(frozen=True)
+class FreezeOptions:
+    """How a volume is brought to rest before it is frozen. before, after: argv of the commands that do so and undo it, () for none.
+
+    limit_s: how long each of them may take, and how long a filesystem is kept frozen at most. space: of a snapshot that needs some of
+    its own, a size or a part of the volume such as 20%.
+    """
+
+    before: tuple = ()
+    after: tuple = ()
+    limit_s: float = 10.0  # a clone takes milliseconds; what writes to the source waits as long as this
+    space: str = "20%"
+
+
+@dataclass(frozen=True)
 class Frozen:
     """A source to read. While it exists its content does not change, unless `fuzzy`."""
 
@@ -36,28 +51,40 @@ class Frozen:
     fuzzy: bool  # live: what is read is no single moment, and the sync point is marked so
     time_ns: int  # wall clock (CLOCK_REALTIME) of the moment it shows
     token: str  # for find and release, also after a restart
+    # application: every filesystem mounted on it was frozen, or its freeze_before command had succeeded. crash: a moment that nobody had
+    # prepared, as after a power cut. fuzzy: no single moment.
+    consistency: str = CRASH
 
 
 class SnapshotBackend(ABC):
     """Freezes devices. Every method may block on the device and may be called from any thread."""
 
     name = ""
+    watched = False  # its snapshots have a space of their own that may overflow: whoever reads one calls check() every second
+
+    def __init__(self, options=None):
+        self.options = options or FreezeOptions()
 
     @abstractmethod
     def probe(self, device):
         """The Capability for this DeviceInfo. Changes nothing."""
 
     @abstractmethod
-    def freeze(self, device, name):
+    def freeze(self, device, name, *, quieted=""):
         """Freeze the device as it is at one moment of this call; what was synced before it is in it. Returns Frozen.
 
         name: for people who look (letters, digits, . _ : + -); two snapshots may have the same.
+        quieted: the consistency that the caller has brought it to, and keeps until this returns (several volumes at one moment); "": it is
+        brought to rest here.
         Raises SnapshotError; then nothing is left behind, and no filesystem is left frozen.
         """
 
     @abstractmethod
     def find(self, token):
         """The Frozen of a token, None if it is not there (any more) and the caller has to freeze and scan again."""
+
+    def check(self, token):  # noqa: B027 - most have nothing to overflow
+        """Raise SnapshotError (code snapshot-full) when the snapshot is about to be lost, or is lost, because its space runs full."""
 
     @abstractmethod
     def release(self, token):
@@ -74,3 +101,13 @@ def check_name(name):
         raise UsageError(
             f"{name!r} is not a name for a snapshot", hint="use up to 64 letters, digits and . _ : + -, no blanks"
         )
+
+
+def mark_of(consistency):
+    """The letter behind the ~ of a snapshot's name that says how it was frozen."""
+    return "a" if consistency == APPLICATION else "c"
+
+
+def consistency_of(token):
+    """What mark_of put into the name that a token ends in."""
+    return APPLICATION if token.rpartition("~")[2].startswith("a") else CRASH

@@ -2,7 +2,7 @@
 
 import time
 
-from qrep.volumes.base import Capability, Frozen, SnapshotBackend, check_name
+from qrep.volumes.base import FUZZY, Capability, Frozen, SnapshotBackend, check_name
 
 
 class Live(SnapshotBackend):
@@ -13,9 +13,9 @@ class Live(SnapshotBackend):
     def probe(self, device):
         return Capability(True, "live: a source that is written meanwhile gives a fuzzy sync point")
 
-    def freeze(self, device, name):
+    def freeze(self, device, name, *, quieted=""):
         check_name(name)
-        return Frozen(device.real_path, device.size, True, time.time_ns(), f"{self.name}:{device.real_path}")
+        return Frozen(device.real_path, device.size, True, time.time_ns(), f"{self.name}:{device.real_path}", FUZZY)
 
     def find(self, token):
         """Always None: a live device has moved on, so a resumed run has to scan it again."""

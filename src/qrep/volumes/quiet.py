@@ -13,40 +13,50 @@ from pathlib import Path
 
 from qrep import blocktree, deviceusers
 from qrep.crashpoint import crashpoint
-from qrep.volumes.base import SnapshotError
+from qrep.volumes.base import APPLICATION, CRASH, SnapshotError
 
 FIFREEZE = 0xC0045877
 FITHAW = 0xC0045878
 GUARD = Path(__file__).with_name("thawguard.py")
-DEFAULT_LIMIT_S = 10  # a clone takes milliseconds; what writes to the source waits as long as this
+FROZEN, THEIRS = "frozen", "theirs"
 
 
 @contextlib.contextmanager
-def quiet(device, limit_s=DEFAULT_LIMIT_S):
-    """While inside, no filesystem on `device` (DeviceInfo) changes, and what it had written is in the backing file.
+def quiet(device, options, quieted=""):
+    """While inside, no filesystem on `device` (DeviceInfo) changes, and what it had written is in the backing file. Gives its consistency.
+
+    quieted: the consistency that the caller has brought it to already; then only what was written is written down.
 
     Covers filesystems mounted on it, on its partitions or on what is stacked on it, as far as this mount namespace
     shows them. One that cannot be frozen is synced instead. One that someone else has frozen is left to them.
-    Raises SnapshotError when flushing fails, and at the end when it took longer than limit_s: then filesystems may
+    Raises SnapshotError when flushing fails, and at the end when it took longer than options.limit_s: then filesystems may
     have been written meanwhile, and what was made inside must be thrown away.
     """
+    limit_s = options.limit_s
+    if quieted:
+        _flush(_devices_showing(device))
+        crashpoint("snapshot-frozen")
+        yield quieted
+        return
     with contextlib.ExitStack() as stack:
         fds = [_open_mounted(stack, mounts) for mounts in _filesystems(device)]
         for fd in fds:
             _syncfs(fd)  # the bulk is written while others still may write, so that they wait only for the rest
         showing = _devices_showing(device)
         guard = stack.enter_context(_guard(fds, limit_s)) if fds else None
-        ours, frozen = [], []
+        ours, frozen, held = [], [], 0  # held: by someone else
         try:
             for fd in fds:
                 ours.append(fd)  # before: an interrupt may come between the freeze and its result
-                if _freeze(fd):
+                result = _freeze(fd)
+                if result is FROZEN:
                     frozen.append(fd)
                 else:
                     ours.remove(fd)
+                    held += result is THEIRS
             _flush(showing)
             crashpoint("snapshot-frozen")
-            yield
+            yield APPLICATION if fds and len(frozen) + held == len(fds) else CRASH
         finally:
             late = [fd for fd in reversed(ours) if not _thaw(fd) and fd in frozen]
             if guard:
@@ -104,15 +114,17 @@ def _guard(fds, limit_s):
 
 
 def _freeze(fd):
-    """True if this call froze the filesystem, False if there was nothing to freeze or someone else had."""
+    """FROZEN by this call, THEIRS if someone else had frozen it, None if it cannot be frozen."""
     try:
         fcntl.ioctl(fd, FIFREEZE, 0)
     except OSError as err:
-        if err.errno in (errno.EBUSY, errno.EOPNOTSUPP, errno.ENOTTY):
-            return False
+        if err.errno == errno.EBUSY:
+            return THEIRS
+        if err.errno in (errno.EOPNOTSUPP, errno.ENOTTY):
+            return None
         hint = "run as root" if err.errno == errno.EPERM else ""
         raise SnapshotError(f"cannot freeze the mounted filesystem: {err.strerror}", hint=hint) from err
-    return True
+    return FROZEN
 
 
 def _thaw(fd):

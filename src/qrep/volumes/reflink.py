@@ -2,7 +2,9 @@
 
 A clone shares its blocks with the image until one of them is written. It lies beside the image:
 
-    DIR/db.img    DIR/.qrep-snapshots/db.img@NAME~RANDOM        directory 0700, file 0600, mtime = the moment it shows
+    DIR/db.img    DIR/.qrep-snapshots/db.img@NAME~MARKRANDOM    directory 0700, file 0600, mtime = the moment it shows
+
+MARK: `a` application-consistent, `c` crash-consistent.
 
 It is made without a name (O_TMPFILE) and gets one when it is complete, so a crash leaves all of it or nothing.
 """
@@ -16,8 +18,8 @@ import time
 from qrep import blocktree
 from qrep.crashpoint import crashpoint
 from qrep.errors import Refused
-from qrep.volumes.base import Capability, Frozen, SnapshotBackend, SnapshotError, check_name
-from qrep.volumes.quiet import DEFAULT_LIMIT_S, quiet
+from qrep.volumes.base import Capability, Frozen, SnapshotBackend, SnapshotError, check_name, consistency_of, mark_of
+from qrep.volumes.quiet import quiet
 
 DIRECTORY = ".qrep-snapshots"
 FICLONE = 0x40049409
@@ -26,12 +28,7 @@ FS_NOCOW_FL = 0x00800000
 
 
 class Reflink(SnapshotBackend):
-    """limit_s: how long a filesystem mounted on a loop device may be kept frozen."""
-
     name = "reflink"
-
-    def __init__(self, limit_s=DEFAULT_LIMIT_S):
-        self.limit_s = limit_s
 
     def probe(self, device):
         try:
@@ -41,11 +38,11 @@ class Reflink(SnapshotBackend):
             return Capability(False, err.message)
         return Capability(True, f"clones of {image}")
 
-    def freeze(self, device, name):
+    def freeze(self, device, name, *, quieted=""):
         check_name(name)
         image = _image(device)
         try:
-            return self._freeze(device, image, name)
+            return self._freeze(device, image, name, quieted)
         except OSError as err:
             hint = "free some space" if err.errno in (errno.ENOSPC, errno.EDQUOT) else ""
             raise SnapshotError(f"{device.path}: cannot clone {image}: {err.strerror}", hint=hint) from err
@@ -58,7 +55,7 @@ class Reflink(SnapshotBackend):
             return None
         if not stat.S_ISREG(status.st_mode):
             return None
-        return Frozen(path, status.st_size, False, status.st_mtime_ns, token)
+        return Frozen(path, status.st_size, False, status.st_mtime_ns, token, consistency_of(token))
 
     def release(self, token):
         path = self._path(token)
@@ -80,9 +77,8 @@ class Reflink(SnapshotBackend):
         tokens = [f"{self.name}:{os.path.join(directory, name)}" for name in mine]
         return [token for token in tokens if token not in keep]
 
-    def _freeze(self, device, image, name):
+    def _freeze(self, device, image, name, quieted):
         parent, base = os.path.split(image)
-        final = f"{base}@{name}~{os.urandom(4).hex()}"
         directory = _open_directory(parent)
         source = clone = -1
         try:
@@ -90,9 +86,10 @@ class Reflink(SnapshotBackend):
             _check_image(device, image, os.fstat(source))
             clone = os.open(".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=directory)
             _match_nocow(source, clone)
-            with quiet(device, self.limit_s):
+            with quiet(device, self.options, quieted) as consistency:
                 time_ns = time.time_ns()
                 _clone(clone, source)
+            final = f"{base}@{name}~{mark_of(consistency)}{os.urandom(4).hex()}"
             os.ftruncate(clone, device.size)  # a loop device ends at a whole sector, its file may not
             os.utime(clone, ns=(time_ns, time_ns))
             os.fsync(clone)
@@ -106,7 +103,7 @@ class Reflink(SnapshotBackend):
                 if fd >= 0:
                     os.close(fd)
         path = os.path.join(parent, DIRECTORY, final)
-        return Frozen(path, device.size, False, time_ns, f"{self.name}:{path}")
+        return Frozen(path, device.size, False, time_ns, f"{self.name}:{path}", consistency)
 
     def _path(self, token):
         """The path in a token; only a file of ours may be looked at or removed, whatever the token says."""

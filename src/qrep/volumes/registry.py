@@ -2,8 +2,9 @@
 
 from typing import NamedTuple
 
+from qrep import units
 from qrep.errors import UsageError
-from qrep.volumes.base import SnapshotBackend, SnapshotError
+from qrep.volumes.base import FreezeOptions, SnapshotBackend, SnapshotError
 from qrep.volumes.none import Live
 from qrep.volumes.reflink import Reflink
 
@@ -18,8 +19,13 @@ class Choice(NamedTuple):
     reason: str
 
 
-def choose(kind, device):
-    """The Choice for a DeviceInfo. kind: `auto` or a backend's name. Raises UsageError when that one cannot do it."""
+def choose(kind, device, options=None):
+    """The Choice for a DeviceInfo. kind: `auto` or a backend's name. options: FreezeOptions. Raises UsageError when that one cannot do it."""
+    choice = _choose(kind, device)
+    return choice if options is None else Choice(type(choice.backend)(options), choice.reason)
+
+
+def _choose(kind, device):
     if kind not in KINDS:
         raise UsageError(f"{kind!r} is no way to take snapshots", hint=f"use one of: {', '.join(KINDS)}")
     if kind != "auto":
@@ -38,6 +44,17 @@ def choose(kind, device):
             return Choice(backend, "; ".join([capability.reason, *tried]))
         tried.append(f"not {backend.name}: {capability.reason}")
     raise SnapshotError(f"{device.path} cannot be read at all: {'; '.join(tried)}")
+
+
+def options_of(settings):
+    """The FreezeOptions of a settings.Volume."""
+    limit_s = units.parse_duration(settings.freeze_timeout)
+    return FreezeOptions(tuple(settings.freeze_before), tuple(settings.freeze_after), limit_s, settings.snapshot_space)
+
+
+def of_volume(settings, device):
+    """The Choice for a volume, brought to rest as its settings.Volume says."""
+    return choose(settings.snapshots, device, options_of(settings))
 
 
 def by_token(token):
