@@ -39,9 +39,19 @@ def committed(scene, random_source):
 @pytest.fixture
 def frozen(nest, xfs, loop_device, memory_dir, random_source, undo_after):
     """As `committed`, but the source is an image file of which every run takes a clone."""
+    return image_scene(nest, xfs, loop_device, memory_dir, random_source, undo_after, "reflink")
+
+
+@pytest.fixture
+def hinted(nest, xfs, loop_device, memory_dir, random_source, undo_after):
+    """As `frozen`, and the clone of the last committed generation is kept, so that the next run reads only what has changed since."""
+    return image_scene(nest, xfs, loop_device, memory_dir, random_source, undo_after, "hints")
+
+
+def image_scene(nest, xfs, loop_device, memory_dir, random_source, undo_after, backend):
     image = xfs / "db.img"
     image.write_bytes(bytes(SIZE))
-    made = Scene(nest, image, loop_device(SIZE), memory_dir / "state", backend="reflink")
+    made = Scene(nest, image, loop_device(SIZE), memory_dir / "state", backend=backend)
     undo_after.callback(made.stop_all)
     made.first = random_source.randbytes(4 * MIB) + bytes(2 * MIB)
     made.write(made.first)

@@ -3,7 +3,8 @@
     ends.py target DEVICE STATE          prints a JSON line once it is ready: port, seconds it took, committed counter; ends with its stdin,
                                          when it has done what it was asked for
     ends.py rollback DEVICE STATE COUNTER  puts a sync point back, prints its counter
-    ends.py source DEVICE STATE PORT [none|reflink] [resize]  one run; prints its report as a JSON line. resize: it begins with one connection,
+    ends.py source DEVICE STATE PORT [none|reflink|hints] [resize]  one run; prints its report as a JSON line. hints: reflink, and the
+                                         last generation's snapshot is kept. resize: it begins with one connection,
                                          slowly, gets two more, loses them, and goes on at full speed
 """
 
@@ -109,7 +110,7 @@ def source(path, state, port, backend="none", how=""):
         return Channel(socket.create_connection(address), "target")
 
     request = local_request(
-        path, state, job_id=JOB, volume_id=VOLUME, backend=Reflink() if backend == "reflink" else Live(), leaf_size=LEAF,
+        path, state, job_id=JOB, volume_id=VOLUME, backend=Live() if backend == "none" else Reflink(), leaf_size=LEAF, hints=backend == "hints",
         granule_size=GRANULE, frame_limit=64 << 10, timeout_s=0.0, **({"connections": 1, "slots": 1} if slow else {}),
     )  # fmt: skip
     try:

@@ -7,8 +7,12 @@ generation, no map lies, and the next run completes. Every opinion on the conten
 from pathlib import Path
 
 import pytest
+from fault.scene import GRANULE, LEAF, SIZE, VOLUME
 
+from qrep._native.wire import Geometry
 from qrep.crashpoint import POINTS
+from qrep.digestmap import DigestMap
+from qrep.source.hints import kept
 
 pytestmark = pytest.mark.root
 
@@ -27,6 +31,10 @@ RECOVERY_POINTS = ("undo-restore-before", "undo-restore-batch", "target-flush-be
 # A source that dies in a first run makes the target drain its lanes and note what was applied.
 CHECKPOINT_POINTS = ("target-drained", "map-checkpoint-before", "map-checkpoint-durable")
 SNAPSHOT_POINTS = ("snapshot-frozen", "snapshot-cloned", "snapshot-named", "source-frozen", "source-run-saved", "source-release-before")
+KEPT_POINTS = ("source-kept-remembered", "source-kept-old-released", "source-kept-settled")
+AROUND_KEPT_POINTS = (*KEPT_POINTS, "snapshot-named", "source-frozen", "source-run-saved", "source-lanes-done", "map-pending-durable", "map-fold-before", "map-fold-durable",
+                      "source-release-before")  # fmt: skip
+LET_GO_POINT = "source-kept-let-go"
 DROP_POINT = "map-drop-before"  # of digests whose generation was not committed
 INITIAL_POINTS = ("superblock-create-before", "map-forget-before", "target-write-done", "superblock-write-before", "map-fold-before")
 ROLLBACK_POINTS = ("undo-create-durable", "rollback-undo-durable", "rollback-applied", "superblock-write-before", "superblock-write-durable", "map-fold-before")
@@ -35,8 +43,8 @@ COMPARE_POINTS = ("source-searched", "source-leaf-page", "source-lanes-before", 
 
 
 def test_every_crash_point_is_killed_at():
-    tables = (SOURCE_POINTS, TARGET_POINTS, RECOVERY_POINTS, INITIAL_POINTS, ROLLBACK_POINTS, COMPARE_POINTS, CHECKPOINT_POINTS, SNAPSHOT_POINTS, CONNECTION_POINTS)
-    assert {point for table in tables for point in table} | {DROP_POINT} == set(POINTS)
+    tables = (SOURCE_POINTS, TARGET_POINTS, RECOVERY_POINTS, INITIAL_POINTS, ROLLBACK_POINTS, COMPARE_POINTS, CHECKPOINT_POINTS, SNAPSHOT_POINTS, CONNECTION_POINTS, KEPT_POINTS)
+    assert {point for table in tables for point in table} | {DROP_POINT, LET_GO_POINT} == set(POINTS)
 
 
 def crash_and_recover(scene, source="", target=""):
@@ -154,6 +162,38 @@ def test_the_source_is_killed_around_its_snapshot(frozen, point):
     crash_and_recover(frozen, source=f"{point}:1")
     directory = Path(frozen.source).parent / ".qrep-snapshots"
     assert not list(directory.iterdir())  # of all that were taken none is left
+
+
+def snapshots(scene):
+    return sorted(str(path) for path in (Path(scene.source).parent / ".qrep-snapshots").iterdir())
+
+
+def kept_is_all_there_is(scene):
+    """One snapshot is left, and it is the one that is remembered, of the generation that the map describes, with its content."""
+    tag, token = kept(scene.source_map.parent)
+    assert [token.partition(":")[2]] == snapshots(scene)
+    assert tag == DigestMap(scene.source_map, Geometry(SIZE, LEAF, GRANULE), VOLUME).tag
+    return Path(token.partition(":")[2]).read_bytes()
+
+
+@pytest.mark.parametrize("point", AROUND_KEPT_POINTS)
+def test_the_source_is_killed_around_the_snapshot_that_it_keeps(hinted, point):
+    assert kept_is_all_there_is(hinted) == hinted.first
+    crash_and_recover(hinted, source=f"{point}:1")
+    assert kept_is_all_there_is(hinted) == hinted.second
+
+
+@pytest.mark.parametrize("target", ["superblock-write-before:1", "superblock-write-durable:1"])
+def test_the_target_is_killed_around_its_commit_and_the_source_keeps_the_right_snapshot(hinted, target):
+    """The superblock is written when the attempt is opened, too: both passages are of this run, whatever the source heard of them."""
+    crash_and_recover(hinted, target=target)
+    assert kept_is_all_there_is(hinted) == hinted.second
+
+
+def test_the_source_is_killed_when_no_snapshot_is_to_be_kept_any_more(hinted):
+    hinted.backend = "reflink"
+    crash_and_recover(hinted, source=f"{LET_GO_POINT}:1")
+    assert snapshots(hinted) == [] and kept(hinted.source_map.parent) is None
 
 
 @pytest.mark.parametrize("point", ROLLBACK_POINTS)

@@ -235,18 +235,21 @@ class Jobs:
         self.node.events.add("job-deleted", f"{job.source} -> {job.target}{left}", job=name)
 
     def _release_snapshot(self, name, path):
-        """A stopped run may hold a snapshot for its resume."""
+        """A stopped run may hold a snapshot for its resume, and the last committed generation's is kept for hints."""
+        from qrep.source.kept import Kept
         from qrep.source.runrecord import RunFile
 
-        run_file = RunFile(path)
+        run_file, kept = RunFile(path), Kept(path, registry.release)
         try:
             record = run_file.load()
-            if record is not None and record.snapshot:
-                registry.release(record.snapshot)
+            token = record.snapshot if record is not None else ""
+            for token in ([token] if token else []) + kept.tokens:
+                registry.release(token)
         except QrepError as error:
-            self.node.events.add("snapshot-left", error.message, job=name, token=record.snapshot)
+            self.node.events.add("snapshot-left", error.message, job=name, token=token)
         finally:
             run_file.close()
+            kept.close()
 
     # ---- runs ----
 

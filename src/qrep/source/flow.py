@@ -24,6 +24,7 @@ from qrep.protocol import actions as do
 from qrep.protocol.source_machine import CONNECTED, SourceMachine
 from qrep.protocol.transport import Disconnected
 from qrep.source.connections import Connections
+from qrep.source.kept import Kept
 from qrep.source.lanes import SourceLanes
 from qrep.source.link import Link, Patience
 from qrep.source.report import Progress, RunReport, named_blocks, zero_copy_of
@@ -54,6 +55,7 @@ class Run:
         self._connections = Connections(request.connections)
         self._map = DigestMap(request.map_directory, self.geometry, request.volume_id)
         self._run_file = RunFile(request.run_directory)
+        self._kept = Kept(request.run_directory, request.release)
         self._progress = Progress(self.geometry.size)
         self._events = queue.SimpleQueue()
         self._link = Link(dial, self._events)
@@ -78,6 +80,7 @@ class Run:
         error says so in its hint."""
         try:
             self._machine = self._make_machine()
+            self._settle_kept()
             self._sweep_snapshots()
             return self._run_to_the_end()
         finally:
@@ -86,6 +89,7 @@ class Run:
             self._close_source()
             self._map.close()
             self._run_file.close()
+            self._kept.close()
 
     def stop(self):
         """End the run soon, from any thread; run() raises Interrupted, and the next run resumes."""
@@ -328,7 +332,7 @@ class Run:
         crashpoint("source-release-before")
         self._close_source()
         if action.token:
-            self.request.backend.release(action.token)
+            self._kept.give_back(action.token, self._map.tag)
 
     def _save_run(self, action):
         self._run_file.save(action.record)
@@ -407,7 +411,9 @@ class Run:
             self._progress.end()
 
     def _write_pending(self, action):
-        run = self._run
+        run, record = self._run, self._machine.record
+        if self.request.hints and record.snapshot:
+            self._kept.remember(action.new, record.snapshot, True, 0)
         root = digesttree.root(self.geometry, run.fresh_states, run.fresh_values, self._map.leaves_fd, ROOT_BEFORE_COMMIT)
         self._map.write_pending(action.new, action.base, action.counter, run.fresh_states, run.fresh_values, root)
 
@@ -436,11 +442,18 @@ class Run:
         """Snapshots of this job that a crash left between freezing and noting it."""
         record = self._machine.record
         keep = [record.snapshot] if record is not None and record.snapshot else []
+        keep += self._kept.tokens
         backend = self.request.backend
         with contextlib.suppress(QrepError):  # a backend that does not suit this device: freeze() will say so
             for token in backend.stale(self.request.device, keep=keep):
                 if f"@{self.request.snapshot}~" in token:
                     backend.release(token)
+
+    def _settle_kept(self):
+        record, pending = self._machine.record, self._map.pending
+        self._kept.begin(
+            self.request.hints, self._map.tag, pending.tag if pending is not None else None, record.snapshot if record is not None else ""
+        )
 
     def _close_source(self):
         watch, self._frozen, self._snapshot_watch = self._snapshot_watch, None, None

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from qrep._native import wire
 from qrep.device import DeviceInfo
+from qrep.volumes import registry
 
 
 @dataclass
@@ -30,7 +31,16 @@ class RunRequest:
     plain: object = None  # a callable: whether `connect` makes connections without TLS, asked for each session; None: it does not
     hold: bool = True  # where blocks are left out, the target keeps what was applied; False: only if nothing was ever committed
     snapshot_name: str = field(default="")
+    hints: bool = False  # keep the snapshot of the last committed generation, and read only what the backend says may have changed since
+    hint_sample: float | None = None  # the share, 0 to 1, of what a hint leaves out that is read all the same; None: source/hints.py decides
     wanted: object = None  # a callable: how many connections the way has that was just dialled; None: as many as before
+
+    def __post_init__(self):
+        self.hints = self.hints and self.backend.hints
+
+    def release(self, token):
+        """Give a snapshot back, also one that another backend made: how a volume is frozen may have changed since."""
+        (self.backend if token.startswith(f"{self.backend.name}:") else registry).release(token)
 
     def is_plain(self):
         return self.plain is not None and self.plain()

@@ -62,6 +62,8 @@ class SnapshotBackend(ABC):
     name = ""
     watched = False  # its snapshots have a space of their own that may overflow: whoever reads one calls check() every second
 
+    hints = False  # it has changes(): a source then keeps the snapshot of its last committed generation
+
     def __init__(self, options=None):
         self.options = options or FreezeOptions()
 
@@ -93,6 +95,25 @@ class SnapshotBackend(ABC):
     @abstractmethod
     def stale(self, device, keep=()):
         """Tokens of this device's snapshots that are not in `keep`: left by a crash between freeze and storing."""
+
+    def changes(self, device, old_token, new_token):
+        """Where two frozen images of `device` may differ, found without reading data: extents.Extent in bytes, ascending, disjoint; None:
+        cannot say (one is gone, another size, a filesystem or a driver that does not tell): everything may.
+
+        What is not named holds the same bytes in both. It is a hint all the same: it only ever saves reading, and a share of what it
+        leaves out is read in every run (source/hints.py). Raises SnapshotError, OSError: as None.
+        """
+        return None
+
+    def allocated(self, token):
+        """Extents of a frozen image that may hold data, ascending, where reading the image's own file cannot tell; the rest is zeroes.
+        None: ask the file (SEEK_DATA), and of a device take all of it."""
+        return None
+
+    def never_written(self, device):
+        """Whether nothing was ever written to the live device, as far as can be told without reading it; a guess that decides what is
+        looked at first, never what is believed."""
+        return False
 
 
 def check_name(name):

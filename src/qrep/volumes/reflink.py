@@ -29,6 +29,7 @@ FS_NOCOW_FL = 0x00800000
 
 class Reflink(SnapshotBackend):
     name = "reflink"
+    hints = True
 
     def probe(self, device):
         try:
