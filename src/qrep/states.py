@@ -34,7 +34,7 @@ TARGET = {
     },
     # Everything is on the device and flushed; one sector decides.
     "prepared": {
-        "hello": ("prepared",), "commit": ("idle", "prepared"), "abort": ("recovering", "idle", "prepared"), "resume": ("open", "prepared"),
+        "hello": ("prepared",), "commit": ("idle", "prepared"), "decided": ("idle",), "abort": ("recovering", "idle", "prepared"), "resume": ("open", "prepared"),
         "begin": ("recovering", "open", "idle", "prepared"), "ping": ("prepared",), "disconnected": ("prepared",),
         "scan": ("prepared",), "verify": ("prepared",), "get-leaves": ("prepared",), "get-root": ("prepared",), "prepare": ("prepared",), "hold": ("prepared",),
         "connections_ended": ("prepared",), "abandon": ("recovering", "idle"), "lanes_failed": ("prepared",), "checkpoint_due": ("prepared",),
@@ -73,7 +73,7 @@ SOURCE = {
     },
     # Blocks of the source could not be read: the target is told to keep what was applied.
     "holding": {"held": ("degraded",), "nak": ("closed",), "aborted": ("failed",), "added": ("holding",)},
-    # COMMIT may have been sent: only the target knows. It has not if the pending digests could not be written.
+    # COMMIT may have been sent, or that of the group for all its members: only the target knows. It has not if the pending digests could not be written.
     "committing": {"committed": ("done",), "nak": ("closed",), "aborted": ("failed",), "failed": ("giving-up",)},
     # Abort was sent because of a failure here.
     "giving-up": {"aborted": ("failed",), "nak": ("failed",), "added": ("giving-up",)},
@@ -85,7 +85,7 @@ SOURCE = {
     "degraded": {},
 }  # fmt: skip
 # These may come in every phase that has a connection, and lead to "closed" or "failed"; a connection lost while holding, to "degraded".
-SOURCE_ANYWHERE = ("disconnected", "failed", "stop", "snapshot_lost", "error")
+SOURCE_ANYWHERE = ("disconnected", "failed", "stop", "withdraw", "snapshot_lost", "error")
 
 # A job as a person sees it.
 JOB = {

@@ -39,11 +39,13 @@ DROP_POINT = "map-drop-before"  # of digests whose generation was not committed
 INITIAL_POINTS = ("superblock-create-before", "map-forget-before", "target-write-done", "superblock-write-before", "map-fold-before")
 ROLLBACK_POINTS = ("undo-create-durable", "rollback-undo-durable", "rollback-applied", "superblock-write-before", "superblock-write-durable", "map-fold-before")
 CONNECTION_POINTS = ("source-lanes-added", "source-lane-leaves", "target-lanes-added")
+# In test_group_kills.py.
+GROUP_POINTS = ("group-record-before", "group-record-durable", "group-member-committed", "group-settle-before", "group-settled")
 COMPARE_POINTS = ("source-searched", "source-leaf-page", "source-lanes-before", "source-frame-sent", "map-pending-durable")
 
 
 def test_every_crash_point_is_killed_at():
-    tables = (SOURCE_POINTS, TARGET_POINTS, RECOVERY_POINTS, INITIAL_POINTS, ROLLBACK_POINTS, COMPARE_POINTS, CHECKPOINT_POINTS, SNAPSHOT_POINTS, CONNECTION_POINTS, KEPT_POINTS)
+    tables = (SOURCE_POINTS, TARGET_POINTS, RECOVERY_POINTS, INITIAL_POINTS, ROLLBACK_POINTS, COMPARE_POINTS, CHECKPOINT_POINTS, SNAPSHOT_POINTS, CONNECTION_POINTS, KEPT_POINTS, GROUP_POINTS)
     assert {point for table in tables for point in table} | {DROP_POINT, LET_GO_POINT} == set(POINTS)
 
 

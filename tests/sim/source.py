@@ -68,6 +68,7 @@ class Sending:
 class Controller(Process):
     failures = (QrepError,)
     machine_class = SourceMachine
+    in_group = False
 
     def __init__(self, world, oracle, geometry, volume, network, target, *, name, ids, retries=6):
         super().__init__(world, name)
@@ -108,6 +109,7 @@ class Controller(Process):
         self.machine = self.machine_class(
             job_id=self.job_id, volume_id=self.volume_id, shape=(g.size, g.leaf_size, g.granule_size, 512), map_tag=self.map_tag,
             pending_new=pending_new, record=record, epoch=0, draw=self.draw, initial=initial, connections=connections, hold=self.hold,
+            in_group=self.in_group,
         )  # fmt: skip
         self.sending, self.tries, self.same = None, 0, {}
         self.connect()

@@ -90,7 +90,7 @@ class Target(Process):
         self.run = self.checkpoint = None
         self.states = self.values = self.marked = None
         self.load_map()
-        yield from self.drive(self.machine.start(self.load_checkpoint()))
+        yield from self.drive(self.machine.start(self.load_checkpoint(), *self.decided()))
         self.world.log(f"target is {self.machine.phase}")
         if self.machine.phase == "faulted":
             self.kill("faulted")
@@ -98,6 +98,10 @@ class Target(Process):
         self.ready = True
         self.spawn(self.timer())
         yield from self.serve()
+
+    def decided(self):
+        """What the record of a group commit says, if it may be a member of one (group.py)."""
+        return ()
 
     def claim(self):
         """R1: nothing a dead predecessor submitted is under way any more."""

@@ -38,6 +38,13 @@ class Reshape(NamedTuple):
     granule_size: int
 
 
+class SettleGroup(NamedTuple):
+    """This volume's superblock is as the record of a group commit says, or ahead of it: take the volume out of the record, durably; after the last
+    one there is no record. Before anything else may happen to the volume."""
+
+    new: bytes
+
+
 class CreateUndo(NamedTuple):
     """A new, empty undo file for base <- new, its header flushed, its directory entry flushed."""
 
@@ -368,6 +375,14 @@ class WritePending(NamedTuple):
     new: bytes
     base: bytes
     counter: int
+
+
+class Agree(NamedTuple):
+    """This member of a group is prepared and its digests are pending: instead of Commit. From now on the others may commit it (jobs/groups.py)."""
+
+    epoch: int
+    attempt: int
+    new: bytes
 
 
 class Finish(NamedTuple):

@@ -48,6 +48,15 @@ class TargetRecord(msgspec.Struct, frozen=True):
         return (self.committed_id, *self.history)[:count] if self.committed_id != NO_ID else ()
 
 
+class Decided(msgspec.Struct, frozen=True):
+    """What the record of a group commit says of one volume. point: what Prepare said of the sync point, as TargetMachine keeps it."""
+
+    volume_id: bytes
+    attempt: int
+    new: bytes
+    point: tuple
+
+
 class RunRecord(msgspec.Struct, frozen=True):
     """What a source remembers of its open attempt, so that another process can resume it. Durable before Begin is sent."""
 

@@ -32,11 +32,12 @@ class SourceMachine(SourceReplies, SourceCompare, SourceConnections):
     "auto" (compare if the target ever committed, else send all).
     hold: where blocks cannot be read or written, an attempt on top of a generation stays open for the next run; False: only one that has
     nothing to go back to does.
+    in_group: it is committed together with others: it says Agree instead of Commit, and hears Committed when somebody has asked for all.
     Public: phase (a key of states.SOURCE), record; plain, set by the driver before connected(): data connections of that session come without TLS.
     """
 
     def __init__(self, *, job_id, volume_id, shape, map_tag, pending_new, record, epoch, draw, initial="auto", connections=2, frame_limit=1 << 20,
-                 hold=True):  # fmt: skip
+                 hold=True, in_group=False):  # fmt: skip
         if initial not in ("auto", "compare", "full"):
             raise ValueError(f"initial: {initial!r} is not auto, compare or full")
         self.phase = "new"
@@ -65,7 +66,7 @@ class SourceMachine(SourceReplies, SourceCompare, SourceConnections):
         self._to_search = False  # the base is made of digests without leaf pages
         self._wanted, self._asked = [], []  # granules whose pages are to be had; those asked for that have not come
         self._error = None  # why it is giving up
-        self._hold = hold
+        self._hold, self._in_group = hold, in_group
         self._unreadable = ()  # valid from holding on
 
     # ---- events of the driver ----
@@ -102,6 +103,17 @@ class SourceMachine(SourceReplies, SourceCompare, SourceConnections):
         token = self.record.snapshot
         self.record = msgspec.structs.replace(self.record, snapshot="")  # the next run freezes anew; what was applied stays applied
         return [*done, do.SaveRun(self.record), do.ReleaseSnapshot(token), do.Fail(error, True)]
+
+    def withdraw(self, error, abort):
+        """Another member of the group cannot be committed, so this one is not (the caller knows that nobody has asked for it). abort: the target is
+        to go back now; else what was applied is kept for the next start."""
+        if abort and self.phase in ("sending", "preparing", "committing"):
+            return self._give_up(error)
+        if self.phase in ("done", "failed", "degraded", "giving-up"):
+            return []
+        done = self._stop_lanes()
+        self.phase = "failed"
+        return [*done, do.Fail(error, True)]
 
     def frozen(self, token, fuzzy, frozen_at_ns):
         """token: "" for a live volume. fuzzy: what is read may change while it is read."""

@@ -171,7 +171,9 @@ class SourceReplies:
         self._go("committing")
         self._pending_new = self._committing = self.record.new
         # Once the target has COMMIT, only these digests can say what it holds.
-        return [do.WritePending(self.record.new, self.record.base, self._counter + 1), do.Send(say.Commit(self.record.attempt))]
+        record = self.record
+        commit = do.Agree(self._epoch, record.attempt, record.new) if self._in_group else do.Send(say.Commit(record.attempt))
+        return [do.WritePending(record.new, record.base, self._counter + 1), commit]
 
     def _on_held(self, message):
         """Where it answers Prepare, the target could not write all of it."""

@@ -2,7 +2,7 @@
 
 One machine lives as long as the claim on the device (R1: the driver takes the claim before start() and drops it after everything).
 Every method takes one event and returns actions (actions.py has the contract of drivers). The commit point is the WriteSuperblock in
-_on_commit(), and nothing else is one (R4). A peer's message that may not come now closes that peer's session and changes nothing.
+_commit(), and nothing else is one (R4); for the members of a group it is the record before it (target_group.py). A peer's message that may not come now closes that peer's session and changes nothing.
 """
 
 from qrep import states
@@ -11,12 +11,13 @@ from qrep.protocol import actions as do
 from qrep.protocol import messages as say
 from qrep.protocol.messages import NO_ID
 from qrep.protocol.records import OPEN_NONE, OPEN_ROLLBACK, OPEN_RUN
+from qrep.protocol.target_group import TargetGroup
 from qrep.protocol.target_requests import TargetRequests
 
 RESUMABLE_FAILURES = ("connection", "frame", "digest")  # of lanes: the attempt stays open, the source may resume it
 
 
-class TargetMachine(TargetRequests):
+class TargetMachine(TargetRequests, TargetGroup):
     """One target volume.
 
     record: TargetRecord or None when both superblock slots are bad. capacity: bytes of the device. sector_size: bytes.
@@ -41,24 +42,30 @@ class TargetMachine(TargetRequests):
 
     # ---- the driver's own events ----
 
-    def start(self, has_checkpoint):
-        """Recover. The claim is held (R1), so writes of a dead predecessor have landed. has_checkpoint: one of record.open_attempt exists."""
+    def start(self, has_checkpoint, decided=None):
+        """Recover. The claim is held (R1), so writes of a dead predecessor have landed. has_checkpoint: one of record.open_attempt exists.
+        decided: records.Decided of a group commit that names this volume, or None."""
         self._check("start")
         if self.record is None:
             return self._fault("both slots of the superblock are damaged")
-        confirm = do.ConfirmSuperblock()  # nothing is done on the word of a superblock that a power cut could take back
+        done = [do.ConfirmSuperblock()]  # nothing is done on the word of a superblock that a power cut could take back
+        if decided is not None:
+            forward, whole = self._roll_forward(decided)
+            done += forward
+            if whole:
+                return done
         if self.record.open_kind == OPEN_NONE:
             self._go("idle")
-            return [confirm, *self._tidy()]
+            return [*done, *self._tidy()]
         if self.record.committed_id != NO_ID:  # back to the committed generation, without the source
             self._go("recovering")
-            return [confirm, self._restore()]
+            return [*done, self._restore()]
         if has_checkpoint and self.record.open_kind == OPEN_RUN:
             self._go("open")
             self._applied = self._checkpoints = True
-            return [confirm]
+            return done
         self._go("idle")
-        return [confirm, *self._drop_initial()]
+        return [*done, *self._drop_initial()]
 
     def disconnected(self, handle):
         """A control session is gone. The open attempt stays, for a Resume; abandon() ends its grace."""

@@ -172,19 +172,7 @@ class TargetRequests:
     def _on_commit(self, handle, commit):
         if self.phase != "prepared" or commit.attempt != self.record.open_attempt:
             return self._reply(handle, say.Nak(commit.attempt, "attempt-gone", say.NAK_CODES["attempt-gone"]))
-        self._go("idle")
-        initial = self.record.committed_id == NO_ID
-        self.record = self.record.committed()
-        self._applied = self._checkpoints = False
-        new, counter = self.record.committed_id, self.record.committed_counter
-        (fuzzy, frozen_at_ns), self._point = self._point, None
-        return [
-            do.WriteSuperblock(self.record),  # R4: the commit point
-            *self._reply(handle, say.Committed(new, counter)),
-            *([do.ForgetCheckpoint()] if initial else []),
-            do.RecordPoint(new, counter, fuzzy, frozen_at_ns),
-            *self._tidy(),
-        ]
+        return self._commit(handle)
 
     def _on_abort(self, handle, abort):
         if self.phase not in ("open", "prepared"):

@@ -18,6 +18,7 @@ from qrep.protocol.transport import Disconnected
 from qrep.store import flush
 from qrep.target import rollback, scan
 from qrep.target.lanes import TargetLanes
+from qrep.target.member import Member
 from qrep.target.undostore import SEGMENT
 
 log = logging.getLogger("qrep.target")
@@ -405,7 +406,7 @@ class TargetDriver:
 
     _handlers = {
         do.WriteSuperblock: _write_superblock, do.ConfirmSuperblock: _confirm_superblock, do.Reshape: _reshape,
-        do.ForgetMap: _forget_map, do.SettleMap: _settle_map,
+        do.SettleGroup: Member._settle_group, do.ForgetMap: _forget_map, do.SettleMap: _settle_map,
         do.WritePendingMap: _write_pending_map, do.CreateUndo: _create_undo, do.RestoreUndo: _restore_undo, do.PruneUndo: _prune_undo,
         do.RecordPoint: _record_point, do.ApplyPoint: _apply_point, do.RolledBack: _rolled_back, do.RollbackFailed: _rollback_failed,
         do.StartLanes: _start_lanes, do.AddLanes: _add_lanes, do.SendAdded: _send_added, do.SendBegan: _send_began, do.SendResumed: _send_resumed, do.WaitLanes: _wait_lanes,

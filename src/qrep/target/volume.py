@@ -24,6 +24,7 @@ from qrep.protocol.transport import Disconnected
 from qrep.store import Directory
 from qrep.target.driver import TargetDriver
 from qrep.target.keeping import Keeping
+from qrep.target.member import Member
 from qrep.target.points import Points
 from qrep.target.pulse import Pulse
 from qrep.target.superblock import SuperblockFile
@@ -37,22 +38,22 @@ HELLO_S = 30.0  # for the first message
 SILENCE_S = 10.0  # a source says something every second
 
 
-class TargetVolume(Keeping, TargetDriver):
+class TargetVolume(Keeping, TargetDriver, Member):
     """device: DeviceInfo. directory: of this volume's state. volume_id: 16 bytes.
 
     leaf_size, granule_size: until a first source brings its own. undo_directory: a place for undo files elsewhere.
     undo_limit: bytes, None for twice the volume. sync_points: how many earlier generations stay within reach.
     overwrite: a device that carries a signature and is not ours may be overwritten. source: DeviceInfo of a source on this host,
-    which must not be the same storage. claim_wait: seconds to wait for the writes of a dead process (R1).
+    which must not be the same storage. claim_wait: seconds to wait for the writes of a dead process (R1). groups: GroupCommits of this node.
     """
 
     def __init__(self, device, directory, *, volume_id, leaf_size=4096, granule_size=8 << 20, undo_directory=None, undo_limit=None,
-                 sync_points=7, overwrite=False, source=None, claim_wait=30):  # fmt: skip
+                 sync_points=7, overwrite=False, source=None, claim_wait=30, groups=None):  # fmt: skip
         self.device, self.volume_id, self.name = device, bytes(volume_id), device.path
         self.geometry = None  # valid from open() on
         self.damaged = None  # why it is out of service
         self.recovered = False  # open() took an unfinished generation back
-        self.lock = threading.RLock()
+        self.lock, self.groups = threading.RLock(), groups
         self.device_fd = -1
         self.rendezvous = None
         self._directory_path, self._undo_path, self._undo_limit_given = directory, undo_directory, undo_limit
@@ -117,14 +118,14 @@ class TargetVolume(Keeping, TargetDriver):
         content = None
         if record is not None and record.open_attempt and record.committed_id == NO_ID:
             content = self.digest_map.read_checkpoint(record.open_new_id)
-        actions = self.machine.start(content is not None)
+        actions = self._start_machine(record, content is not None)
         if self.machine.phase == "open":
             self._take_up(content)
         with self.lock:
             if ready is not None:
                 ready()
             self.execute(actions)
-        self.recovered = bool(record and record.open_attempt) and self.machine.phase == "idle"
+        self.recovered = bool(record and record.open_attempt) and self.machine.phase == "idle" and self.machine.record.committed_id != record.open_new_id
         return self
 
     def _check_target(self, size, leaf_size, known):
