@@ -7,7 +7,7 @@ docs/STATES.md is generated from them: `python -m qrep.states > docs/STATES.md`.
 
 # One target volume, as long as its device is claimed. "*": any control session.
 TARGET = {
-    "down": {"start": ("recovering", "idle", "open", "faulted")},
+    "down": {"start": ("recovering", "idle", "open", "primary", "faulted")},
     # The device is being brought back to the committed generation; nothing else is listened to.
     "recovering": {"undo_restored": ("idle",), "failed": ("faulted",)},
     # The device holds exactly the committed generation.
@@ -16,8 +16,14 @@ TARGET = {
         "get-leaves": ("idle",), "get-root": ("idle",), "ping": ("idle",), "resume": ("idle",), "rollback": ("rolling",),
         "prepare": ("idle",), "hold": ("idle",), "commit": ("idle",), "add-connections": ("idle",), "connections_ended": ("idle",),
         "lanes_failed": ("idle",), "disconnected": ("idle",), "abandon": ("idle",), "checkpoint_due": ("idle",),
-        "failed": ("idle", "faulted"),
+        "failed": ("idle", "faulted"), "take_over": ("primary",),
     },
+    # Its host writes it; every session is refused. The device is claimed only while it is about to be given up (docs/ROLES.md).
+    "primary": {"hello": ("primary",), "disconnected": ("primary",), "lanes_failed": ("primary",), "abandon": ("primary",), "give_up": ("mapping",),
+                "checkpoint_due": ("primary",), "connections_ended": ("primary",), "failed": ("primary", "faulted")},
+    # What its host left is read, to be a generation.
+    "mapping": {"device_mapped": ("idle",), "hello": ("mapping",), "disconnected": ("mapping",), "lanes_failed": ("mapping",), "abandon": ("mapping",),
+                "checkpoint_due": ("mapping",), "connections_ended": ("mapping",), "failed": ("primary", "faulted")},
     # A generation is open; lanes may be running or not.
     "open": {
         "hello": ("open",), "begin": ("recovering", "open", "idle"), "resume": ("open",), "prepare": ("preparing", "open"), "hold": ("preparing", "open"),

@@ -10,6 +10,7 @@ from qrep._native import hasher
 from sim.world import Violation
 
 NO_ID = bytes(16)
+REPLICA, PRIMARY = 1, 2
 
 
 class Oracle:
@@ -21,6 +22,8 @@ class Oracle:
         self.chain = []  # committed ids, oldest first
         self.epoch = 0  # highest that was accepted
         self.values_of = {}
+        self.role = REPLICA
+        self.firsts = set()  # ids that nothing is kept before: of changes of role
 
     def granules(self):
         return range(0, self.size, self.granule_size)
@@ -56,7 +59,9 @@ class Oracle:
         """A superblock is durable, or was found at a start. Knows the chain (INV-M) and compares the device (INV-E, INV-R)."""
         committed = record.committed_id
         last = self.chain[-1] if self.chain else NO_ID
-        if committed != last:
+        if record.role != self.role:
+            self._changed_role(record, last)
+        elif committed != last:
             if committed in self.images:
                 raise Violation(f"INV-M: generation {committed.hex()[:8]} was committed twice")
             if (record.history[0] if record.history else NO_ID) != last:
@@ -64,8 +69,21 @@ class Oracle:
             self.images[committed] = self._image_of(committed)
             self.chain.append(committed)
             self.world.log(f"oracle: generation {len(self.chain)} is {committed.hex()[:8]}")
-        if record.open_kind == records.OPEN_NONE and committed != NO_ID:
+        if record.open_kind == records.OPEN_NONE and committed != NO_ID and record.role == REPLICA:
             self.device(device, "INV-E/R")
+
+    def _changed_role(self, record, last):
+        """A volume that takes over holds what it held; one that gives up holds what its host left, under whatever id it says."""
+        committed, self.role = record.committed_id, record.role
+        if record.history:
+            raise Violation("INV-K: a volume that changed its role offers sync points of before")
+        if record.role == REPLICA and committed not in self.announced:
+            raise Violation("INV-P: a primary volume was taken for a replica, and what its host wrote is nobody's generation")
+        self.images[committed] = self.images[last] if record.role == PRIMARY else self.announced[committed]
+        self.firsts.add(committed)
+        if committed != last:
+            self.chain.append(committed)
+        self.world.log(f"oracle: generation {len(self.chain)} is {committed.hex()[:8]}, {'primary' if record.role == PRIMARY else 'replica again'}")
 
     def _image_of(self, new):
         if new in self.points:
@@ -102,7 +120,7 @@ class Oracle:
         for new in record.chain(target.sync_points):
             file = target.undo.get(new)
             if file is None:
-                if new == self.chain[0]:
+                if new == self.chain[0] or new in self.firsts:
                     return  # the first generation has nothing before it
                 raise Violation("INV-K: the undo file of a retained generation is missing")
             header = records.UndoHeader.unpack(bytes(file.cache[: records.UNDO_HEADER_SIZE]))

@@ -56,6 +56,8 @@ class Scenario:
         self.initial = random.choice(("auto", "auto", "compare", "full"))
         self.hot = focus.get("hot", 0.4)
         self.busy = focus.get("busy") or random.choice((0.05, 0.3, 1.0))  # seconds between what happens, scale
+        if "weights" not in focus:
+            self.weights |= {fault: random.choice((0, 0, 1, 3)) for fault in ("take_over", "give_up")}
         self.few_contents = [bytes(LEAF), *(random.randbytes(LEAF) for _ in range(focus.get("contents", 2)))]  # contents return: "changed and changed back"
 
     def play(self):
@@ -64,6 +66,7 @@ class Scenario:
         for _ in range(STEPS):
             self.world.run(self.world.now + self.world.delay(self.busy))
             self.host_writes()
+            self.host_writes(self.target.host_writes_here)
             if self.world.random.random() < 0.5:
                 self.start_run()
             else:
@@ -71,13 +74,13 @@ class Scenario:
         self.heal()
         return self.world.digest.hexdigest()
 
-    def host_writes(self):
+    def host_writes(self, write=None):
         random = self.world.random
         for _ in range(random.choice((0, 1, 1, 3))):
             leaf = random.randrange(2 if random.random() < self.hot else -(-self.geometry.size // LEAF))  # some leaves are hot
             offset = leaf * LEAF
             data = random.choice(self.few_contents) if random.random() < 0.8 else random.randbytes(LEAF)
-            self.volume.write(offset, data[: self.geometry.size - offset])
+            (write or self.volume.write)(offset, data[: self.geometry.size - offset])
 
     def start_run(self, controller=None, *, frozen=None):
         random = self.world.random
@@ -128,6 +131,10 @@ class Scenario:
                     places.add(random.randrange(self.geometry.size // LEAF) * LEAF)
             case "rollback":
                 self.rollback()
+            case "take_over":
+                target.take_over(random.randbytes(16))
+            case "give_up":
+                target.give_up(random.randbytes(16))
             case "abandon":
                 if target.ready:
                     target.post(lambda: target.machine.abandon() if "abandon" in self._events() else [])
@@ -141,6 +148,13 @@ class Scenario:
                     controller.resize(random.choice((1, 1, 2, 3, 5, 16)))
             case "release":
                 self.volume.snapshots = {token: image for token, image in self.volume.snapshots.items() if self._in_use(token)}
+
+    def _give_up_at_last(self):
+        """Two primaries never agree by themselves: the operator names the losing side, here the target."""
+        target = self.target
+        target.give_up(self.world.random.randbytes(16))
+        if not self.world.run(self.world.now + 30.0, lambda: target.ready and not target.is_primary() and target.machine.phase != "mapping"):
+            raise Violation("INV-L: a primary volume cannot be given up after everything was healed")
 
     def _in_use(self, token):
         """A snapshot that a lane reads cannot vanish under it; one that only waits for a resume may."""
@@ -185,6 +199,8 @@ class Scenario:
         while len(self.oracle.chain) < goal or first.alive:
             if world.now >= deadline:
                 raise Violation(f"INV-L: no commit within {LIVENESS} s after everything was healed")
+            if self.target.is_primary():
+                self._give_up_at_last()
             if not first.alive:
                 self.start_run(first, frozen=True)
             world.run(min(deadline, world.now + 5.0), lambda: not first.alive)

@@ -12,6 +12,7 @@ from qrep.protocol.records import TargetRecord
 from qrep.protocol.target_machine import TargetMachine
 from sim.disk import Disk, MediumError, SparseFile, Store
 from sim.oracle import before_images
+from sim.roles import Roles
 from sim.world import Process, Signal, Violation
 
 HASHED, ZERO = records.STATE_HASHED | records.STATE_VALUE, records.STATE_ZERO
@@ -50,7 +51,7 @@ class LaneFailure(Exception):
         self.kind = kind
 
 
-class Target(Process):
+class Target(Process, Roles):
     failures = (do.LanesFailed, DamagedError)
     machine_class = TargetMachine
 
@@ -95,6 +96,7 @@ class Target(Process):
         if self.machine.phase == "faulted":
             self.kill("faulted")
             return
+        self.settle_role()
         self.ready = True
         self.spawn(self.timer())
         yield from self.serve()
@@ -381,6 +383,7 @@ class Target(Process):
         yield self.superblock.submit(self.slot * records.SUPERBLOCK_SLOT_DISTANCE, block)
         yield from self.superblock.flush()
         self.oracle.superblock(record, self.device)
+        self.settle_role()
 
     def _confirm_superblock(self, action):
         yield from self.superblock.flush()
@@ -618,7 +621,7 @@ class Target(Process):
         do.WritePendingMap: _write_pending_map, do.SettleMap: _settle_map, do.ForgetMap: _forget_map, do.PruneUndo: _prune_undo,
         do.Scan: _scan, do.SendLeaves: _send_leaves, do.Reply: _send_message, do.CloseSession: _close_session, do.Faulted: _faulted, do.RecordPoint: _nothing,
         do.RolledBack: _nothing, do.RollbackFailed: _nothing, do.HoldOpen: _nothing, do.Abandoned: _nothing,
-    }  # fmt: skip
+    } | Roles.role_performers  # fmt: skip
 
 
 def load_map(entry, geometry):

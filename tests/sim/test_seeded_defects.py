@@ -1,5 +1,6 @@
 """Every rule of the commit protocol is needed, and the simulator would notice if one were broken: each defect is caught within a few hundred seeds."""
 
+import msgspec
 import pytest
 
 from qrep._native import hasher, wire
@@ -293,6 +294,68 @@ def a_block_that_takes_no_write_left_out_of_a_rollback():
     return {"target_class": type("Careless", (Target,), {"put_back": put_back}), "focus": focus}
 
 
+# ---- changes of role ----
+
+ROLES = {"weights": {"take_over": 2, "give_up": 3, "kill_target": 1, "power_target": 1}, "busy": 0.3, "pace": 1, "frozen": 1.0}
+
+
+def given_up_under_the_id_of_before():
+    """R5: the source's map is tagged with what the volume held before its host wrote it."""
+
+    def take_over(self, new):
+        before = self.record.committed_id
+        actions = TargetMachine.take_over(self, new)
+        self.record = msgspec.structs.replace(self.record, committed_id=before)
+        return [do.WriteSuperblock(self.record) if isinstance(action, do.WriteSuperblock) else action for action in actions]
+
+    def device_mapped(self):
+        before = self.record.committed_id
+        self.record = msgspec.structs.replace(self.record, committed_id=bytes(15) + b"x")
+        self._giving = before, 0
+        return TargetMachine.device_mapped(self)
+
+    return {"target_class": target_with(take_over=take_over, device_mapped=device_mapped), "focus": ROLES}
+
+
+def given_up_without_a_flush():
+    """What the host wrote is vouched for by a sector that is durable before it."""
+
+    def device_mapped(self):
+        return without(TargetMachine.device_mapped(self), do.FlushDevice)
+
+    return {"target_class": target_with(device_mapped=device_mapped), "focus": ROLES}
+
+
+def given_up_while_the_host_writes():
+    """R1: the claim comes first, and with it the end of what the host has under way."""
+    cls = type("Unclaimed", (Target,), {"claims": False})
+    return {"target_class": cls, "focus": ROLES | {"busy": 0.05}}
+
+
+def sync_points_kept_by_a_volume_that_took_over():
+    """INV-K: what the host writes is not logged."""
+
+    def take_over(self, new):
+        record = self.record
+        TargetMachine.take_over(self, new)
+        self.record = msgspec.structs.replace(self.record, history=(record.committed_id, *record.history)[:12])
+        return [do.WriteSuperblock(self.record)]
+
+    return {"target_class": target_with(take_over=take_over), "focus": ROLES}
+
+
+def a_run_admitted_by_a_primary_volume():
+    """Split brain: the source of before writes over what the host of the new primary writes."""
+
+    def _on_hello(self, handle, hello):
+        if self.phase == "primary":
+            self.phase = "idle"
+            self.record = msgspec.structs.replace(self.record, role=1)
+        return TargetMachine._on_hello(self, handle, hello)
+
+    return {"target_class": target_with(_on_hello=_on_hello), "focus": ROLES}
+
+
 # ---- at the source ----
 
 
@@ -529,7 +592,8 @@ DEFECTS = [
     another_snapshot_taken_for_the_same_image, an_interrupted_second_image_forgotten, second_read_sent_instead_of_the_hashed_buffer,
     unwritten_blocks_committed, a_granule_in_parts_counted_as_whole, a_block_that_takes_no_write_left_out_of_a_rollback,
     the_image_after_one_with_bad_blocks_taken_for_the_same, unreadable_granules_left_out, frames_of_any_session_taken, leaf_pages_of_a_lying_target_believed,
-    lanes_that_all_left_taken_for_the_end_of_the_work,
+    lanes_that_all_left_taken_for_the_end_of_the_work, given_up_under_the_id_of_before, given_up_without_a_flush, given_up_while_the_host_writes,
+    sync_points_kept_by_a_volume_that_took_over, a_run_admitted_by_a_primary_volume,
 ]  # fmt: skip
 
 
@@ -545,7 +609,7 @@ def catch(defect, first, count):
 
 
 # Where the search starts for the rare ones, so that the fast tier stays fast; any start finds them.
-START = {parts_of_a_live_granule_not_sent_again: 370, restart_without_the_claim: 85, an_interrupted_second_image_forgotten: 70}
+START = {parts_of_a_live_granule_not_sent_again: 370, restart_without_the_claim: 5, given_up_while_the_host_writes: 20, an_interrupted_second_image_forgotten: 70}
 
 
 @pytest.mark.parametrize("defect", DEFECTS, ids=lambda defect: defect.__name__)

@@ -210,6 +210,21 @@ class ApplyPoint(NamedTuple):
     attempt: int
 
 
+class MapDevice(NamedTuple):
+    """RESULT device_mapped(): make the map of what the device holds pending under `new`, from a fresh read of all of it; or, where `equal` is
+    not NO_ID, from a map that is tagged `equal` and describes a volume of this very content."""
+
+    new: bytes
+    equal: bytes
+
+
+class GivenUp(NamedTuple):
+    """The volume is a replica now, at generation `new`; or new is NO_ID: it could not be, and `why` says what failed."""
+
+    new: bytes
+    why: str
+
+
 class Scan(NamedTuple):
     """Read and hash granules freshly from the device (never from a map) and send Digests."""
 

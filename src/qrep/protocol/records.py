@@ -2,7 +2,7 @@
 
 import msgspec
 
-from qrep.protocol.messages import HISTORY_MAX, NO_ID, REPLICA
+from qrep.protocol.messages import HISTORY_MAX, NO_ID, PRIMARY, REPLICA
 
 OPEN_NONE, OPEN_RUN, OPEN_ROLLBACK = 0, 1, 2  # open_kind, enum qrep_open_kind of disk.h
 
@@ -42,6 +42,17 @@ class TargetRecord(msgspec.Struct, frozen=True):
         return msgspec.structs.replace(
             self.closed(), committed_id=self.open_new_id, committed_counter=self.committed_counter + 1, history=history
         )
+
+    def taken_over(self, new):
+        """The host may write from here on: no earlier generation can be shown any more."""
+        return self._changed_role(PRIMARY, new)
+
+    def given_up(self, new):
+        """What the host wrote is generation `new`, with nothing before it."""
+        return self._changed_role(REPLICA, new)
+
+    def _changed_role(self, role, new):
+        return msgspec.structs.replace(self.closed(), role=role, committed_id=new, committed_counter=self.committed_counter + 1, history=())
 
     def chain(self, count):
         """Ids whose undo files lead back to the last `count` sync points: the way from chain[i] goes to the one before it."""

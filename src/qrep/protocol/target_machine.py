@@ -9,15 +9,16 @@ from qrep import states
 from qrep.errors import ProtocolError
 from qrep.protocol import actions as do
 from qrep.protocol import messages as say
-from qrep.protocol.messages import NO_ID
+from qrep.protocol.messages import NO_ID, PRIMARY
 from qrep.protocol.records import OPEN_NONE, OPEN_ROLLBACK, OPEN_RUN
 from qrep.protocol.target_group import TargetGroup
 from qrep.protocol.target_requests import TargetRequests
+from qrep.protocol.target_roles import TargetRoles
 
 RESUMABLE_FAILURES = ("connection", "frame", "digest")  # of lanes: the attempt stays open, the source may resume it
 
 
-class TargetMachine(TargetRequests, TargetGroup):
+class TargetMachine(TargetRequests, TargetGroup, TargetRoles):
     """One target volume.
 
     record: TargetRecord or None when both superblock slots are bad. capacity: bytes of the device. sector_size: bytes.
@@ -49,6 +50,9 @@ class TargetMachine(TargetRequests, TargetGroup):
         if self.record is None:
             return self._fault("both slots of the superblock are damaged")
         done = [do.ConfirmSuperblock()]  # nothing is done on the word of a superblock that a power cut could take back
+        if self.record.role == PRIMARY:
+            self._go("primary")
+            return done
         if decided is not None:
             forward, whole = self._roll_forward(decided)
             done += forward
@@ -195,6 +199,8 @@ class TargetMachine(TargetRequests, TargetGroup):
                 return [*self._stop_lanes(checkpoint=True), *self._reply(handle, say.Nak(attempt, "connection", str(error)[:2000]))]
             case do.StartLanes() | do.CollectManifest() | do.WritePendingMap() | do.ForgetCheckpoint() if self.phase != "idle":
                 return self._roll_back(lambda: self._reply(handle, say.Aborted(attempt, f"{type(action).__name__}: {error}"[:2000])))
+            case do.MapDevice():
+                return self._mapping_failed(error)
             case do.ApplyPoint():
                 return self._roll_back(lambda: [do.RollbackFailed(str(error))])
         # The superblock, the undo file or the map could not be handled: what is on disk is known only after it is read anew.

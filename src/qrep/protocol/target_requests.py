@@ -43,6 +43,8 @@ class TargetRequests:
         if version is None:
             span = f"{say.VERSION_MIN} to {say.VERSION_MAX}, the source {hello.version_min} to {hello.version_max}"
             return self._expel(handle, "version", f"the target speaks protocol {span}", "bring both ends to versions that overlap")
+        if self._is_primary():
+            return self._refuse_primary(handle)
         if self.phase not in ("idle", "open", "prepared"):
             return self._expel(handle, "faulted", "the target volume is out of service", "see `qrep status` on the target")
         record = self.record
