@@ -3,6 +3,7 @@
     ends.py target DEVICE STATE          prints a JSON line once it is ready: port, seconds it took, committed counter; ends with its stdin,
                                          when it has done what it was asked for
     ends.py rollback DEVICE STATE COUNTER  puts a sync point back, prints its counter
+    ends.py take-over|give-up|role DEVICE STATE  changes the role, or none; prints what the volume is then
     ends.py source DEVICE STATE PORT [none|reflink|hints] [resize]  one run; prints its report as a JSON line. hints: reflink, and the
                                          last generation's snapshot is kept. resize: it begins with one connection,
                                          slowly, gets two more, loses them, and goes on at full speed
@@ -79,6 +80,16 @@ def rollback(path, state, counter):
     volume.close()
 
 
+def change_role(path, state, what):
+    volume = open_volume(path, state)
+    if what == "take-over":
+        volume.take_over(os.urandom(16))
+    elif what == "give-up":
+        volume.give_up(os.urandom(16), time.time_ns())
+    print(json.dumps(volume.status() | {"changed": volume.changed}), flush=True)
+    volume.close()
+
+
 def resize(run, buckets):
     """Connections come and go while the first granules are under way."""
 
@@ -124,6 +135,9 @@ def source(path, state, port, backend="none", how=""):
 
 
 def main(arguments):
+    if arguments[0] in ("take-over", "give-up", "role"):
+        change_role(*arguments[1:], arguments[0])
+        return
     {"target": target, "rollback": rollback, "source": source}[arguments[0]](*arguments[1:])
 
 

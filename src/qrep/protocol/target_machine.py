@@ -52,7 +52,7 @@ class TargetMachine(TargetRequests, TargetGroup, TargetRoles):
         done = [do.ConfirmSuperblock()]  # nothing is done on the word of a superblock that a power cut could take back
         if self.record.role == PRIMARY:
             self._go("primary")
-            return done
+            return [*done, *([do.SettleGroup(decided.new)] if decided is not None else [])]
         if decided is not None:
             forward, whole = self._roll_forward(decided)
             done += forward

@@ -19,6 +19,7 @@ from qrep.store import flush
 from qrep.target import rollback, scan
 from qrep.target.lanes import TargetLanes
 from qrep.target.member import Member
+from qrep.target.rolechange import RoleChanges
 from qrep.target.undostore import SEGMENT
 
 log = logging.getLogger("qrep.target")
@@ -76,7 +77,7 @@ def merged_marks(before, now):
     return marked
 
 
-class TargetDriver:
+class TargetDriver(RoleChanges):
     """Mixin of TargetVolume: `execute` and the actions. Everything here runs under the volume's lock."""
 
     def execute(self, actions):
@@ -414,4 +415,4 @@ class TargetDriver:
         do.TakeCheckpoint: _take_checkpoint, do.SaveCheckpoint: _save_checkpoint, do.ForgetCheckpoint: _forget_checkpoint,
         do.Scan: _scan, do.SendLeaves: _send_leaves, do.SendRoot: _send_root, do.Reply: _reply, do.CloseSession: _close_session,
         do.Faulted: _faulted, do.HoldOpen: _hold_open, do.Abandoned: _abandoned,
-    }  # fmt: skip
+    } | RoleChanges.role_handlers  # fmt: skip

@@ -18,6 +18,7 @@ from qrep.crashpoint import crashpoint
 from qrep.digestmap import NO_ID
 from qrep.errors import DamagedError, ProtocolError, QrepError, Refused, TimedOut
 from qrep.protocol import messages as say
+from qrep.protocol.messages import PRIMARY, REPLICA
 from qrep.protocol.records import OPEN_RUN, TargetRecord
 from qrep.protocol.target_machine import TargetMachine
 from qrep.protocol.transport import Disconnected
@@ -45,10 +46,11 @@ class TargetVolume(Keeping, TargetDriver, Member):
     undo_limit: bytes, None for twice the volume. sync_points: how many earlier generations stay within reach.
     overwrite: a device that carries a signature and is not ours may be overwritten. source: DeviceInfo of a source on this host,
     which must not be the same storage. claim_wait: seconds to wait for the writes of a dead process (R1). groups: GroupCommits of this node.
+    primary: it is opened to be given up by its host, and what it carries is its own.
     """
 
     def __init__(self, device, directory, *, volume_id, leaf_size=4096, granule_size=8 << 20, undo_directory=None, undo_limit=None,
-                 sync_points=7, overwrite=False, source=None, claim_wait=30, groups=None):  # fmt: skip
+                 sync_points=7, overwrite=False, source=None, claim_wait=30, groups=None, primary=False):  # fmt: skip
         self.device, self.volume_id, self.name = device, bytes(volume_id), device.path
         self.geometry = None  # valid from open() on
         self.damaged = None  # why it is out of service
@@ -59,6 +61,7 @@ class TargetVolume(Keeping, TargetDriver, Member):
         self._directory_path, self._undo_path, self._undo_limit_given = directory, undo_directory, undo_limit
         self._shape = (leaf_size, granule_size)
         self._sync_points, self._overwrite, self._source, self._claim_wait = sync_points, overwrite, source, claim_wait
+        self._primary = primary
         self._handles = itertools.count(1)
         self._channels, self._lost, self._reasons = {}, [], {}
         self._attempt = self._checkpoint = self._rollback_result = None
@@ -94,7 +97,7 @@ class TargetVolume(Keeping, TargetDriver, Member):
         if self.damaged is None:
             leaf_size = block.leaf_size if block else self._shape[0]
             size = block.size if block and block.committed_id != NO_ID else self._usable_size()
-            self._check_target(size, leaf_size, known=block is not None)
+            self._check_target(size, leaf_size, known=block is not None or self._primary)
         # R1: recovery begins by taking the claim; it is granted when the last write of a dead predecessor has landed.
         self.device_fd = devicesafety.claim(self.device, wait_seconds=self._claim_wait)
         crashpoint("target-claimed")
@@ -149,7 +152,7 @@ class TargetVolume(Keeping, TargetDriver, Member):
         """The TargetRecord of the superblock, made now if there is none. Raises Refused for the superblock of another volume."""
         if block is None:
             leaf_size, granule_size = self._shape
-            record = TargetRecord(self.volume_id, self._usable_size(), leaf_size, granule_size)
+            record = TargetRecord(self.volume_id, self._usable_size(), leaf_size, granule_size, role=PRIMARY if self._primary else REPLICA)
             self.superblock.write(disk.Superblock(**{name: getattr(record, name) for name in record.__struct_fields__}))
             return record
         if block.volume_id != self.volume_id:
