@@ -8,6 +8,7 @@
 #include "badlist.h"
 #include "bucket.h"
 #include "common.h"
+#include "undo_reach.h"
 #include "wire.h"
 #include <stdatomic.h>
 #include <sys/uio.h>
@@ -141,6 +142,8 @@ struct qrep_target_run {
      * could succeed without the data being there. `started` is counted before the flush is issued, `done` after it succeeded (undo_writer.h). */
     atomic_uint flush_busy;
     _Atomic uint64_t flushes_started, flushes_done;
+    struct qrep_undo_reach *undo_reach; /* NULL: nobody looks at sync points while this run writes */
+    uint64_t undo_reach_size;           /* bytes */
 };
 
 /* A device that does not take more than this, or in more than QREP_BAD_EXTENTS_MAX places, is no device with a few bad blocks. */

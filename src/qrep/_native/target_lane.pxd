@@ -20,13 +20,15 @@ cdef extern from "lane.h" nogil:
         uint32_t is_file
         qrep_bad_list bad
         uint32_t frame_limit
+        void *undo_reach
+        uint64_t undo_reach_size
 
     int qrep_target_lane(qrep_target_run *run, int device_fd, qrep_connection *connection, uint32_t lane, atomic_int *lane_stop)
 
 
 cdef class TargetRun:
     cdef qrep_target_run *run     # NULL only while being made
-    cdef Py_buffer views[5]       # what run points to; [0, view_count) are held
+    cdef Py_buffer views[6]       # what run points to; [0, view_count) are held
     cdef int view_count
     cdef readonly object geometry
     cdef readonly object fresh_states  # a byte per granule; lanes write their own granules only
@@ -34,4 +36,5 @@ cdef class TargetRun:
     cdef readonly object marked        # a byte per granule: 1 touched, 2 a whole pass of it is written
 
     cdef void *hold(self, object buffer, bint writable, uint64_t size, str what) except NULL
+    cdef int hold_reach(self, object buffer) except -1
     cdef int set_undo(self, int undo_fd, uint64_t limit, uint64_t start, uint64_t sequence, bytes base_id) except -1

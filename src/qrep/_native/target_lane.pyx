@@ -16,6 +16,10 @@ cdef extern from "disk.h":
         QREP_ID_SIZE
         QREP_UNDO_SEGMENT_SIZE
 
+cdef extern from "undo_reach.h":
+    enum:
+        QREP_UNDO_REACH_HEADER
+
 cdef extern from "flush.h":
     enum:
         QREP_EXIT_FLUSH_FAILED
@@ -34,6 +38,7 @@ cdef class TargetRun:
     punch: zero ranges are deallocated, else zeroes are written. is_file: the device is an image file.
     frame_limit: bytes of data a frame may carry. slots: frames of that size in flight per lane.
     fresh_states, fresh_values, marked: those of the session before, so that a resumed one goes on with them.
+    undo_reach: writable shared memory (undo_view.new_reach()) in which views of sync points see how far the undo file may be believed, or None.
     rehearsal: frames are checked as ever, and dropped: nothing is written, and nothing read.
     Raises ValueError for shapes that do not fit.
     """
@@ -47,7 +52,7 @@ cdef class TargetRun:
                  base_states, base_values, int leaves_fd=-1, int undo_fd=-1, uint64_t undo_limit=0,
                  uint64_t undo_next=QREP_UNDO_SEGMENT_SIZE, uint64_t undo_sequence=0, bytes base_id=bytes(16), bint punch=True,
                  bint is_file=False, uint32_t frame_limit=QREP_FRAME_DATA_MAX, uint32_t slots=4, str ring_backend="auto",
-                 fresh_states=None, fresh_values=None, marked=None, bint rehearsal=False):
+                 fresh_states=None, fresh_values=None, marked=None, bint rehearsal=False, undo_reach=None):
         cdef uint64_t granules = qrep_granules(&geometry.geometry)
         cdef qrep_run_base *base = &self.run.base
         if self.view_count:
@@ -71,6 +76,8 @@ cdef class TargetRun:
         base.fresh_states = <uint8_t *>self.hold(self.fresh_states, True, granules, "fresh_states")
         base.fresh_values = <uint8_t *>self.hold(self.fresh_values, True, granules * QREP_DIGEST_SIZE, "fresh_values")
         base.marked = <uint8_t *>self.hold(self.marked, True, granules, "marked")
+        if undo_reach is not None:
+            self.hold_reach(undo_reach)
         self.run.punch, self.run.is_file, self.run.frame_limit, self.run.slots = punch, is_file, frame_limit, slots
         self.run.ring_backend = BACKENDS[ring_backend]
 
@@ -86,6 +93,15 @@ cdef class TargetRun:
         if <uint64_t>view.len != size:
             raise ValueError(f"{what}: {view.len} bytes, not {size}")
         return view.buf
+
+    cdef int hold_reach(self, object buffer) except -1:
+        cdef Py_buffer *view = &self.views[self.view_count]
+        view_bytes(buffer, view, True, "undo_reach")
+        self.view_count += 1
+        if <uint64_t>view.len < <uint64_t>QREP_UNDO_REACH_HEADER:
+            raise ValueError(f"undo_reach: {view.len} bytes are too few")
+        self.run.undo_reach, self.run.undo_reach_size = view.buf, view.len
+        return 0
 
     cdef int set_undo(self, int undo_fd, uint64_t limit, uint64_t start, uint64_t sequence, bytes base_id) except -1:
         if len(base_id) != QREP_ID_SIZE:

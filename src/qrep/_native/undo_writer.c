@@ -88,9 +88,13 @@ void qrep_undo_written(struct qrep_undo_writer *writer, uint64_t number)
 
 static void set_flushed(struct qrep_undo_writer *writer, uint64_t flushed)
 {
+    struct qrep_target_run *run = writer->run;
+
     if (flushed <= writer->flushed)
         return;
-    writer->flushed = flushed;
+    for (uint64_t number = writer->flushed; run->undo_reach && number < flushed; number++)
+        qrep_undo_reach_set(run->undo_reach, run->undo_reach_size, writer->ends[number % QREP_UNDO_BATCHES_MAX]);
+    writer->flushed = flushed; /* from here on their frames may be written */
     uint64_t end = writer->ends[(flushed - 1) % QREP_UNDO_BATCHES_MAX];
     if (end <= writer->next && end > writer->end - QREP_UNDO_SEGMENT_SIZE)
         writer->flushed_until = end; /* of the current segment, not the one before */

@@ -21,6 +21,7 @@ from qrep.target.lanes import TargetLanes
 from qrep.target.member import Member
 from qrep.target.rolechange import RoleChanges
 from qrep.target.undostore import SEGMENT
+from qrep.target.view import Marks
 
 log = logging.getLogger("qrep.target")
 KEY_SIZE = 32
@@ -44,6 +45,7 @@ class Attempt:
         self.unwritten = []  # (offset, size, errno) of what the device did not take in the last session
         self.held = None  # the HoldOpen of a run that ended and left blocks out, until the next session
         self.run = self.lanes = None  # of the present session
+        self.marks = Marks() if undo_fd >= 0 else None  # for views of sync points
 
     def gather(self):
         """Take over what the session's lanes applied; they have ended."""
@@ -67,6 +69,7 @@ class Attempt:
         if self.undo_fd >= 0:
             os.close(self.undo_fd)
             self.undo_fd = -1
+            self.marks.close()
 
 
 def merged_marks(before, now):
@@ -171,6 +174,7 @@ class TargetDriver(RoleChanges):
     def _prune_undo(self, action):
         try:
             self.undo.prune(action.keep)
+            self.epoch.change()
             record = self.machine.record
             if record.history and record.committed_id in action.keep and self.undo.size(record.committed_id):
                 self.undo.trim(record.history[0], record.committed_id)
@@ -187,8 +191,9 @@ class TargetDriver(RoleChanges):
         attempt, record = self._attempt, self.machine.record
         chain = record.chain(len(record.history) + 1)
         undo_log = rollback.UndoLog(
-            attempt.undo_fd, self.device_fd, attempt.base_id, action.attempt, self.geometry.size, self._undo_limit(attempt)
+            attempt.undo_fd, self.device_fd, attempt.base_id, action.attempt, self.geometry.size, self._undo_limit(attempt), attempt.marks
         )
+        self.epoch.change()  # before the first write that this undo file covers
         touched = rollback.apply_point(
             self.undo, chain, action.way, undo_log, self.device_fd, is_file=self.device.kind == "file", progress=self._rollback_progress
         )
@@ -227,8 +232,9 @@ class TargetDriver(RoleChanges):
             base_states=bytes(attempt.states), base_values=bytes(attempt.values), leaves_fd=self.digest_map.leaves_fd,
             undo_fd=attempt.undo_fd, undo_limit=self._undo_limit(attempt) if attempt.undo_fd >= 0 else 0, undo_next=attempt.undo_next,
             undo_sequence=attempt.undo_sequence, base_id=attempt.base_id, punch=True, is_file=self.device.kind == "file",
-            frame_limit=action.frame_limit,
+            frame_limit=action.frame_limit, undo_reach=attempt.marks.memory if attempt.marks is not None else None,
         )  # fmt: skip
+        self.epoch.change()  # before the first write that this undo file covers
         attempt.lanes = TargetLanes(attempt.run, self.device_fd, self.rendezvous, self._lanes_ended_badly)
         self._tokens = attempt.lanes.add(0, action.connections)
         self._restart_checkpoint_clock()

@@ -27,7 +27,7 @@ COPY_SIZE = 4 << 20
 class UndoLog:
     """Writes batches of before-images to the undo file of an open generation, as the lanes do, and flushes them (R3)."""
 
-    def __init__(self, undo_fd, device_fd, base, attempt, device_size, limit):
+    def __init__(self, undo_fd, device_fd, base, attempt, device_size, limit, marks=None):
         self._undo_fd, self._device_fd = undo_fd, device_fd
         self._base, self._attempt, self._size, self._limit = base, attempt, device_size, limit
         self._next = self._flushed = disk.UNDO_SEGMENT_SIZE
@@ -35,6 +35,7 @@ class UndoLog:
         self._buffer = mmap.mmap(-1, PIECE)
         self._page = mmap.mmap(-1, disk.UNDO_SEGMENT_SIZE)
         self._extents, self._payload = [], bytearray()
+        self._marks, self._ends = marks, []  # view.Marks; where the batches end that were written since the last flush
 
     def save(self, offset, size):
         """Log what the device holds in a range."""
@@ -74,6 +75,7 @@ class UndoLog:
         self._page[: len(packed)] = packed
         write_all(self._undo_fd, memoryview(self._page)[: len(packed)], self._next)
         self._next += len(packed)
+        self._ends.append(self._next)
         self._sequence += 1
         self._extents, self._payload = [], bytearray()
 
@@ -82,6 +84,9 @@ class UndoLog:
         self._write()
         flush(self._undo_fd, "undo file of the rollback")
         self._flushed = self._next
+        for end in self._ends if self._marks is not None else ():
+            self._marks.set(end)
+        self._ends.clear()
         crashpoint("rollback-undo-durable")
 
 

@@ -132,6 +132,10 @@ class UndoStore:
         descriptor, header, places = self._scan(base, new, None)
         return descriptor, header, undo.restore_order(places)
 
+    def open_to_read(self, new):
+        """A descriptor of the file of a generation; the caller closes it. Raises FileNotFoundError."""
+        return self._open(self._name(new), os.O_RDONLY)
+
     def _scan(self, base, new, attempt):
         """(descriptor, header, places); no flushed batch is missing."""
         header = self.header(new)

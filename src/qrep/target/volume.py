@@ -30,6 +30,7 @@ from qrep.target.points import Points
 from qrep.target.pulse import Pulse
 from qrep.target.superblock import SuperblockFile
 from qrep.target.undostore import UndoStore
+from qrep.target.view import Epoch
 
 log = logging.getLogger("qrep.target")
 CHECKPOINT_BYTES = 2 << 30  # how much an interrupted first run may have to send again
@@ -65,6 +66,7 @@ class TargetVolume(Keeping, TargetDriver, Member):
         self._handles = itertools.count(1)
         self._channels, self._lost, self._reasons = {}, [], {}
         self._attempt = self._checkpoint = self._rollback_result = None
+        self.epoch = None  # view.Epoch of the list of undo files, valid from open() on
         self._rollback_progress = None
         self.observer = None  # called with (code, text, **data) of what people are to know
         self.restoring = None  # (bytes put back, of how many) while before-images are put back
@@ -87,7 +89,7 @@ class TargetVolume(Keeping, TargetDriver, Member):
         A volume whose own records are damaged opens, too, but is out of service: `damaged` says why, and sessions are refused.
         Raises Refused when the device is in use or may not be overwritten. Close it whatever happens.
         """
-        self.directory = Directory(self._directory_path)
+        self.directory, self.epoch = Directory(self._directory_path), Epoch()
         self.directory.sweep()
         self.superblock = SuperblockFile(self.directory)
         try:
@@ -178,6 +180,8 @@ class TargetVolume(Keeping, TargetDriver, Member):
                 channel.close()
             self._channels.clear()
             self._end_attempt()
+            if self.epoch is not None:
+                self.epoch.end()
             if self.device_fd >= 0:
                 os.close(self.device_fd)
                 self.device_fd = -1
@@ -299,6 +303,11 @@ class TargetVolume(Keeping, TargetDriver, Member):
         log.info("%s: %s: %s", self.name, code, text)
         if self.observer is not None:
             self.observer(code, text, **data)
+
+    @property
+    def attempt(self):
+        """The driver.Attempt that is open, or None."""
+        return self._attempt
 
     def has_open_generation(self):
         return self.machine is not None and self.machine.phase in ("open", "prepared")
