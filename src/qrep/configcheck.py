@@ -102,8 +102,8 @@ def _dangling(config, found):
         peer, _, volume = job.target.rpartition(":")
         for place, kind, wanted in (
             ("source", "volumes", job.source),
-            ("target", "peers", peer),
-            ("target", "volumes", "" if peer else volume),
+            ("target", "peers", peer if job.has_target else ""),
+            ("target", "volumes", "" if peer or not job.has_target else volume),
             ("shape", "shapes", job.shape),
         ):
             if wanted and wanted not in config.names(kind):
@@ -129,6 +129,8 @@ def _twice(_config, found):
         for name, value in sorted(found.objects[kind].items()):
             if is_told(key, found.told[found.paths[kind, name]]):
                 continue
+            if key == "target" and not value.has_target:
+                continue
             what = getattr(value, key)
             what = os.path.realpath(what) if key == "device" else what
             other = first.setdefault(what, name)
@@ -141,6 +143,8 @@ def _crossed(_config, found):
     jobs = found.objects["jobs"]
     sources = {job.source: name for name, job in sorted(jobs.items(), reverse=True)}
     for name, job in jobs.items():
+        if not job.has_target:
+            continue
         if job.target == job.source:
             yield Problem(found.paths["jobs", name], "target", f"{job.target} is the source of this job itself", "name another volume")
         elif job.target in sources:

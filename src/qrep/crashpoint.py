@@ -53,6 +53,8 @@ POINTS = {
     "role-give-up-before": "what a change of role is about is noted, the device is claimed, the superblock says primary",
     "role-mapped": "the map of what a host has written is pending, the superblock says primary",
     "role-given-up": "it says replica; pair and job are not written",
+    "copy-committed": "a volume that is written once holds its generation, and is about to be given back",
+    "copy-given-back": "that it is nobody's replica any more is noted; its superblock is still there",
     "snapshot-frozen": "the source's filesystem is frozen",
     "snapshot-cloned": "the snapshot has no name yet",
     "snapshot-named": "and has one",

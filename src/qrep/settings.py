@@ -154,7 +154,9 @@ class Job(_Object):
     size: Annotated[int, msgspec.Meta(ge=512, le=units.MAX_BYTES)]
     leaf: Annotated[int, msgspec.Meta(ge=4096, le=1 << 20)]
     granule: Annotated[int, msgspec.Meta(ge=8192, le=64 << 20)]
-    mode: Literal["async"] = "async"
+    mode: Literal["async", "copy", "clone"] = "async"  # copy: made once, then the target is given back. clone: jobs/clone.py
+    finished: str = ""  # mode copy: the generation that was made, once its target was given back
+    moved: str = ""  # in words, the disk that is on its way to another host (jobs/rebuild.py); target is "" until it is there
     initial: Literal["auto", "full", "compare"] = "auto"
     sync_points: Annotated[int, msgspec.Meta(ge=0, le=12)] = 7  # QREP_HISTORY_MAX of disk.h
     connections: Connections = 2
@@ -165,6 +167,11 @@ class Job(_Object):
     schedule: str = ""  # times.py; "": only when it is started
     missed: Literal["run", "skip"] = "run"  # a time that passed while the agent was down
     rpo: str = ""  # how old the last sync point may become; "": no matter
+
+    @property
+    def has_target(self):
+        """Whether it writes to the volume that `target` names: not while its disk is moved, and not any more once a copy was made."""
+        return bool(self.target) and not self.finished
 
 
 def changed_fields(old, new):
@@ -180,6 +187,15 @@ def check_name(kind, name):
             f"{shown!r} cannot name a {kind.rstrip('s')}",
             hint="use letters, digits, '.', '_' and '-', at most 63, beginning with a letter or digit",
         )
+
+
+def _check_once(job, key):
+    """Raise UsageError where a job that is made once has what belongs to one that goes on, or the other way round."""
+    if key == "finished":
+        if job.finished and (job.mode != "copy" or not re.fullmatch("[0-9a-f]{32}", job.finished)):
+            raise UsageError(f"finished = {job.finished[:40]!r} in a job of mode {job.mode}", hint="qrep writes it, for mode copy; leave it away")
+    elif job.mode == "copy" and getattr(job, key):
+        raise UsageError(f"a copy is made once: it has no {key}", hint=f"leave the {key} away; or use --mode async")
 
 
 def parse_rpo(text):
@@ -325,7 +341,8 @@ def bad_values(value):
             ("shape", lambda: check_name("shapes", value.shape) if value.shape else None),
             ("source", lambda: check_name("volumes", value.source)),
             ("target", lambda: check_name("peers", peer) if colon else None),
-            ("target", lambda: check_name("volumes", volume)),
+            ("target", lambda: check_name("volumes", volume) if value.target or not value.moved else None),
+            *((key, lambda key=key: _check_once(value, key)) for key in ("schedule", "rpo", "finished")),
             ("leaf", lambda: _check_power(value.leaf, 4 << 10, 1 << 20)),
             ("granule", lambda: _check_power(value.granule, 2 * value.leaf, 64 << 20)),
         ]

@@ -117,7 +117,7 @@ def test_a_pair_that_cannot_be(replica, field, value):
     a, b, _target = replica
     fields = {
         "job_id": "0" * 32, "job": "x", "source": "site-a:db", "volume": "db", "size": SIZE, "leaf": 4096, "granule": 8 << 20, "sync_points": 7,
-        "overwrite": True, "check_only": False,
+        "overwrite": True, "check_only": False, "once": False,
     }  # fmt: skip
     stream = admitted(b, identity_of(a), tls.ASK)
     stream.sendall(frame(msgspec.msgpack.encode(asks.CreatePair(**fields | {field: value}))))

@@ -27,10 +27,10 @@ def said(actions):
     return [action.message for action in actions if isinstance(action, do.Send)]
 
 
-def machine(*, tag=T, pending=None, record=None, initial="auto", hold=True):
+def machine(*, tag=T, pending=None, record=None, initial="auto", hold=True, once=False):
     source = SourceMachine(
         job_id=JOB, volume_id=VOLUME, shape=(SIZE, LEAF, GRANULE, 512), map_tag=tag, pending_new=pending, record=record, epoch=0, draw=draw, initial=initial,
-        hold=hold,
+        hold=hold, once=once,
     )  # fmt: skip
     source.connected()
     return source
@@ -76,6 +76,20 @@ def test_a_run_from_hello_to_finish():
 def test_settle_folds_when_the_acknowledgement_was_lost_but_the_commit_was_not():
     source = machine(tag=OLD, pending=T)
     assert source.message(state(source)) == [do.FoldPending(), do.Freeze("")]
+
+
+def test_a_run_that_is_made_once_ends_where_the_target_holds_what_its_map_describes():
+    found = do.Finish(T, 5, False, False)
+    assert machine(once=True).message(state(machine(once=True))) == [found]
+    committed_by_a_dead_process = machine(once=True, tag=NO_ID, pending=T, record=RECORD.__class__(3, NO_ID, T, 7, "snap", True, 1, False))
+    actions = committed_by_a_dead_process.message(state(committed_by_a_dead_process))
+    assert actions == [do.FoldPending(), do.ClearRun(), do.ReleaseSnapshot("snap"), do.Finish(T, 5, True, False)]
+    assert committed_by_a_dead_process.phase == "done"
+    assert committed_by_a_dead_process.failed(actions[0], OSError("full"))[-1] == actions[-1]  # it is committed all the same
+    other = machine(once=True, tag=NO_ID)
+    assert not any(isinstance(action, do.Finish) for action in other.message(state(other)))
+    fresh = machine(once=True, tag=NO_ID)
+    assert names(fresh.message(state(fresh, committed=NO_ID))) == ["ForgetSourceMap", "Freeze"]
 
 
 def test_settle_drops_pending_when_the_commit_did_not_happen():

@@ -131,7 +131,7 @@ def create_text(answer):
 @click.argument("name")
 @click.option("--source", required=True, metavar="VOL", shell_complete=names.volumes, help="A volume of this host.")
 @click.option("--target", required=True, metavar="[PEER:]VOL", help="A volume of this host or of a peer.")
-@click.option("--mode", type=click.Choice(["async"]), default="async", show_default=True, help="Differential runs.")
+@click.option("--mode", type=click.Choice(["async", "copy"]), default="async", show_default=True, help="async: differential runs; copy: once, then the target is given back.")
 @click.option("--from", "path_source", metavar="ADDR|auto", help="The address of this host that its path comes from (auto: the system picks).")
 @click.option("--to", "path_to", metavar="ADDR|auto", help="The address of the peer that its path leads to (auto: each of them is a path).")
 @settings

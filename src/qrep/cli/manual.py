@@ -148,6 +148,10 @@ NOTES = {
         "At most limits.jobs_running jobs (32) run at once; more wait in the order in which they came, and status shows their turn. At most "
         "limits.pairs_local jobs (256) within this host, limits.pairs_remote (64) to others and limits.pairs_per_source (8) of one source volume "
         "may be configured. A volume that is a target cannot be a source, nor the other way round.",
+        "A job of mode copy runs once. When its one generation is committed the target is given back before the run is said to have ended: "
+        "qrep holds it no longer, it is no replica, and it can be mounted, written and used for another job; what qrep kept of it is gone, the root "
+        "stays in qrep status. What is written to the source later is not its business; a second start, and a verify, are refused (exit 5). A copy that was "
+        "interrupted goes on with qrep start. A volume with sync points is refused, for they would be lost.",
     ),
     "volume": ("Adding a volume writes nothing to its device. A peer may replicate onto it only if it is named with --accept.",),
 }

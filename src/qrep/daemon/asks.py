@@ -19,7 +19,8 @@ class Hail(_Message, tag="hail"):
 
 
 class CreatePair(_Message, tag="create-pair"):
-    """May job `job_id` of mine, over `size` bytes, write to your volume `volume`? check_only: do not write it down."""
+    """May job `job_id` of mine, over `size` bytes, write to your volume `volume`? check_only: do not write it down. once: the volume is
+    given back when the first generation is committed."""
 
     job_id: str
     job: str
@@ -31,6 +32,7 @@ class CreatePair(_Message, tag="create-pair"):
     sync_points: int
     overwrite: bool
     check_only: bool
+    once: bool
 
 
 class ChangePair(_Message, tag="change-pair"):
@@ -41,6 +43,12 @@ class ChangePair(_Message, tag="change-pair"):
 
 
 class DeletePair(_Message, tag="delete-pair"):
+    job_id: str
+
+
+class GiveBack(_Message, tag="give-back"):
+    """Job `job_id` of mine, which is made once, is committed: let its volume go now."""
+
     job_id: str
 
 
@@ -60,7 +68,7 @@ class Answer(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     error: Failure | None = None
 
 
-Question = Hail | CreatePair | ChangePair | DeletePair
+Question = Hail | CreatePair | ChangePair | DeletePair | GiveBack
 
 
 def _send(stream, message):

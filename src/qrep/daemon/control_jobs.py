@@ -1,5 +1,6 @@
 """Requests about jobs, and what they do."""
 
+from qrep.daemon.made import check_may_run, check_may_verify
 from qrep.jobs import look
 from qrep.jobs.shown import job_dict
 
@@ -33,6 +34,8 @@ def add(requests, node):
 
     def estimate(request):
         runner = node.jobs.get(request.path_params["name"])
+        if runner.settings.finished:
+            check_may_run(runner)
         runner.begin("estimate")
         return node.tasks.start("estimate", runner.name, lambda task: look.estimate(runner, task)).as_dict()
 
@@ -40,6 +43,7 @@ def add(requests, node):
 
     def verify(path, body):
         runner = node.jobs.get(path["name"])
+        check_may_verify(runner)
         runner.begin("verify")
         independent = body.get("independent", False)
         return node.tasks.start("verify", runner.name, lambda task: look.verify(runner, task, independent)).as_dict()

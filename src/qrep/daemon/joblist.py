@@ -10,6 +10,7 @@ import msgspec
 from qrep import config
 from qrep.daemon import pathedit
 from qrep.daemon.jobpairs import JobPairs, check_room
+from qrep.daemon.made import Made, check_may_run
 from qrep.daemon.managed import shape
 from qrep.daemon.route import Route
 from qrep.errors import ConfigError, NotFound, QrepError, Refused, UsageError
@@ -49,10 +50,11 @@ class Jobs:
         return {runner.settings.source for _name, runner in self.all()}
 
     def of_volume(self, volume):
-        return [name for name, runner in self.all() if volume in (runner.settings.source, runner.settings.target)]
+        used = [(name, runner.settings) for name, runner in self.all()]
+        return [name for name, job in used if volume in (job.source, job.target if job.has_target else None)]
 
     def of_peer(self, peer):
-        return [name for name, runner in self.all() if runner.settings.target.startswith(f"{peer}:")]
+        return [name for name, runner in self.all() if runner.settings.target.startswith(f"{peer}:") and runner.settings.has_target]
 
     def get(self, name):
         runner = self._runners.get(name)
@@ -70,7 +72,7 @@ class Jobs:
         return JobRunner(
             name, settings, request=route.request, dial=route.dial, connect=route.connect, db=self.node.db, events=self.node.events,
             slots=self.node.slots, paths=route.paths, limit=lambda: self.node.shapes.limit(name, settings.shape), zone=self.node.zone,
-            ended=self.node.scheduler.wake, transport=route.transport,
+            ended=self.node.scheduler.wake, transport=route.transport, once=Made(self, name, settings) if settings.mode == "copy" else None,
         )  # fmt: skip
 
     # ---- made, changed, deleted ----
@@ -172,7 +174,7 @@ class Jobs:
             self.node.shapes.check(changed.shape)
             if dry_run:
                 return job_dict(runner) | {key: None if value == "" else value for key, value in settings.items()} | when(Timing(changed, self.node.zone))
-            if changed.sync_points != runner.settings.sync_points:
+            if changed.sync_points != runner.settings.sync_points and changed.has_target:
                 self.pairs.set_sync_points(changed)
             self.node.config.save("jobs", name, changed)
             self._take(runner, changed, settings | paths)
@@ -202,7 +204,7 @@ class Jobs:
                 self._runners[name] = self._runner(name, settings)
                 self.node.scheduler.wake()
                 return
-            if settings.sync_points != runner.settings.sync_points:
+            if settings.sync_points != runner.settings.sync_points and settings.has_target:
                 self.pairs.set_sync_points(settings)
             self._take(runner, settings, changed_fields(runner.settings, settings))
 
@@ -256,6 +258,7 @@ class Jobs:
     def start(self, name, cause=""):
         """cause: why, if nobody asked for it."""
         runner = self.get(name)
+        check_may_run(runner)
         runner.begin("run")
         try:
             return self.node.tasks.start("run", name, lambda task: runner.run(task, cause))

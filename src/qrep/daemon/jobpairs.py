@@ -32,6 +32,7 @@ class JobPairs:
         question = asks.CreatePair(
             job_id=job.id, job=name, source=f"{self.node.name}:{job.source}" if peer else job.source, volume=volume, size=job.size,
             leaf=job.leaf, granule=job.granule, sync_points=job.sync_points, overwrite=overwrite, check_only=check_only,
+            once=job.mode == "copy",
         )  # fmt: skip
         return self.node.peers.reach(peer).ask(question, self._way(job)) if peer else self.node.pairs.create(question, None, source=info)
 
@@ -55,6 +56,11 @@ class JobPairs:
         peer = job.target.rpartition(":")[0]
         question = asks.ChangePair(job_id=job.id, sync_points=job.sync_points)
         self._ask(peer, question) if peer else self.node.pairs.change(job.id, None, job.sync_points)
+
+    def give_back(self, job):
+        """Mode copy, once it is committed: the target lets its volume go."""
+        peer = job.target.rpartition(":")[0]
+        self._ask(peer, asks.GiveBack(job_id=job.id)) if peer else self.node.pairs.once.give_back(job.id, None)
 
     def delete(self, job):
         """Tell the target. Returns what is left there, in words, when it cannot be told."""

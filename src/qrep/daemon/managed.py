@@ -1,10 +1,12 @@
 """One volume of this node: its settings, its device, and the target end while it is a replica."""
 
 import os
+import shutil
 import threading
 
 from qrep import device, devicesafety, units
 from qrep.errors import DamagedError, QrepError, Refused
+from qrep.store import Directory
 from qrep.target.superblock import NAME as SUPERBLOCK
 from qrep.target.undostore import SLACK
 from qrep.volumes import registry
@@ -111,6 +113,17 @@ class ManagedVolume:
             target, self.target = self.target, None
             if target is not None:
                 target.close()
+
+    def forget_target(self):
+        """It is no replica any more: the device is given back, and what was kept of it as a target is gone; the superblock goes first."""
+        with self.lock:
+            self.close_target()
+            self.error = None
+            with Directory(self.directory) as directory:
+                directory.remove(SUPERBLOCK)
+            for path in (self.directory, self.settings.undo and os.path.join(self.settings.undo, self.settings.id)):
+                if path and os.path.isdir(path):
+                    shutil.rmtree(path)
 
     def replica(self):
         """The open target end. Raises Refused if this volume is none, or whatever keeps it out of service."""

@@ -107,7 +107,10 @@ class Node:
 
     def start(self):
         """Recover the replicas, then open the port, then take up the runs that were going."""
+        self.pairs.once.settle()
         self.volumes.recover(self.pairs.sync_points_of)
+        for pair in self.db.pairs():
+            self.pairs.once.look_after(pair["volume"])
         self.network.open()
         self.events.add("agent-started", f"qrep {__version__}, port {self.settings.node.port}", pid=os.getpid())
         self.shapes.start()

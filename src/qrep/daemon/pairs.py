@@ -4,6 +4,7 @@ import contextlib
 
 from qrep import __version__, config
 from qrep.daemon import asks
+from qrep.daemon.once import Once
 from qrep.errors import NotFound, ProtocolError, Refused, UsageError
 
 SYNC_POINTS = 7  # of a replica whose pair is gone
@@ -14,6 +15,7 @@ class Pairs:
 
     def __init__(self, node):
         self.node = node
+        self.once = Once(node)
 
     def answer(self, question, peer):
         """peer: the name of the host that asks, as this node knows it. Raises QrepError, which is what it is told."""
@@ -25,6 +27,8 @@ class Pairs:
             return self.change(question.job_id, peer, question.sync_points)
         if isinstance(question, asks.DeletePair):
             return self.delete(question.job_id, peer)
+        if isinstance(question, asks.GiveBack):
+            return self.once.give_back(question.job_id, peer)
         raise ProtocolError(f"unknown question {question!r}")
 
     def create(self, question, peer, source=None):
@@ -40,9 +44,13 @@ class Pairs:
             source=source, size=question.size, leaf=question.leaf, overwrite=question.overwrite, known=False
         )
         self._check_shape(volume, where, question)
+        if question.once:
+            self.once.check(volume, where)
         if not question.check_only:
             volume.open_target(sync_points=question.sync_points, overwrite=True, source=source)
             volume.set_sync_points(question.sync_points)
+            if question.once:
+                self.once.begin(question.job_id, peer, volume)
             self.node.db.add_pair(
                 question.job_id, peer=peer or "", fingerprint=self.node.peers.fingerprint(peer) if peer else "", job=question.job,
                 source=question.source, volume=volume.name, size=question.size, sync_points=question.sync_points,
@@ -110,6 +118,7 @@ class Pairs:
 
     def delete(self, job_id, peer):
         """The volume stays claimed and keeps its sync points until it is removed, or a new job takes it."""
+        self.once.forget(job_id, peer)
         pair = self._pair(job_id, peer)
         self.node.db.drop_pair(job_id)
         self.node.events.add(

@@ -42,7 +42,7 @@ class Route:
             backend=registry.of_volume(volume.settings, info).backend, map_directory=os.path.join(directory, "map"),
             run_directory=directory, leaf_size=settings.leaf, granule_size=settings.granule, connections=settings.connections,
             initial=settings.initial, timeout_s=units.parse_duration(settings.timeout), plain=lambda: self.transport() == "plain",
-            wanted=lambda: self.paths.wanted() if self.paths is not None else settings.connections,
+            once=settings.mode == "copy", wanted=lambda: self.paths.wanted() if self.paths is not None else settings.connections,
         )  # fmt: skip
 
     def transport(self):
@@ -55,6 +55,10 @@ class Route:
         """A fresh control channel to the target volume."""
         if self.paths is not None:
             return self.paths.dial()
+        if self.node.pairs.once.is_over(self.settings.id):
+            source_end, target_end = transport.local_pair()
+            threading.Thread(target=self.node.pairs.once.tell, args=(target_end, None, None), name=f"target of {self.name}", daemon=True).start()
+            return source_end
         target = self.node.volumes.get(self._volume).replica()
         source_end, target_end = transport.local_pair()
         threading.Thread(

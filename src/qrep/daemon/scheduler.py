@@ -97,6 +97,8 @@ class Scheduler:
             self.events.add("clock-jumped", f"the clock went {units.format_duration(abs(jump))} {how}", seconds=round(jump, 3))
 
     def _look_at(self, name, runner, now):
+        if not runner.settings.has_target:  # its disk is on its way, or it was made
+            return LOOK_S
         timing = runner.timing
         due = timing.look(now, *([0] if self._first else []))
         settled = due is None or self._deal_with(name, runner, due, now)

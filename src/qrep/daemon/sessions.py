@@ -24,6 +24,8 @@ class Sessions:
         hello = transport.admit(channel)
         try:
             # A volume that is opened now may have to wait for a dead process's writes and put much back.
+            if self.node.pairs.once.tell(channel, hello, peer):
+                return
             with Pulse(channel, lambda: messages.Beat(busy="opening", received=0, written=0, undo=0)):
                 target, pair = self._admit(hello, peer)
         except QrepError as error:
@@ -76,7 +78,7 @@ class Sessions:
         )
 
     def serve(self, target, channel, hello, volume, job, rendezvous=None):
-        """One session to its end. An open generation is kept for the next one."""
+        """One session to its end. An open generation is kept for the next one; a volume that is written once is given back when it was."""
         target.observer = functools.partial(self._tell, volume, job, hello is None)
         reason = target.serve(channel, rendezvous or self.node.rendezvous, hello)
         if reason is not None:
@@ -85,6 +87,7 @@ class Sessions:
             self.node.events.add("volume-damaged", target.damaged, volume=volume, job=job)
         else:
             self.node.note_root(target)
+            self.node.pairs.once.look_after(volume)
 
     def _tell(self, volume, job, local, code, text, **data):
         """What a target volume says. Of blocks that were left out, the source of a job on this host says it."""

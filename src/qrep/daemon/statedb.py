@@ -33,6 +33,7 @@ CREATE INDEX event_time ON event (time);
 # Tables that were added since, so that databases without them can be gone on with.
 SCHEMA_ADDED = """
 CREATE TABLE IF NOT EXISTS timer (job_id TEXT PRIMARY KEY, schedule TEXT, handled REAL, since REAL, rpo_passed INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS once (job_id TEXT PRIMARY KEY, peer TEXT NOT NULL, fingerprint TEXT NOT NULL, volume_id TEXT NOT NULL, generation TEXT NOT NULL, counter INTEGER NOT NULL);
 """
 
 
@@ -138,6 +139,32 @@ class StateDb:
 
     def drop_pair(self, job_id):
         self._do("DELETE FROM pair WHERE job_id=?", job_id)
+
+    # pairs that are written to once: generation is "" until the target was given back, and the pair is gone from then on
+
+    def add_once(self, job_id, *, peer, fingerprint, volume_id):
+        self._do("INSERT OR REPLACE INTO once VALUES (?,?,?,?,'',0)", job_id, peer, fingerprint, volume_id)
+
+    def once(self, job_id):
+        rows = self._all("SELECT * FROM once WHERE job_id=?", job_id)
+        return rows[0] if rows else None
+
+    def all_once(self):
+        return self._all("SELECT * FROM once ORDER BY job_id")
+
+    def finish_once(self, job_id, generation, counter):
+        """In one transaction: what was made is noted, and the pair is gone."""
+        with self._lock:
+            try:
+                with self._db:
+                    self._db.execute("BEGIN")
+                    self._db.execute("UPDATE once SET generation=?, counter=? WHERE job_id=?", (generation, counter, job_id))
+                    self._db.execute("DELETE FROM pair WHERE job_id=?", (job_id,))
+            except sqlite3.Error as err:
+                raise self._error(err) from err
+
+    def drop_once(self, job_id):
+        self._do("DELETE FROM once WHERE job_id=?", job_id)
 
     # jobs: what must survive a restart and is no setting
 

@@ -21,15 +21,16 @@ class JobRunner:
     dial, connect: how its target is reached (source/flow.py). db: the state database's job and run tables. events: EventLog.
     slots: slots.Slots, the runs that may go on at once. limit: a callable that tells the rate in force, as shown.py shows it.
     paths: JobPaths, None where the target is on this host. zone: a callable that tells the time zone of schedules. ended: called when what went
-    on has ended. transport(): how its data travels: local, tls or plain.
+    on has ended. transport(): how its data travels: local, tls or plain. once: of mode copy, else None: give_back(), called when the run has
+    committed, and made(generation), when that is noted.
     """
 
     def __init__(self, name, settings, *, request, dial, connect, db, events, slots, zone, paths=None, limit=lambda: None, ended=lambda: None,
-                 transport=lambda: "local"):  # fmt: skip
+                 transport=lambda: "local", once=None):  # fmt: skip
         self.name, self.settings = name, settings
         self.request, self.dial, self.limit, self.transport = request, dial, limit, transport
         self.db, self.events, self.paths = db, events, paths
-        self._connect, self._slots, self._ended = connect, slots, ended
+        self._connect, self._slots, self._ended, self._once = connect, slots, ended, once
         self._lock = threading.Lock()
         self._moved = Counter()  # by what has ended
         self.active = None  # what goes on: has progress() and stop()
@@ -203,7 +204,13 @@ class JobRunner:
             self.follow(run)
             text = f"{self.settings.source} -> {self.settings.target}{', ' if cause else ''}{cause}"
             self.events.add("run-started", text, job=self.name)
-            return self._committed(run.run(), started)
+            report = run.run()
+            if self._once is not None:
+                self._once.give_back()
+            result = self._committed(report, started)
+            if self._once is not None:
+                self._once.made(report.generation)
+            return result
 
     def _dial_for_run(self):
         """Called by the run for its first connection and after every interruption."""
@@ -269,6 +276,11 @@ class JobRunner:
         self._keep()
         self.db.add_run(self.settings.id, started, "failed", self.problem)
         self.events.add("run-failed", error.message, job=self.name, reason=error.code)
+
+    def last_committed(self):
+        """The report of the last run that was committed, or None."""
+        last = self.db.last_run(self.settings.id)
+        return last["report"] if last else None
 
     # ---- its state ----
 

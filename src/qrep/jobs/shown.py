@@ -48,7 +48,7 @@ def job_dict(runner):
         "shape": settings.shape or None,
         "size": settings.size,
         "last_sync_point": iso(frozen_at_ns),
-        "lag_seconds": max(0, int(time.time() - frozen_at_ns / 1e9)) if frozen_at_ns else None,
+        "lag_seconds": max(0, int(time.time() - frozen_at_ns / 1e9)) if frozen_at_ns and not settings.finished else None,
         "fuzzy": bool(report.get("fuzzy")),
         "counter": report.get("counter"),
         "generation": report.get("generation"),
@@ -68,6 +68,13 @@ def job_dict(runner):
         "queue": runner.queue(),
         "last_run": report or None,
     } | when(runner.timing)
+
+
+def waits_for(runner):
+    """What an idle job is that cannot run as it is: "made", a copy; "moving", its disk; else None."""
+    if runner.state != "idle":
+        return None
+    return "made" if runner.settings.finished else None if runner.settings.target else "moving"
 
 
 def _of_transport(runner, progress, report, transport, key):
@@ -111,7 +118,7 @@ def _state(runner, progress, paths):
     if len(paths) > 1 and any(path["state"] == DOWN for path in paths) and runner.state in ("idle", "running"):
         return "degraded"
     if runner.state != "running":
-        return runner.state
+        return waits_for(runner) or runner.state
     return SHOWN.get((progress or {}).get("phase"), "syncing")
 
 
@@ -135,6 +142,13 @@ def _problem(runner):
             "code": "waiting",
             "text": f"{runner.waiting_for or 'the target does not answer'}; it is tried again",
             "action": f"check the link and the agent there; it goes on by itself for {runner.settings.timeout}, then: qrep start {runner.name}",
+        }
+    if waits_for(runner) == "moving":
+        report = runner.last_committed() or {}
+        return {
+            "code": "disk-moved",
+            "text": f"{runner.settings.moved} is on its way; changes are tracked from generation {report.get('counter')} on",
+            "action": f"when it is there: qrep job rebuild {runner.name} --target PEER:VOLUME",
         }
     if runner.state == "stopped" and runner.activity is None:
         return {

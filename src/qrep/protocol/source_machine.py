@@ -33,11 +33,12 @@ class SourceMachine(SourceReplies, SourceCompare, SourceConnections):
     hold: where blocks cannot be read or written, an attempt on top of a generation stays open for the next run; False: only one that has
     nothing to go back to does.
     in_group: it is committed together with others: it says Agree instead of Commit, and hears Committed when somebody has asked for all.
+    once: mode copy: a target that holds the one generation this map describes is the end of the run, whoever committed it.
     Public: phase (a key of states.SOURCE), record; plain, set by the driver before connected(): data connections of that session come without TLS.
     """
 
     def __init__(self, *, job_id, volume_id, shape, map_tag, pending_new, record, epoch, draw, initial="auto", connections=2, frame_limit=1 << 20,
-                 hold=True, in_group=False):  # fmt: skip
+                 hold=True, in_group=False, once=False):  # fmt: skip
         if initial not in ("auto", "compare", "full"):
             raise ValueError(f"initial: {initial!r} is not auto, compare or full")
         self.phase = "new"
@@ -66,7 +67,8 @@ class SourceMachine(SourceReplies, SourceCompare, SourceConnections):
         self._to_search = False  # the base is made of digests without leaf pages
         self._wanted, self._asked = [], []  # granules whose pages are to be had; those asked for that have not come
         self._error = None  # why it is giving up
-        self._hold, self._in_group = hold, in_group
+        self._hold, self._in_group, self._once = hold, in_group, once
+        self._found = None  # the Finish of a run that found what it was to make
         self._unreadable = ()  # valid from holding on
 
     # ---- events of the driver ----
@@ -171,7 +173,7 @@ class SourceMachine(SourceReplies, SourceCompare, SourceConnections):
             error = QrepError(f"{type(action).__name__}: {error}")
         if self.phase == "done":
             # Committed all the same. Pending digests stay for the next State to fold, a run record for the next start to clear.
-            snapshot = do.ReleaseSnapshot(self.record.snapshot)
+            snapshot = do.ReleaseSnapshot(self.record.snapshot if self.record is not None else "")
             return [self._finish()] if isinstance(action, (do.ClearRun, do.ReleaseSnapshot)) else [snapshot, self._finish()]
         if self.phase in ("failed", "degraded"):
             return [do.Fail(self._error, self.phase == "degraded")]
@@ -258,7 +260,7 @@ class SourceMachine(SourceReplies, SourceCompare, SourceConnections):
         return [*done, do.ClearRun(), do.ReleaseSnapshot(record.snapshot if record else ""), do.Fail(error, False)]
 
     def _finish(self):
-        return do.Finish(self.record.new, self._counter, self.record.fuzzy, self._was_resumed)
+        return self._found or do.Finish(self.record.new, self._counter, self.record.fuzzy, self._was_resumed)
 
     def _superseded(self):
         self.phase = "failed"

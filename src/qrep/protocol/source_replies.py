@@ -49,12 +49,17 @@ class SourceReplies:
             # Settle, first branch: the acknowledgement was lost, the commit was not.
             done.append(do.FoldPending())
             self._map_tag, self._pending_new = self._pending_new, None
+        fuzzy = self.record is not None and self.record.fuzzy
         if self.record is not None and self.record.new == state.committed:
             done += [do.ClearRun(), do.ReleaseSnapshot(self.record.snapshot)]
             if self._committing == state.committed:  # of this very run: it is over
                 self._go("done")
                 return [*done, self._finish()]
             self.record = None  # of a run whose process is gone: this one makes a generation of its own
+        if self._once and self._map_tag == state.committed != NO_ID:
+            self._go("done")
+            self._found = do.Finish(state.committed, state.counter, fuzzy, False)
+            return [*done, self._found]
         if self._may_resume(state):
             self._resuming = self._was_resumed = True
             if not self._base_ready:

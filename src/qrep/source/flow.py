@@ -121,7 +121,7 @@ class Run:
             shape=(self.geometry.size, request.leaf_size, request.granule_size, min(4096, request.device.io_alignment)),
             pending_new=pending.tag if pending is not None else None, record=self._run_file.load(), epoch=0, draw=secrets.token_bytes,
             initial=request.initial, connections=self._connections.count, frame_limit=max(request.frame_limit, request.leaf_size),
-            hold=request.hold,
+            hold=request.hold, once=request.once,
         )  # fmt: skip
 
     def _run_to_the_end(self):

@@ -33,6 +33,7 @@ class RunRequest:
     snapshot_name: str = field(default="")
     hints: bool = False  # keep the snapshot of the last committed generation, and read only what the backend says may have changed since
     hint_sample: float | None = None  # the share, 0 to 1, of what a hint leaves out that is read all the same; None: source/hints.py decides
+    once: bool = False  # mode copy: what was committed is the end of it, also for a run that finds it so
     wanted: object = None  # a callable: how many connections the way has that was just dialled; None: as many as before
 
     def __post_init__(self):
