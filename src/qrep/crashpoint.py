@@ -26,6 +26,7 @@ POINTS = {
     "undo-create-before": "an undo file is about to be made",
     "undo-create-durable": "and is, with its header",
     "undo-prune-before": "an undo file that is not needed any more is about to go",
+    "undo-cut-before": "the undo file of a sync point that nobody wants any more is about to go, the oldest first",
     "undo-restore-before": "before-images are about to be put back",
     "undo-restore-batch": "in the middle of that",
     "rollback-undo-durable": "what a rollback will overwrite is logged",

@@ -4,6 +4,8 @@
                                          when it has done what it was asked for
     ends.py rollback DEVICE STATE COUNTER  puts a sync point back, prints its counter
     ends.py take-over|give-up|role DEVICE STATE  changes the role, or none; prints what the volume is then
+    ends.py delete DEVICE STATE COUNTER    gives a sync point up
+    ends.py points DEVICE STATE            prints {counter: BLAKE3 of what a sync point shows} of all there are
     ends.py source DEVICE STATE PORT [none|reflink|hints] [resize]  one run; prints its report as a JSON line. hints: reflink, and the
                                          last generation's snapshot is kept. resize: it begins with one connection,
                                          slowly, gets two more, loses them, and goes on at full speed
@@ -15,6 +17,8 @@ import socket
 import sys
 import threading
 import time
+
+import blake3
 
 from qrep import device
 from qrep._native.bucket import Bucket
@@ -90,6 +94,26 @@ def change_role(path, state, what):
     volume.close()
 
 
+def delete(path, state, counter):
+    volume = open_volume(path, state)
+    (point,) = [point for point in volume.sync_points() if point.counter == int(counter)]
+    volume.delete_point(point.id)
+    volume.close()
+
+
+def points(path, state):
+    """Each is copied out and hashed by the packaged blake3: nothing of what wrote the undo files is asked."""
+    volume, found = open_volume(path, state), {}
+    for point in volume.sync_points():
+        copy = os.path.join(state, "copy")
+        volume.copy_out(point.id, copy)
+        with open(copy, "rb") as file:
+            found[point.counter] = blake3.blake3(file.read()).hexdigest()
+        os.unlink(copy)
+    print(json.dumps(found), flush=True)
+    volume.close()
+
+
 def resize(run, buckets):
     """Connections come and go while the first granules are under way."""
 
@@ -138,7 +162,7 @@ def main(arguments):
     if arguments[0] in ("take-over", "give-up", "role"):
         change_role(*arguments[1:], arguments[0])
         return
-    {"target": target, "rollback": rollback, "source": source}[arguments[0]](*arguments[1:])
+    {"target": target, "rollback": rollback, "delete": delete, "points": points, "source": source}[arguments[0]](*arguments[1:])
 
 
 if __name__ == "__main__":

@@ -114,14 +114,16 @@ class Oracle:
                 raise Violation(f"INV-I: the map of {who} lies about granule {index} of {tag.hex()[:8]}")
 
     def retained(self, target):
-        """INV-K: every retained sync point can still be shown."""
+        """INV-K: every sync point that was asked for can still be shown; so many as were made, or as are kept."""
         content = bytearray(self.images[self.chain[-1]])
-        record = target.machine.record
-        for new in record.chain(target.sync_points):
+        first = max(i for i, new in enumerate(self.chain) if not i or new in self.firsts)  # nothing is kept before it
+        wanted = min(target.sync_points, len(self.chain) - 1 - first)
+        new, shown = target.machine.record.committed_id, 0
+        if target.machine.chain[0] != new or len(target.machine.chain) <= wanted:
+            raise Violation("INV-K: the machine does not know what is within reach")
+        while shown < wanted:
             file = target.undo.get(new)
             if file is None:
-                if new == self.chain[0] or new in self.firsts:
-                    return  # the first generation has nothing before it
                 raise Violation("INV-K: the undo file of a retained generation is missing")
             header = records.UndoHeader.unpack(bytes(file.cache[: records.UNDO_HEADER_SIZE]))
             try:
@@ -132,6 +134,9 @@ class Oracle:
             base = header.base_id
             if base not in self.images or bytes(content) != self.images[base]:
                 raise Violation("INV-K: a retained sync point does not show its image")
+            new, shown = base, shown + 1
+        if target.machine.phase == "idle" and len(target.undo) > wanted:
+            raise Violation(f"{len(target.undo)} undo files are kept for {wanted} sync points")
 
 
 def before_images(file, header, size):

@@ -174,7 +174,7 @@ class Scenario:
         new, attempt = random.randbytes(16), random.getrandbits(64) or 1
 
         def go():
-            chain = target.machine.record.chain(target.sync_points + 1)
+            chain = target.machine.chain
             if target.machine.phase != "idle" or len(chain) < 2:
                 return []
             return target.machine.rollback(random.choice(chain[1:]), new, attempt)

@@ -3,6 +3,7 @@
 import errno
 from collections import deque
 
+from qrep import retention
 from qrep._native import disk as records
 from qrep._native import hasher, wire
 from qrep.errors import DamagedError, ProtocolError
@@ -87,7 +88,7 @@ class Target(Process, Roles):
             record = TargetRecord(**{name: getattr(block, name) for name in FIELDS})
         except records.RecordDamaged:
             record = None
-        self.machine = self.machine_class(record, capacity=self.geometry.size, sector_size=512, sync_points=self.sync_points)
+        self.machine = self.machine_class(record, capacity=self.geometry.size, sector_size=512, chain=self.way_back(record))
         self.run = self.checkpoint = None
         self.states = self.values = self.marked = None
         self.load_map()
@@ -554,9 +555,34 @@ class Target(Process, Roles):
 
     def _prune_undo(self, action):
         yield 0
+        chain = self.way_back(self.machine.record)
         for new in list(self.undo):
-            if new not in action.keep and new != self.machine.record.open_new_id:
+            if new not in chain and new != self.machine.record.open_new_id:
                 del self.undo[new]
+
+    def way_back(self, record):
+        """Ids within reach, newest first, by the headers of the undo files."""
+        chain = [record.committed_id] if record is not None and record.committed_id != say.NO_ID else []
+        while chain and chain[-1] in self.undo:
+            file = self.undo[chain[-1]]
+            base = records.UndoHeader.unpack(bytes(file.cache[: records.UNDO_HEADER_SIZE])).base_id
+            if base in chain:
+                break
+            chain.append(base)
+        return chain
+
+    def _retain(self, action):
+        """As target/keeping.py: by the policy, from the oldest end."""
+        yield 0
+        chain = self.way_back(self.machine.record)
+        plan = self.plan([retention.Point(new, len(chain) - i) for i, new in enumerate(chain)])
+        for new in reversed(chain[chain.index(plan.cut[0]) - 1 :] if plan.cut else ()):
+            self.undo.pop(new, None)
+            yield self.world.delay(0.002)  # a place to be killed at
+        self.machine.set_chain(self.way_back(self.machine.record))
+
+    def plan(self, points):
+        return retention.plan(points, retention.Policy(count=self.sync_points))
 
     def _scan(self, action):
         states, values, step = bytearray(), bytearray(), self.geometry.granule_size
@@ -618,7 +644,7 @@ class Target(Process, Roles):
         do.SendResumed: _send_resumed, do.WaitLanes: _wait_lanes, do.DrainLanes: _drain_lanes, do.CollectManifest: _collect_manifest,
         do.FlushDevice: _flush_device, do.TakeCheckpoint: _take_checkpoint, do.SaveCheckpoint: _save_checkpoint,
         do.ForgetCheckpoint: _forget_checkpoint, do.RestoreUndo: _restore_undo, do.ApplyPoint: _apply_point,
-        do.WritePendingMap: _write_pending_map, do.SettleMap: _settle_map, do.ForgetMap: _forget_map, do.PruneUndo: _prune_undo,
+        do.WritePendingMap: _write_pending_map, do.SettleMap: _settle_map, do.ForgetMap: _forget_map, do.PruneUndo: _prune_undo, do.Retain: _retain,
         do.Scan: _scan, do.SendLeaves: _send_leaves, do.Reply: _send_message, do.CloseSession: _close_session, do.Faulted: _faulted, do.RecordPoint: _nothing,
         do.RolledBack: _nothing, do.RollbackFailed: _nothing, do.HoldOpen: _nothing, do.Abandoned: _nothing,
     } | Roles.role_performers  # fmt: skip

@@ -3,6 +3,7 @@
 import msgspec
 import pytest
 
+from qrep import retention
 from qrep._native import hasher, wire
 from qrep.protocol import actions as do
 from qrep.protocol import messages as say
@@ -225,7 +226,7 @@ def map_of_the_target_kept_without_a_tag():
     """The target's own map is believed whatever it describes."""
 
     def _tidy(self):
-        return [do.PruneUndo(self._keep())]
+        return [do.PruneUndo(self.record.committed_id)]
 
     def load(self):
         Target.load_map(self)
@@ -238,9 +239,25 @@ def map_of_the_target_kept_without_a_tag():
 
 
 def undo_pruned_too_early():
-    """The undo files of retained sync points are removed with each commit."""
+    """One sync point more than nobody wants is given up with each commit."""
 
-    return {"target_class": target_with(_keep=lambda self: self.record.chain(self._sync_points)[:1])}
+    def plan(self, points):
+        return retention.plan(points, retention.Policy(count=max(0, self.sync_points - 1)))
+
+    return {"target_class": type("DefectTarget", (Target,), {"plan": plan})}
+
+
+class Forgetful(Controller):
+    """A source without randomness to speak of: it names a new generation as one before it was named."""
+
+    def draw(self, size):
+        used = self.oracle.chain
+        return self.world.random.choice(used) if size == 16 and used and self.world.chance(0.3) else super().draw(size)
+
+
+def an_id_used_before_taken_again():
+    """Begin does not look for the ids of what is within reach: the way back would lead in a circle."""
+    return {"target_class": target_with(used_ids=lambda self: {say.NO_ID}), "controller_class": Forgetful, "focus": {"controllers": 1}}
 
 
 BAD_BLOCKS = {"weights": {"source_bad": 2, "target_bad": 2, "cut": 1, "kill_target": 1}, "pace": 1, "latency": 0.001}
@@ -593,7 +610,7 @@ DEFECTS = [
     unwritten_blocks_committed, a_granule_in_parts_counted_as_whole, a_block_that_takes_no_write_left_out_of_a_rollback,
     the_image_after_one_with_bad_blocks_taken_for_the_same, unreadable_granules_left_out, frames_of_any_session_taken, leaf_pages_of_a_lying_target_believed,
     lanes_that_all_left_taken_for_the_end_of_the_work, given_up_under_the_id_of_before, given_up_without_a_flush, given_up_while_the_host_writes,
-    sync_points_kept_by_a_volume_that_took_over, a_run_admitted_by_a_primary_volume,
+    sync_points_kept_by_a_volume_that_took_over, a_run_admitted_by_a_primary_volume, an_id_used_before_taken_again,
 ]  # fmt: skip
 
 
@@ -622,6 +639,11 @@ def test_a_defect_is_caught(defect):
 def test_a_run_whose_connections_all_left_is_resumed():
     for seed in range(60):
         Scenario(seed, controller_class=Careless, focus=RESIZED).play()
+
+
+def test_an_id_of_what_is_within_reach_is_refused_and_the_run_goes_on_with_another():
+    for seed in range(40):
+        Scenario(seed, controller_class=Forgetful, focus={"controllers": 1}).play()
 
 
 def changed_and_changed_back(*, focus=None, **classes):

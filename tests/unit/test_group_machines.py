@@ -76,7 +76,7 @@ def test_only_the_prepared_attempt_of_this_session_is_decided():
 def test_the_superblock_follows_the_record_and_the_record_goes_before_anything_else_happens():
     target = prepared()
     actions = target.decided()
-    assert [type(action).__name__ for action in actions] == ["WriteSuperblock", "SettleGroup", "Reply", "RecordPoint", "SettleMap", "PruneUndo"]
+    assert [type(action).__name__ for action in actions] == ["WriteSuperblock", "SettleGroup", "Reply", "RecordPoint", "SettleMap", "PruneUndo", "Retain"]
     assert replies(actions) == [say.Committed(target.record.committed_id, 6)]
 
 
@@ -87,7 +87,7 @@ def opened(kind=OPEN_RUN):
 def test_recovery_rolls_forward_exactly_the_attempt_that_a_record_names():
     target = opened()
     actions = target.start(False, Decided(COMMITTED.volume_id, 7, b"n" * 16, (False, 5)))
-    assert [type(action).__name__ for action in actions] == ["ConfirmSuperblock", "WriteSuperblock", "SettleGroup", "RecordPoint", "SettleMap", "PruneUndo"]
+    assert [type(action).__name__ for action in actions] == ["ConfirmSuperblock", "WriteSuperblock", "SettleGroup", "RecordPoint", "SettleMap", "PruneUndo", "Retain"]
     assert target.record.committed_id == b"n" * 16 and target.phase == "idle"
     assert isinstance(opened().start(False)[-1], do.RestoreUndo)
 

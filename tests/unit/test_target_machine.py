@@ -29,8 +29,13 @@ def hello(epoch=1, **changes):
     return say.Hello(**{**fields, **changes})
 
 
-def machine(record=COMMITTED, *, checkpoint=False, capacity=SIZE, sync_points=7, greeted=True):
-    target = TargetMachine(record, capacity=capacity, sector_size=512, sync_points=sync_points)
+def chain_of(record):
+    """As the undo files would have it, one for each id of the history."""
+    return (record.committed_id, *record.history) if record.committed_id != NO_ID else ()
+
+
+def machine(record=COMMITTED, *, checkpoint=False, capacity=SIZE, greeted=True):
+    target = TargetMachine(record, capacity=capacity, sector_size=512, chain=chain_of(record))
     target.start(checkpoint)
     if greeted:
         target.connected("a")
@@ -54,7 +59,7 @@ def prepared(record=COMMITTED):
 
 def test_a_start_with_nothing_open_only_tidies():
     target = TargetMachine(COMMITTED, capacity=SIZE, sector_size=512)
-    assert target.start(False) == [do.ConfirmSuperblock(), do.SettleMap(T), do.PruneUndo((T, OTHER))]
+    assert target.start(False) == [do.ConfirmSuperblock(), do.SettleMap(T), do.PruneUndo(T)]
     assert target.phase == "idle"
 
 
@@ -63,7 +68,7 @@ def test_a_start_with_an_open_generation_restores_flushes_clears_and_only_then_f
     target = TargetMachine(COMMITTED.opened(kind, NEW, 7), capacity=SIZE, sector_size=512)
     assert target.start(False) == [do.ConfirmSuperblock(), do.RestoreUndo(T, NEW, 7)]
     assert target.phase == "recovering"
-    assert target.undo_restored() == [do.FlushDevice(), do.WriteSuperblock(COMMITTED), do.SettleMap(T), do.PruneUndo((T, OTHER))]
+    assert target.undo_restored() == [do.FlushDevice(), do.WriteSuperblock(COMMITTED), do.SettleMap(T), do.PruneUndo(T)]
     assert target.phase == "idle"
 
 
@@ -72,7 +77,7 @@ def test_an_initial_attempt_goes_on_from_its_checkpoint_and_is_dropped_without_o
     assert kept.phase == "open"
     assert names(kept.message("a", say.Resume(7, 1, LEAF, True))) == ["StartLanes", "SendResumed"]
     dropped = TargetMachine(EMPTY.opened(OPEN_RUN, NEW, 7), capacity=SIZE, sector_size=512)
-    assert dropped.start(False) == [do.ConfirmSuperblock(), do.WriteSuperblock(EMPTY), do.ForgetCheckpoint(), do.ForgetMap(), do.PruneUndo(())]
+    assert dropped.start(False) == [do.ConfirmSuperblock(), do.WriteSuperblock(EMPTY), do.ForgetCheckpoint(), do.ForgetMap(), do.PruneUndo(NO_ID)]
 
 
 def test_what_a_dead_predecessor_wrote_is_confirmed_before_anything_is_done_on_its_word():
@@ -254,12 +259,12 @@ def test_a_place_beyond_the_end_cannot_be_held():
 def test_commit_is_one_superblock_write_before_everything_else():
     target = prepared()
     actions = target.message("a", say.Commit(7))
-    assert names(actions) == ["WriteSuperblock", "Reply", "RecordPoint", "SettleMap", "PruneUndo"]
+    assert names(actions) == ["WriteSuperblock", "Reply", "RecordPoint", "SettleMap", "PruneUndo", "Retain"]
     record = actions[0].record
     assert (record.committed_id, record.committed_counter, record.history, record.open_attempt) == (NEW, 6, (T, OTHER), 0)
     assert replies(actions) == [say.Committed(NEW, 6)]
     assert actions[2] == do.RecordPoint(NEW, 6, True, 99)
-    assert actions[-1].keep == (NEW, T, OTHER)
+    assert target.chain == (NEW, T, OTHER)
 
 
 def test_a_commit_of_another_attempt_or_before_prepare_or_twice_is_refused():
@@ -338,7 +343,7 @@ def test_a_rollback_is_a_generation_of_its_own():
     actions = target.rollback(OTHER, NEW, 9)
     assert actions == [do.CreateUndo(T, NEW, 9), do.WriteSuperblock(target.record), do.ApplyPoint(OTHER, (T,), 9)]
     assert target.record.open_kind == OPEN_ROLLBACK
-    assert names(target.point_applied()) == ["FlushDevice", "WriteSuperblock", "SettleMap", "PruneUndo", "CloseSession", "RolledBack"]
+    assert names(target.point_applied()) == ["FlushDevice", "WriteSuperblock", "SettleMap", "PruneUndo", "CloseSession", "RolledBack", "Retain"]
     assert (target.record.committed_id, target.record.history) == (NEW, (T, OTHER))
 
 

@@ -59,7 +59,7 @@ def test_taking_over_ends_the_session_then_writes_one_sector_then_gives_the_undo
     target = machine()
     done = target.take_over(NEW)
     assert names(done) == ["CloseSession", "WriteSuperblock", "PruneUndo"] and target.phase == "primary"
-    assert (done[1].record.role, done[1].record.committed_id, done[1].record.history) == (PRIMARY, NEW, ()) and done[2].keep == ()
+    assert (done[1].record.role, done[1].record.committed_id, done[1].record.history) == (PRIMARY, NEW, ()) and done[2].committed == NEW
     assert done[1].record.committed_counter == COMMITTED.committed_counter + 1 and done[1].record.max_epoch == target.record.max_epoch
 
 

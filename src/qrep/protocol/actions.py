@@ -194,9 +194,15 @@ class RecordPoint(NamedTuple):
 
 
 class PruneUndo(NamedTuple):
-    """Remove every undo file that is not of one of these generations. A file that stays is the driver's warning; does not raise."""
+    """Remove the undo files that do not lead back from `committed`: of attempts that were given up, and what an interrupted Retain left. NO_ID:
+    all of them. Where a header on the way cannot be believed, what lies behind it stays. A file that stays is the driver's warning; does not raise."""
 
-    keep: tuple  # of ids, newest first
+    committed: bytes
+
+
+class Retain(NamedTuple):
+    """A generation was committed: give up the oldest sync points, as far as nobody wants them any more (retention.py), and tell set_chain() what
+    is left. Which are wanted is the target's own business; no message decides it. Does not raise."""
 
 
 class ApplyPoint(NamedTuple):

@@ -21,7 +21,7 @@ class TargetRecord(msgspec.Struct, frozen=True):
     open_kind: int = OPEN_NONE
     open_new_id: bytes = NO_ID
     open_attempt: int = 0
-    history: tuple = ()  # earlier committed ids, newest first, at most HISTORY_MAX
+    history: tuple = ()  # earlier committed ids, newest first, at most HISTORY_MAX; which are within reach, the undo files say
 
     def opened(self, kind, new, attempt):
         return msgspec.structs.replace(self, open_kind=kind, open_new_id=new, open_attempt=attempt)
@@ -53,10 +53,6 @@ class TargetRecord(msgspec.Struct, frozen=True):
 
     def _changed_role(self, role, new):
         return msgspec.structs.replace(self.closed(), role=role, committed_id=new, committed_counter=self.committed_counter + 1, history=())
-
-    def chain(self, count):
-        """Ids whose undo files lead back to the last `count` sync points: the way from chain[i] goes to the one before it."""
-        return (self.committed_id, *self.history)[:count] if self.committed_id != NO_ID else ()
 
 
 class Decided(msgspec.Struct, frozen=True):

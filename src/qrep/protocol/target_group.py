@@ -35,7 +35,7 @@ class TargetGroup:
         """The open generation becomes the committed one. in_group: a durable record says so already; it is done with once the superblock is written."""
         self._go("idle")
         initial = self.record.committed_id == NO_ID
-        self.record = self.record.committed()
+        self._advance()
         self._applied = self._checkpoints = False
         new, counter = self.record.committed_id, self.record.committed_counter
         point, self._point = self._point, None
@@ -46,6 +46,7 @@ class TargetGroup:
             *([do.ForgetCheckpoint()] if initial else []),
             do.RecordPoint(new, counter, *point),
             *self._tidy(),
+            do.Retain(),
         ]
 
     def _roll_forward(self, decided):

@@ -22,13 +22,13 @@ class TargetMachine(TargetRequests, TargetGroup, TargetRoles):
     """One target volume.
 
     record: TargetRecord or None when both superblock slots are bad. capacity: bytes of the device. sector_size: bytes.
-    sync_points: how many committed generations stay within reach of a rollback (0 to HISTORY_MAX).
-    Public: phase (a key of states.TARGET), record (what the superblock says or is being told), session (the current handle or None).
+    chain: ids of the generations within reach, newest first, the committed one first, as the headers of the undo files have them.
+    Public: phase (a key of states.TARGET), record (what the superblock says or is being told), session (the current handle or None), chain.
     """
 
-    def __init__(self, record, *, capacity, sector_size, sync_points=7):
-        self.set_sync_points(sync_points)
+    def __init__(self, record, *, capacity, sector_size, chain=()):
         self.record = record
+        self.set_chain(chain)
         self.phase = "down"
         self.session = None
         self._capacity, self._sector_size = capacity, sector_size
@@ -117,10 +117,10 @@ class TargetMachine(TargetRequests, TargetGroup, TargetRoles):
         """Put sync point `point` back as a generation of its own. new, attempt: fresh random ids. Raises ProtocolError if it cannot be."""
         if self.phase != "idle":
             raise ProtocolError("a rollback needs a volume without an open generation")
-        chain = self.record.chain(self._sync_points + 1)
+        chain = self.chain
         if point not in chain or point == self.record.committed_id:
             raise ProtocolError("that sync point is not retained")
-        if new == NO_ID or not attempt or new in chain:
+        if new in self.used_ids() or not attempt:
             raise ProtocolError("a rollback needs fresh ids")
         self._go("rolling")
         base = self.record.committed_id
@@ -168,13 +168,13 @@ class TargetMachine(TargetRequests, TargetGroup, TargetRoles):
     def point_applied(self):
         self._check("point_applied")
         self._go("idle")
-        self.record = self.record.committed()
+        self._advance()
         point, self._point = self._point, None
         # What a session was told, and has read since, is of another generation: it begins anew.
         handle, self.session = self.session, None
         close = [] if handle is None else [do.CloseSession(handle, "the volume was rolled back meanwhile")]
         # R4: the content is flushed before the one sector that makes it the committed generation.
-        return [do.FlushDevice(), do.WriteSuperblock(self.record), *self._tidy(), *close, do.RolledBack(self.record.committed_id, point)]
+        return [do.FlushDevice(), do.WriteSuperblock(self.record), *self._tidy(), *close, do.RolledBack(self.record.committed_id, point), do.Retain()]
 
     def failed(self, action, error):
         """`action` raised `error`, the rest of its list was dropped. What is returned takes its place."""
@@ -187,7 +187,7 @@ class TargetMachine(TargetRequests, TargetGroup, TargetRoles):
                 self._applied = self._lanes = False
                 self._go("idle")
                 told = [do.RollbackFailed(str(error))] if rolling else self._reply(handle, say.Aborted(action.attempt, f"undo: {error}"[:2000]))
-                return [do.PruneUndo(self._keep()), *told]
+                return [do.PruneUndo(self.record.committed_id), *told]
             case do.WaitLanes():
                 self._prepare, self._lanes = None, True
                 self._go("open")
@@ -217,22 +217,30 @@ class TargetMachine(TargetRequests, TargetGroup, TargetRoles):
     def _check(self, event):
         assert event in states.TARGET[self.phase], f"{event} while {self.phase}"
 
-    def set_sync_points(self, count):
-        """From the next commit on. Raises ValueError."""
-        if not 0 <= count <= say.HISTORY_MAX:
-            raise ValueError(f"sync_points: {count} is not between 0 and {say.HISTORY_MAX}")
-        self._sync_points = count
+    def set_chain(self, chain):
+        """What is within reach now: found at the start, or after sync points were given up. May be told at any time, also while actions are done."""
+        committed = self.record.committed_id if self.record else NO_ID
+        assert not chain or chain[0] == committed, "a chain that does not begin with what is committed"
+        self.chain = tuple(chain) or ((committed,) if committed != NO_ID else ())
+
+    def used_ids(self):
+        """Ids that no new generation may bear."""
+        record = self.record
+        return {NO_ID, record.committed_id, record.open_new_id, *record.history, *self.chain}
+
+    def _advance(self):
+        """What is open becomes what is committed; the one before is within reach by its undo file, if there is one."""
+        earlier = self.chain if self.record.committed_id != NO_ID else ()
+        self.record = self.record.committed()
+        self.chain = (self.record.committed_id, *earlier)
 
     def _go(self, phase):
         allowed = {phase for targets in states.TARGET[self.phase].values() for phase in targets}
         assert phase in allowed, f"{self.phase} does not lead to {phase}"
         self.phase = phase
 
-    def _keep(self):
-        return self.record.chain(self._sync_points)
-
     def _tidy(self):
-        return [do.SettleMap(self.record.committed_id), do.PruneUndo(self._keep())]
+        return [do.SettleMap(self.record.committed_id), do.PruneUndo(self.record.committed_id)]
 
     def _restore(self):
         return do.RestoreUndo(self.record.committed_id, self.record.open_new_id, self.record.open_attempt)
@@ -264,7 +272,7 @@ class TargetMachine(TargetRequests, TargetGroup, TargetRoles):
     def _drop_initial(self):
         """Nothing was committed, so nothing is put back: what the device holds is nobody's generation, and nobody claims to know it."""
         self.record = self.record.closed()
-        return [do.WriteSuperblock(self.record), do.ForgetCheckpoint(), do.ForgetMap(), do.PruneUndo(())]
+        return [do.WriteSuperblock(self.record), do.ForgetCheckpoint(), do.ForgetMap(), do.PruneUndo(NO_ID)]
 
     def _fault(self, reason):
         done = self._stop_lanes(checkpoint=False)

@@ -101,8 +101,7 @@ class TargetRequests:
             return self._reply(handle, say.Nak(begin.attempt, "base", say.NAK_CODES["base"]))
         if record.role != say.REPLICA:
             return self._reply(handle, say.Nak(begin.attempt, "role", say.NAK_CODES["role"]))
-        used = (NO_ID, record.committed_id, record.open_new_id, *record.history)
-        if begin.new in used or begin.attempt in (0, record.open_attempt):
+        if begin.new in self.used_ids() or begin.attempt in (0, record.open_attempt):
             return self._reply(handle, say.Nak(begin.attempt, "id", say.NAK_CODES["id"]))
         if begin.frame_limit < record.leaf_size or begin.frame_limit & (begin.frame_limit - 1):
             raise ProtocolError(f"frames of {begin.frame_limit} bytes do not fit leaves of {record.leaf_size}")

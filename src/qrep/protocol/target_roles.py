@@ -27,9 +27,10 @@ class TargetRoles:
         self._check_fresh(new)
         self._go("primary")
         self.record = self.record.taken_over(new)
+        self.set_chain((new,))
         handle, self.session = self.session, None
         close = [] if handle is None else [do.CloseSession(handle, "the volume is primary now")]
-        return [*close, do.WriteSuperblock(self.record), do.PruneUndo(())]
+        return [*close, do.WriteSuperblock(self.record), do.PruneUndo(new)]
 
     def give_up(self, new, frozen_at_ns, equal=NO_ID):
         """From primary to replica; its content becomes generation `new`. The driver holds the claim, so nobody writes any more.
@@ -49,6 +50,7 @@ class TargetRoles:
         self._go("idle")
         (new, frozen_at_ns), self._giving = self._giving, None
         self.record = self.record.given_up(new)
+        self.set_chain((new,))
         point = do.RecordPoint(new, self.record.committed_counter, False, frozen_at_ns)
         return [do.FlushDevice(), do.WriteSuperblock(self.record), point, *self._tidy(), do.GivenUp(new, "")]
 
@@ -59,7 +61,7 @@ class TargetRoles:
         return [do.GivenUp(NO_ID, str(error))]
 
     def _check_fresh(self, new):
-        if new in (NO_ID, self.record.committed_id, *self.record.history):
+        if new in self.used_ids():
             raise ProtocolError("a change of role needs a fresh id")
 
     def _is_primary(self):

@@ -173,13 +173,15 @@ class TargetDriver(RoleChanges):
 
     def _prune_undo(self, action):
         try:
-            self.undo.prune(action.keep)
+            chain = self.undo.prune(action.committed)
             self.epoch.change()
-            record = self.machine.record
-            if record.history and record.committed_id in action.keep and self.undo.size(record.committed_id):
-                self.undo.trim(record.history[0], record.committed_id)
+            if len(chain.ids) > 1:
+                self.undo.trim(chain.ids[1], chain.ids[0])
         except (OSError, DamagedError) as err:
             log.warning("%s: an undo file that is not needed any more stays: %s", self.name, err)
+
+    def _retain(self, action):
+        self.retain()
 
     def _record_point(self, action):
         try:
@@ -188,8 +190,7 @@ class TargetDriver(RoleChanges):
             log.warning("%s: the sync point's time could not be noted: %s", self.name, err)
 
     def _apply_point(self, action):
-        attempt, record = self._attempt, self.machine.record
-        chain = record.chain(len(record.history) + 1)
+        attempt, record, chain = self._attempt, self.machine.record, self.machine.chain
         undo_log = rollback.UndoLog(
             attempt.undo_fd, self.device_fd, attempt.base_id, action.attempt, self.geometry.size, self._undo_limit(attempt), attempt.marks
         )
@@ -414,7 +415,7 @@ class TargetDriver(RoleChanges):
     _handlers = {
         do.WriteSuperblock: _write_superblock, do.ConfirmSuperblock: _confirm_superblock, do.Reshape: _reshape,
         do.SettleGroup: Member._settle_group, do.ForgetMap: _forget_map, do.SettleMap: _settle_map,
-        do.WritePendingMap: _write_pending_map, do.CreateUndo: _create_undo, do.RestoreUndo: _restore_undo, do.PruneUndo: _prune_undo,
+        do.WritePendingMap: _write_pending_map, do.CreateUndo: _create_undo, do.RestoreUndo: _restore_undo, do.PruneUndo: _prune_undo, do.Retain: _retain,
         do.RecordPoint: _record_point, do.ApplyPoint: _apply_point, do.RolledBack: _rolled_back, do.RollbackFailed: _rollback_failed,
         do.StartLanes: _start_lanes, do.AddLanes: _add_lanes, do.SendAdded: _send_added, do.SendBegan: _send_began, do.SendResumed: _send_resumed, do.WaitLanes: _wait_lanes,
         do.DrainLanes: _drain_lanes, do.CollectManifest: _collect_manifest, do.FlushDevice: _flush_device,

@@ -1,20 +1,60 @@
 """What people do with a target volume's sync points: list, roll back, copy out, delete, say how many are kept."""
 
+import contextlib
+import dataclasses
+import itertools
+import logging
 import secrets
+from collections import Counter
 
+from qrep import retention
 from qrep.errors import DamagedError, NotFound, QrepError, Refused
 from qrep.protocol.actions import RollbackFailed
 from qrep.target import rollback
 
+log = logging.getLogger("qrep.target")
+
 
 class Keeping:
-    """Mixed into TargetVolume, whose lock, machine, undo, points and device it uses."""
+    """Mixed into TargetVolume, whose lock, machine, undo, points, device and policy it uses."""
 
     def sync_points(self):
         """The points.SyncPoints within reach, newest first; the first is what the device holds."""
         with self.lock:
             self._check_in_service()
-            return self.points.list(self.machine.record, self.undo, self._sync_points)
+            return self.points.list(self.machine.record, self._within_reach(), self.undo)
+
+    def _within_reach(self):
+        """Ids, newest first, as the undo files on disk have them now."""
+        chain = self.undo.chain(self.machine.record.committed_id)
+        if chain.damage:
+            log.warning("%s: sync points behind %s are out of reach: %s", self.name, chain.ids[-1].hex(), chain.damage)
+        self.machine.set_chain(chain.ids)
+        return self.machine.chain
+
+    @contextlib.contextmanager
+    def pin(self, point):
+        """While in use (`with volume.pin(id):`), a sync point is neither pruned nor merged away, whatever is said meanwhile. It may be taken more
+        than once, also while a run is open. Those between it and the present one may be merged: keep open what you read, or look anew for the
+        way under the lock. Raises NotFound."""
+        point = bytes(point)
+        with self.lock:
+            self._find(point)
+            self._pins[point] += 1
+        try:
+            yield
+        finally:
+            with self.lock:
+                self._pins[point] -= 1
+                self._pins += Counter()  # drops what is not positive
+
+    def way_to(self, point):
+        """[(new, base)] ids of the undo files that lead from what is committed back to a sync point, in the order in which they are put over the
+        device. Raises NotFound. Hold the lock for as long as the names must mean these files."""
+        with self.lock:
+            self._find(point)
+            chain = self.machine.chain
+            return list(itertools.pairwise(chain[: chain.index(bytes(point)) + 1]))
 
     def rollback(self, point, progress=None):
         """Put a sync point back as a new generation. point: its id (16 bytes). progress(bytes). Returns the SyncPoint it became.
@@ -40,7 +80,7 @@ class Keeping:
         with self.lock:
             self._check_idle()
             self._find(point)
-            chain = self.machine.record.chain(self._sync_points + 1)
+            chain = self.machine.chain
             way = chain[: chain.index(bytes(point))]
             return rollback.copy_out(
                 self.undo, chain, way, self.device_fd, path, is_file=self.device.kind == "file", overwrite=overwrite, progress=progress
@@ -60,14 +100,40 @@ class Keeping:
             points = self.sync_points()
             if self._find(point) != points[-1] or len(points) < 2:
                 raise Refused(f"{self.name}: only the oldest sync point can be deleted", hint="qrep snapshot VOLUME lists them", code="not-oldest")
-            self.undo.prune([kept.id for kept in points[:-2]])
+            self._check_not_pinned(point)
+            self.undo.cut([points[-2].id])
+            self.epoch.change()
+            self._within_reach()
 
-    def set_sync_points(self, count):
-        """How many earlier generations stay within reach, from the next commit on."""
+    # ---- retention ----
+
+    def set_policy(self, **changes):
+        """Fields of retention.Policy, from the next commit on. count and grid are what a source asks for; the floor is the target's own."""
         with self.lock:
-            self._sync_points = count
-            if self.machine is not None:
-                self.machine.set_sync_points(count)
+            self.policy = dataclasses.replace(self.policy, **changes)
+
+    def retention(self):
+        """The retention.Plan for what is within reach now, by the policy of now. Changes nothing."""
+        with self.lock:
+            self._check_in_service()
+            return retention.plan(self.points.aged(self._within_reach()), self.policy, frozenset(self._pins))
+
+    def retain(self):
+        """Give up the oldest sync points, as far as the policy wants none of them. Those in the middle: thin(). Does not raise."""
+        with self.lock:
+            try:
+                plan = self.retention()
+                if plan.cut:
+                    chain = self.machine.chain
+                    self.undo.cut(chain[chain.index(plan.cut[0]) - 1 :])
+                    self.epoch.change()
+                self.points.keep(self._within_reach())
+            except (OSError, QrepError) as err:
+                log.warning("%s: an undo file that is not needed any more stays: %s", self.name, err)
+
+    def _check_not_pinned(self, point):
+        if self._pins[bytes(point)]:
+            raise Refused(f"{self.name}: that sync point is in use", hint="qrep attach lists what is attached", code="point-in-use")
 
     def set_undo_limit(self, limit):
         """Bytes that all undo files may take; an open generation keeps what it was given."""

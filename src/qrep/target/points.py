@@ -1,6 +1,7 @@
 """Sync points of a target volume: which generations it can go back to, and their names for people.
 
-The undo files and the superblock say which points exist; `points.json` only decorates them, so losing it loses nothing else.
+The undo files say which points exist; `points.json` only decorates them, so losing it loses nothing else (and nothing is thrown away for its age
+until new times are known: retention.py).
 """
 
 import json
@@ -9,6 +10,7 @@ import time
 from dataclasses import dataclass
 
 from qrep.errors import DamagedError
+from qrep.retention import Point
 
 NAME = "points.json"
 SIZE_MAX = 1 << 20
@@ -58,20 +60,14 @@ class Points:
         found = self._known.get(new.hex())
         return {**unknown, **found} if isinstance(found, dict) else unknown
 
-    def list(self, record, undo, count):
-        """The SyncPoints within reach, newest first. record: TargetRecord. undo: UndoStore. count: how many undo files are kept."""
-        if not any(record.committed_id):
-            return []
-        chain, found = record.chain(count + 1), []
-        for index, new in enumerate(chain):
-            if index:
-                try:
-                    way = undo.header(chain[index - 1])
-                except DamagedError as err:
-                    log.warning("sync points from generation %d on back are out of reach: %s", record.committed_counter - index, err.message)
-                    break
-                if way is None or way.base_id != new:
-                    break
+    def aged(self, ids):
+        """[retention.Point] of ids."""
+        return [Point(new, self.facts(new, 0)["committed_at_ns"]) for new in ids]
+
+    def list(self, record, ids, undo):
+        """The SyncPoints within reach, newest first. record: TargetRecord. ids: newest first, as UndoStore.chain() found them."""
+        found = []
+        for index, new in enumerate(ids):
             facts = self.facts(new, record.committed_counter - index)
             found.append(
                 SyncPoint(

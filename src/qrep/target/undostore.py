@@ -8,10 +8,13 @@ import contextlib
 import ctypes
 import errno
 import os
+from typing import NamedTuple
 
 from qrep._native import disk, undo
 from qrep.crashpoint import crashpoint
+from qrep.digestmap import NO_ID
 from qrep.errors import DamagedError, DeviceWriteError, UndoSpaceError
+from qrep.retention import POINTS_MAX
 from qrep.store import flush, read_exact, write_all
 from qrep.units import format_size
 
@@ -21,6 +24,7 @@ PAGE = 4096
 SLACK = 16 * SEGMENT  # on top of twice the volume: lanes take whole segments, however little they write
 TRIM_MAX = 1 << 30  # bytes of a file; in a larger one the unused ends of segments do not matter, and finding them costs reading it
 GROUP = 64 << 20  # bytes put back between two looks at how far it is; a rollback flushes its undo file as often
+CHAIN_MAX = POINTS_MAX + 64  # ids that a chain may have: so many sync points may wait to be merged away
 PUNCH_HOLE = 0x01 | 0x02  # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE
 
 
@@ -35,6 +39,13 @@ def groups(batches, size=GROUP):
             group, taken = [], 0
     if group:
         yield group
+
+
+class Chain(NamedTuple):
+    """ids: the generations within reach, newest first. damage: why what lies behind the last is out of reach; None: there is nothing."""
+
+    ids: tuple
+    damage: str | None = None
 
 
 class UndoStore:
@@ -71,6 +82,11 @@ class UndoStore:
 
         Raises UndoSpaceError when there is no room for a first segment; nothing is left behind then.
         """
+        if len(self.chain(base).ids) >= CHAIN_MAX - 1:
+            raise UndoSpaceError(
+                f"{self.directory.path}: there are {CHAIN_MAX - 1} sync points, and none of them may go",
+                hint="lower the volume's --keep-points or --keep-for, detach those that are attached, or run less often",
+            )
         room = self.room()
         if room < 2 * SEGMENT:
             raise UndoSpaceError(
@@ -179,14 +195,26 @@ class UndoStore:
         """UndoHeader of a file whose base is `base`, the committed generation, or None. Such a file only exists while an attempt on top of
         `base` is open or was just taken back, and its before-images are the content of `base` whatever became of the attempt."""
         for name in self.directory.names():
-            if name.endswith(SUFFIX):
-                try:
-                    header = self.header(bytes.fromhex(name.removesuffix(SUFFIX)))
-                except (DamagedError, ValueError):
-                    continue  # its making was cut short: it has covered no write
-                if header is not None and header.base_id == base:
-                    return header
+            if name.endswith(SUFFIX) and self._is_on(base, name):  # a header that cannot be believed: its making was cut short, it covered no write
+                return self.header(bytes.fromhex(name.removesuffix(SUFFIX)))
         return None
+
+    def chain(self, committed):
+        """The Chain that begins with the generation the device holds: each undo file leads to the one before, whatever the superblock's history
+        says, so that a sync point can be taken out of the middle."""
+        if committed == NO_ID:
+            return Chain(())
+        ids = [bytes(committed)]
+        while True:
+            try:
+                header = self.header(ids[-1])
+            except (DamagedError, OSError) as err:
+                return Chain(tuple(ids), str(err))
+            if header is None:
+                return Chain(tuple(ids))
+            if header.base_id in ids or header.base_id == NO_ID or len(ids) == CHAIN_MAX:
+                return Chain(tuple(ids), f"undo file {self.directory.path}/{self._name(ids[-1])} leads nowhere")
+            ids.append(header.base_id)
 
     def size(self, new):
         """Bytes the file of a generation takes on disk; 0 if there is none."""
@@ -213,13 +241,29 @@ class UndoStore:
         finally:
             os.close(descriptor)
 
-    def prune(self, keep):
-        """Remove every file that is not of one of the generations in `keep`, oldest knowledge first. Raises OSError."""
-        wanted = {self._name(new) for new in keep}
+    def prune(self, committed):
+        """Remove every file that does not lead back from the generation `committed`; returns its Chain. Where that ends at a damaged file, only what
+        lies on top of `committed` goes: the rest may be behind the damage. Raises OSError."""
+        chain = self.chain(committed)
+        wanted = {self._name(new) for new in chain.ids}
         for name in self.directory.names():
-            if name.endswith(SUFFIX) and name not in wanted:
+            if name.endswith(SUFFIX) and name not in wanted and (chain.damage is None or self._is_on(committed, name)):
                 crashpoint("undo-prune-before")
                 self.directory.remove(name)
+        return chain
+
+    def cut(self, ids):
+        """Remove the files of these generations: what lies behind the newest of them is out of reach then. ids: newest first. Raises OSError."""
+        for new in reversed(ids):
+            crashpoint("undo-cut-before")
+            self.directory.remove(self._name(new))
+
+    def _is_on(self, base, name):
+        try:
+            header = self.header(bytes.fromhex(name.removesuffix(SUFFIX)))
+        except (DamagedError, ValueError):
+            return False
+        return header is not None and header.base_id == base
 
     def _open(self, name, flags):
         try:

@@ -22,6 +22,7 @@ from qrep.protocol.messages import PRIMARY, REPLICA
 from qrep.protocol.records import OPEN_RUN, TargetRecord
 from qrep.protocol.target_machine import TargetMachine
 from qrep.protocol.transport import Disconnected
+from qrep.retention import Policy
 from qrep.store import Directory
 from qrep.target.driver import TargetDriver
 from qrep.target.keeping import Keeping
@@ -44,7 +45,7 @@ class TargetVolume(Keeping, TargetDriver, Member):
     """device: DeviceInfo. directory: of this volume's state. volume_id: 16 bytes.
 
     leaf_size, granule_size: until a first source brings its own. undo_directory: a place for undo files elsewhere.
-    undo_limit: bytes, None for twice the volume. sync_points: how many earlier generations stay within reach.
+    undo_limit: bytes, None for twice the volume. sync_points: how many earlier generations stay within reach, or a whole retention.Policy.
     overwrite: a device that carries a signature and is not ours may be overwritten. source: DeviceInfo of a source on this host,
     which must not be the same storage. claim_wait: seconds to wait for the writes of a dead process (R1). groups: GroupCommits of this node.
     primary: it is opened to be given up by its host, and what it carries is its own.
@@ -61,7 +62,9 @@ class TargetVolume(Keeping, TargetDriver, Member):
         self.rendezvous = None
         self._directory_path, self._undo_path, self._undo_limit_given = directory, undo_directory, undo_limit
         self._shape = (leaf_size, granule_size)
-        self._sync_points, self._overwrite, self._source, self._claim_wait = sync_points, overwrite, source, claim_wait
+        self.policy = sync_points if isinstance(sync_points, Policy) else Policy(count=sync_points)
+        self._pins = Counter()  # sync points in use: id -> how often
+        self._overwrite, self._source, self._claim_wait = overwrite, source, claim_wait
         self._primary = primary
         self._handles = itertools.count(1)
         self._channels, self._lost, self._reasons = {}, [], {}
@@ -118,8 +121,9 @@ class TargetVolume(Keeping, TargetDriver, Member):
         if record is not None and record.committed_id != NO_ID and not record.open_attempt:
             record = self._reopened(record)
         self.machine = TargetMachine(
-            record, capacity=self.device.size, sector_size=self.device.io_alignment, sync_points=self._sync_points
-        )
+            record, capacity=self.device.size, sector_size=self.device.io_alignment,
+            chain=self.undo.chain(record.committed_id).ids if record is not None else (),
+        )  # fmt: skip
         content = None
         if record is not None and record.open_attempt and record.committed_id == NO_ID:
             content = self.digest_map.read_checkpoint(record.open_new_id)
@@ -354,7 +358,7 @@ class TargetVolume(Keeping, TargetDriver, Member):
             "fuzzy": bool(facts.get("fuzzy")),
             "open": record is not None and record.open_attempt != 0,
             "root": root.hex() if root else None,
-            "sync_points": max(0, len(record.chain(self._sync_points + 1)) - 1) if record else 0,
+            "sync_points": max(0, len(self.machine.chain) - 1) if record else 0,
             "undo_used": self.undo.used() if self.undo and self.undo.directory.descriptor >= 0 else 0,
             "undo_limit": self.undo.limit if self.undo else None,
             "map": self.digest_map.reason if self.digest_map else "",

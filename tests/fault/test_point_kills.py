@@ -1,0 +1,59 @@
+"""kill -9 of the target while sync points are given up: each that is left still shows its image, and none that was kept has gone.
+
+What a sync point shows is copied out by a fresh process and hashed by the packaged blake3.
+"""
+
+import json
+
+import blake3
+import pytest
+
+from fault.scene import changed
+
+pytestmark = pytest.mark.root
+
+DELETE_POINTS = ("undo-cut-before",)
+
+
+@pytest.fixture
+def three(committed, random_source):
+    """A scene with three generations, all within reach."""
+    committed.complete(committed.second)
+    third = changed(committed.second, random_source)
+    committed.write(third)
+    committed.complete(third)
+    return committed
+
+
+def shown(scene):
+    out, err = scene.start("points").communicate()
+    scene.stop_all()
+    assert out, err
+    return {int(counter): root for counter, root in json.loads(out).items()}
+
+
+def expected(scene, *counters):
+    return {counter: blake3.blake3(scene.images[counter]).hexdigest() for counter in counters}
+
+
+def test_the_target_is_killed_before_the_oldest_sync_point_goes(three):
+    process = three.start("delete", 1, crash="undo-cut-before:1")
+    process.communicate()
+    assert process.returncode == -9
+    assert three.recover() == 3
+    assert shown(three) == expected(three, 3, 2, 1)
+    three.start("delete", 1).communicate()
+    assert shown(three) == expected(three, 3, 2)
+    three.complete(three.images[3])
+
+
+def test_the_target_is_killed_before_a_commit_gives_up_what_nobody_wants(three, random_source):
+    """Two are kept: the fourth generation ends the reach of the first."""
+    image = changed(three.images[3], random_source)
+    three.write(image)
+    three.images[4] = image
+    assert three.run(crash_target="undo-cut-before:1")[1] == -9
+    assert three.recover() == 4
+    assert shown(three) == expected(three, 4, 3, 2, 1)
+    three.complete(image)
+    assert shown(three) == expected(three, 5, 4, 3)
