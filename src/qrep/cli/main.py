@@ -18,6 +18,7 @@ COMMANDS = {
     "copy": ("copy", "copy", "Copy a device once, here or over ssh; a repeat sends what changed."),
     "volume": ("volume", "volume", "Devices that qrep knows by name."),
     "job": ("job", "job", "Which volume is replicated where."),
+    "clone": ("clone", "clone", "Copies within this host, whose disks may be carried to another one."),
     "path": ("path", "path", "The ways to a job's peer, of which one is taken."),
     "connection": ("connection", "connection", "The data connections of a path, which carry a run together."),
     "snapshot": ("snapshot", "snapshot", "Sync points of a target volume."),
@@ -35,7 +36,7 @@ COMMANDS = {
 HIDDEN = {"serve"}
 SECTIONS = (
     ("Every day", ("status", "start", "stop", "verify", "events", "copy")),
-    ("Objects (a noun alone lists)", ("volume", "job", "path", "connection", "shape", "snapshot", "peer")),
+    ("Objects (a noun alone lists)", ("volume", "job", "clone", "path", "connection", "shape", "snapshot", "peer")),
     ("System", ("daemon", "reload", "probe", "check", "metrics", "demo", "completion")),
 )
 

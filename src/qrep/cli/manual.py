@@ -12,7 +12,7 @@ from qrep import __version__
 from qrep.cli.main import COMMANDS, SECTIONS, root
 
 DATE = "2026-11-22"
-OWN_PAGE = ("volume", "job", "path", "connection", "shape", "snapshot", "peer", "copy", "events")
+OWN_PAGE = ("volume", "job", "clone", "path", "connection", "shape", "snapshot", "peer", "copy", "events")
 
 EXIT_CODES = (
     (0, "It is done."), (1, "It failed."), (2, "The command or the configuration makes no sense."),
@@ -71,6 +71,12 @@ EXAMPLES = {
         ),
         ("The same with a time at 00:00 of every day beside the hourly ones of the working day:", ("qrep job set db --schedule '0 0 * * *; 0 9-17 * * mon-fri'",)),
         ("No schedule any more:", ("qrep job set db --schedule none",)),
+    ),
+    "clone": (
+        ("A copy on disks beside the original, and its root, which is what b3sum says of it:",
+         ("qrep clone create db db-copy", "qrep clone start db --wait", "qrep clone show db")),
+        ("Carry these disks to site-b, add them there, and go on with what changed meanwhile:",
+         ("qrep clone convert db", "qrep volume add logs /dev/vg1/db --accept site-a    # on site-b", "qrep job rebuild db --target site-b:logs", "qrep start db")),
     ),
     "shape": (
         ("50 MiB/s in office hours for two jobs together, and all there is at night:",
@@ -152,6 +158,15 @@ NOTES = {
         "qrep holds it no longer, it is no replica, and it can be mounted, written and used for another job; what qrep kept of it is gone, the root "
         "stays in qrep status. What is written to the source later is not its business; a second start, and a verify, are refused (exit 5). A copy that was "
         "interrupted goes on with qrep start. A volume with sync points is refused, for they would be lost.",
+    ),
+    "clone": (
+        "A clone is a job of mode clone on this host; qrep status and qrep stop know it by its name, which is that of SOURCE. Each start brings what changed, and the "
+        "clone is never torn: killed in the middle, it goes back to what it held. Until it is converted or deleted its device is held, and cannot be mounted.",
+        "After convert the job waits for its disk, which qrep status says with what to do. It cannot be started until qrep job rebuild has proved, by the digests of "
+        "generation N, that the volume offered is that clone. First some hundred leaves (blocks of 4 KiB by default) that are not zero are read at random places; then everything. A volume of which less than half "
+        "of the leaves that are not zero match is refused, with the percentage that matches and exit 5; nothing is ever written to a volume that is "
+        "refused. One that was mounted and changed on the way is taken: the leaves that differ are counted, and the next run sends them, keeping what "
+        "they held as a sync point. A larger volume is taken, a smaller one refused. A filesystem on it needs no -y: it is proved to be the clone's.",
     ),
     "volume": ("Adding a volume writes nothing to its device. A peer may replicate onto it only if it is named with --accept.",),
 }

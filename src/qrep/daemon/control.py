@@ -1,6 +1,6 @@
 """The local API: HTTP/JSON on the unix socket (docs/API.md). Every handler runs in a worker thread and calls the node.
 
-This file is the plumbing; the requests themselves are in control_node.py, control_volumes.py, control_peers.py, control_shapes.py and control_jobs.py.
+This file is the plumbing; the requests themselves are in control_node.py, control_volumes.py, control_peers.py, control_shapes.py, control_jobs.py and so on.
 """
 
 import json
@@ -11,12 +11,12 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from qrep.daemon import control_connections, control_jobs, control_node, control_paths, control_peers, control_shapes, control_volumes
+from qrep.daemon import control_clones, control_connections, control_jobs, control_node, control_paths, control_peers, control_shapes, control_volumes
 from qrep.errors import QrepError, UsageError
 
 BODY_MAX = 64 << 10  # bytes of a request
 STATUS = {2: 400, 4: 502, 5: 409, 7: 404, 8: 504}  # by exit code; else 500
-PARTS = (control_node, control_volumes, control_peers, control_shapes, control_jobs, control_paths, control_connections)
+PARTS = (control_node, control_volumes, control_peers, control_shapes, control_jobs, control_clones, control_paths, control_connections)
 
 
 async def _body(request, required, optional=None):

@@ -50,6 +50,7 @@ CODES = {
     "run-started": ("info", "a run began, or was resumed"),
     "run-committed": ("info", "a generation was committed: a new sync point"),
     "copy-made": ("info", "a job of mode copy is committed and over: its target was given back"),
+    "clone-converted": ("info", "a clone became a job that waits for its disk; the disk can be moved"),
     "run-fuzzy": ("warning", "the sync point was taken of a live source and is fuzzy"),
     "run-interrupted": ("warning", "a run lost its connection and is tried again"),
     "path-down": ("warning", "a path of a job does not lead to its peer any more"),

@@ -208,6 +208,13 @@ class Jobs:
                 self.pairs.set_sync_points(settings)
             self._take(runner, settings, changed_fields(runner.settings, settings))
 
+    def become(self, name, settings):
+        """Let a job that does nothing be another one of the same name, whose file is written. The caller holds it by begin(), and never ends that."""
+        with self._lock:
+            self.node.shapes.forget(name)
+            self._runners[name] = self._runner(name, settings)
+        self.node.scheduler.wake()
+
     def let_go(self, name):
         """The file of a job is gone: it is not known any more. What it left on disk and its pair stay. Raises Refused while it does something."""
         with self._lock:

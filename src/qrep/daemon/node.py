@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 from qrep import __version__, config, store, timezone
 from qrep.daemon import plain, tls
+from qrep.daemon.clones import Clones
 from qrep.daemon.events import EventLog
 from qrep.daemon.figures import Figures
 from qrep.daemon.hooks import Hooks
@@ -74,6 +75,7 @@ class Node:
         self.peers = KnownPeers(self.config, self.identity, self.network, self.events, self.jobs.of_peer)
         self.volumes = Volumes(self.config, self.state, self.events)
         self.pairs = Pairs(self)
+        self.clones = Clones(self)
         self.sessions = Sessions(self)
         self.path_watch = PathWatch(self)
         serve = {
@@ -108,6 +110,7 @@ class Node:
     def start(self):
         """Recover the replicas, then open the port, then take up the runs that were going."""
         self.pairs.once.settle()
+        self.clones.settle()
         self.volumes.recover(self.pairs.sync_points_of)
         for pair in self.db.pairs():
             self.pairs.once.look_after(pair["volume"])

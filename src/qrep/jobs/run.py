@@ -11,7 +11,7 @@ from qrep.jobs.schedule import Timing
 GOING = ("queued", "connecting", "running", "waiting")  # states in which a run goes on
 TAKE_UP_MAX = 3  # times in a row that a run is started again by an agent that died in it
 MOVED = {"run": ("read", "hashed", "zero", "changed", "sent", "written"), "estimate": ("read", "hashed", "zero")}  # what is counted of each
-WORDS = {"run": "running", "verify": "being verified", "estimate": "being estimated", "delete": "being deleted"}
+WORDS = {"run": "running", "verify": "being verified", "estimate": "being estimated", "delete": "being deleted", "convert": "being converted", "rebuild": "being rebuilt"}
 
 
 class JobRunner:
