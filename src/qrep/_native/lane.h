@@ -103,11 +103,19 @@ struct qrep_run_base {
 
 #define QREP_WORK_HOLE 0x8000000000000000ull    /* work item: known to be a hole; zero without reading */
 #define QREP_WORK_UNKNOWN 0x4000000000000000ull /* work item: send every leaf whatever the base says (a resumed live run's partial granule) */
+#define QREP_WORK_LEAVES 0x2000000000000000ull /* work item: only leaves in `wanted` may differ from the base; all of it, if the base has no page for it */
+
+/* Leaves of the volume, counted from its start. */
+struct qrep_leaf_span {
+    uint64_t first, count;
+};
 
 struct qrep_source_run {
     struct qrep_run_base base;
     const uint64_t *work; /* granule indexes with the flags above, or NULL: all granules in order */
     uint64_t work_count;
+    const struct qrep_leaf_span *wanted; /* ascending, disjoint, not empty; for items with QREP_WORK_LEAVES */
+    uint64_t wanted_count;
     _Atomic uint64_t cursor;   /* index of the next work item; a rehearsal goes round for ever, until stop or lane_stop */
     atomic_uint lanes;         /* that run now */
     uint32_t frame_size;       /* bytes of data per FULL frame, power of two, leaf_size..QREP_FRAME_DATA_MAX */

@@ -91,18 +91,25 @@ static void leave_out_missing(struct source_lane *lane, struct source_slot *slot
     }
 }
 
+/* A page that cannot be read is a page that is not believed: it costs bandwidth. An attempt that is resumed again and again over newer images writes
+ * its pages to either slot, so the other one is looked at, too: what merges to the value is the page, wherever it lies (R8). */
+int source_base_page(struct source_lane *lane, uint64_t granule, uint8_t state, uint8_t *leaves)
+{
+    struct qrep_run_base *base = &lane->run->base;
+    const uint8_t *value = base->base_values + granule * QREP_DIGEST_SIZE;
+
+    for (int slots = 0; slots < 2; slots++, state ^= QREP_STATE_SLOT)
+        if (qrep_leaf_page_read(base->leaves_fd, &base->geometry, granule, state, value, leaves) == 1)
+            return 1;
+    return 0;
+}
+
 /* Fill slot->runs with what the target does not have. */
 static void find_runs(struct source_lane *lane, struct source_slot *slot, uint8_t state, uint32_t leaves)
 {
     struct qrep_run_base *base = &lane->run->base;
-    const uint8_t *known = NULL;
+    const uint8_t *known = source_base_page(lane, slot->granule, state, lane->base_leaves) ? lane->base_leaves : NULL;
 
-    /* A page that cannot be read is a page that is not believed: it costs bandwidth. An attempt that is resumed again and again over newer images
-     * writes its pages to either slot, so the other one is looked at, too: what merges to the value is the page, wherever it lies (R8). */
-    const uint8_t *value = base->base_values + slot->granule * QREP_DIGEST_SIZE;
-    for (uint8_t slots = 0; known == NULL && slots < 2; slots++, state ^= QREP_STATE_SLOT)
-        if (qrep_leaf_page_read(base->leaves_fd, &base->geometry, slot->granule, state, value, lane->base_leaves) == 1)
-            known = lane->base_leaves;
     slot->run_next = 0;
     slot->run_count = (uint32_t)qrep_compare_leaves(slot->leaves, known, leaves, slot->data, slot->size, base->geometry.leaf_size, slot->runs);
     if ((state & QREP_STATE_MASK) == QREP_STATE_ZERO) {
@@ -114,6 +121,12 @@ static void find_runs(struct source_lane *lane, struct source_slot *slot, uint8_
     }
     if (slot->parts)
         leave_out_missing(lane, slot);
+}
+
+static void count_changed(struct source_lane *lane, const struct source_slot *slot)
+{
+    struct qrep_run_base *base = &lane->run->base;
+
     for (uint32_t i = 0; i < slot->run_count; i++) {
         struct qrep_wire_run run = {slot->runs[i].first, slot->runs[i].count};
         source_count(&base->counters.changed, qrep_run_bytes(&base->geometry, slot->granule, &run));
@@ -126,6 +139,7 @@ static void judge_parts(struct source_lane *lane, struct source_slot *slot)
     uint32_t leaves = qrep_granule_leaves(&lane->run->base.geometry, slot->granule);
 
     find_runs(lane, slot, base_state(lane, slot->granule, (int)slot->unknown), leaves);
+    count_changed(lane, slot);
     if (slot->run_count == 0) {
         slot->state = SLOT_FREE;
         return;
@@ -152,7 +166,9 @@ static int judge(struct source_lane *lane, struct source_slot *slot)
         /* A base that came as digests has no pages. With one, what changes here next time travels by the leaf. */
         return state & QREP_STATE_PAGE ? 0 : write_page(lane, slot, leaves);
     }
-    find_runs(lane, slot, state, leaves);
+    if (slot->leaves_only != LEAVES_IN_PAGE) /* else they were found as the leaves were hashed */
+        find_runs(lane, slot, state, leaves);
+    count_changed(lane, slot);
     int rc = write_page(lane, slot, leaves);
     if (rc)
         return rc;
@@ -170,6 +186,8 @@ int source_hash(struct source_lane *lane, struct source_slot *slot)
     const struct qrep_geometry *geometry = &lane->run->base.geometry;
     uint64_t offset = slot->granule * geometry->granule_size;
 
+    if (slot->leaves_only == LEAVES_IN_PAGE)
+        return source_leaves_hash(lane, slot) ? judge(lane, slot) : 0;
     if (slot->hashed == 0 && slot->parts) { /* undefined bytes are hashed as zeroes, and not sent */
         for (uint32_t leaf = 0; leaf < qrep_granule_leaves(geometry, slot->granule); leaf++)
             if (slot->missing[leaf])

@@ -11,6 +11,7 @@
 #define COMPLETIONS_ROOM 64
 #define STOP_POLL_NS (QREP_STOP_POLL_MS * 1000000ull)
 #define YIELD_POLL_NS 5000000ull /* a lane that left the rest to others looks again so often */
+#define LEAF_READS 32 /* in flight for one slot of which only some leaves are read */
 #define RING_SPARE 64 /* requests beside the reads: the answer, a send, and notifications that are outstanding */
 
 /* ---- set-up ---- */
@@ -30,13 +31,16 @@ static int check_run(const struct qrep_source_run *run)
         return -EINVAL;
     if (run->io_size % run->base.sector_size)
         return -EINVAL;
+    for (uint64_t i = 0, end = 0; i < run->wanted_count; end = run->wanted[i].first + run->wanted[i].count, i++) /* so that no sum below can overflow */
+        if (run->wanted[i].first < end || run->wanted[i].count > UINT64_MAX - run->wanted[i].first)
+            return -EINVAL;
     return 0;
 }
 
 static int open_ring(struct source_lane *lane)
 {
     struct qrep_source_run *run = lane->run;
-    uint32_t reads = run->slots * lane->reads_per_granule;
+    uint32_t reads = run->slots * (lane->reads_per_granule > lane->leaf_reads ? lane->reads_per_granule : lane->leaf_reads);
     if (reads > 4096 - RING_SPARE)
         return -EINVAL;
     struct qrep_ring_options options = {.backend = run->ring_backend, .entries = reads + RING_SPARE};
@@ -80,7 +84,9 @@ static int open_slots(struct source_lane *lane)
         slot->leaves = calloc(leaves, QREP_DIGEST_SIZE);
         slot->runs = calloc(leaves, sizeof *slot->runs);
         slot->missing = calloc(leaves, 1);
-        if (!slot->leaves || !slot->runs || !slot->missing)
+        if (lane->run->wanted_count)
+            slot->wanted = calloc(leaves, sizeof *slot->wanted);
+        if (!slot->leaves || !slot->runs || !slot->missing || (lane->run->wanted_count && !slot->wanted))
             return -ENOMEM;
         if (lane->run->base.rehearsal)
             fill_slot(slot->data, lane->run->base.geometry.granule_size, (uint64_t)lane->lane * lane->run->slots + i + 1);
@@ -112,6 +118,8 @@ static int open_lane(struct source_lane *lane)
     lane->granule_leaves = geometry->granule_size / geometry->leaf_size;
     lane->io_size = run->io_size && run->io_size < geometry->granule_size ? run->io_size : geometry->granule_size;
     lane->reads_per_granule = (geometry->granule_size + lane->io_size - 1) / lane->io_size;
+    if (run->wanted_count)
+        lane->leaf_reads = LEAF_READS < (4096 - RING_SPARE) / run->slots ? LEAF_READS : (4096 - RING_SPARE) / run->slots;
     /* With zero copy a sent batch waits for its notification while others go out. */
     lane->batch_count = has_connection(lane) ? (has_socket(lane) && lane->connection->zero_copy ? run->slots + 2 : 1) : 0;
     lane->zero_room = 2 * run->slots + 8;
@@ -143,6 +151,7 @@ static void close_lane(struct source_lane *lane)
         free(lane->slots[i].leaves);
         free(lane->slots[i].runs);
         free(lane->slots[i].missing);
+        free(lane->slots[i].wanted);
     }
     free(lane->slots);
     free(lane->queue);

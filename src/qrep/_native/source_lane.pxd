@@ -16,11 +16,18 @@ cdef extern from "ring.h" nogil:
 cdef extern from "lane.h" nogil:
     uint64_t QREP_WORK_HOLE
     uint64_t QREP_WORK_UNKNOWN
+    uint64_t QREP_WORK_LEAVES
+
+    struct qrep_leaf_span:
+        uint64_t first
+        uint64_t count
 
     struct qrep_source_run:
         qrep_run_base base
         const uint64_t *work
         uint64_t work_count
+        const qrep_leaf_span *wanted
+        uint64_t wanted_count
         uint64_t cursor
         uint32_t frame_size
         uint32_t slots
@@ -33,7 +40,7 @@ cdef extern from "lane.h" nogil:
 
 cdef class SourceRun:
     cdef qrep_source_run *run     # NULL only while being made
-    cdef Py_buffer views[6]       # what run points to; [0, view_count) are held
+    cdef Py_buffer views[7]       # what run points to; [0, view_count) are held
     cdef int view_count
     cdef readonly object geometry
     cdef readonly bytearray fresh_states  # a byte per granule; lanes write their own granules only

@@ -11,6 +11,7 @@ from .wire cimport Geometry, qrep_granules
 
 WORK_HOLE = QREP_WORK_HOLE
 WORK_UNKNOWN = QREP_WORK_UNKNOWN
+WORK_LEAVES = QREP_WORK_LEAVES
 
 BACKENDS = {"auto": QREP_RING_AUTO, "uring": QREP_RING_URING, "threads": QREP_RING_THREADS}
 
@@ -21,7 +22,9 @@ cdef class SourceRun:
     geometry: Geometry of the volume. attempt, session, key (32 bytes): identity of the frames. sector_size: of the device.
     base_states, base_values: what the target holds: a byte and 32 bytes per granule; not changed while lanes run.
     leaves_fd: the map's `leaves` file, read and written, or -1. work: 8-byte aligned buffer of native uint64, granule
-    indexes with WORK_HOLE or WORK_UNKNOWN; None: all granules in order.
+    indexes with WORK_HOLE, WORK_UNKNOWN or WORK_LEAVES; None: all granules in order. wanted: 8-byte aligned buffer of pairs of uint64,
+    first leaf of the volume and how many, ascending and disjoint: what of granules with WORK_LEAVES may differ from the base; the
+    rest of them is not read.
     frame_size: bytes of data per frame, power of two. slots: granule buffers per lane. io_size: bytes per read, 0: whole
     granules. ring_backend: auto, uring or threads. rehearsal: nothing is read, granules of made-up bytes are sent for ever,
     until the connections are told to finish(). Raises ValueError for shapes that do not fit.
@@ -33,7 +36,7 @@ cdef class SourceRun:
             raise MemoryError()
 
     def __init__(self, Geometry geometry not None, *, uint64_t attempt, uint64_t session, bytes key not None, uint32_t sector_size,
-                 base_states, base_values, int leaves_fd=-1, work=None, uint32_t frame_size=2 << 20, uint32_t slots=2,
+                 base_states, base_values, int leaves_fd=-1, work=None, wanted=None, uint32_t frame_size=2 << 20, uint32_t slots=2,
                  uint32_t io_size=0, str ring_backend="auto", bint rehearsal=False):
         cdef uint64_t granules = qrep_granules(&geometry.geometry)
         cdef qrep_run_base *base = &self.run.base
@@ -62,6 +65,11 @@ cdef class SourceRun:
                 self.run.work = <const uint64_t *>self.hold(work, False, self.run.work_count * sizeof(uint64_t), "work")
                 if <uintptr_t>self.run.work % sizeof(uint64_t):
                     raise ValueError("work: not aligned to 8 bytes")
+        if wanted is not None and memoryview(wanted).nbytes:
+            self.run.wanted_count = memoryview(wanted).nbytes // sizeof(qrep_leaf_span)
+            self.run.wanted = <const qrep_leaf_span *>self.hold(wanted, False, self.run.wanted_count * sizeof(qrep_leaf_span), "wanted")
+            if <uintptr_t>self.run.wanted % sizeof(uint64_t):
+                raise ValueError("wanted: not aligned to 8 bytes")
         self.run.frame_size, self.run.slots, self.run.io_size = frame_size, slots, io_size
         self.run.ring_backend = BACKENDS[ring_backend]
 

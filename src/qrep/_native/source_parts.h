@@ -1,6 +1,7 @@
 /* Inside a source lane: what its stages share. A granule walks through them in this order:
  *
  *   source_read.c    cursor -> reads in flight -> the granule is in its slot (or its bad extents are recorded)
+ *   source_leaves.c  the same and the hash for granules of which only some leaves need a look
  *   source_hash.c    zero test -> leaf values and granule value -> compared with the map -> leaf page, and the runs that differ
  *   source_frames.c  runs -> frames, in batches that one send can carry
  *   source_send.c    batches -> connection, at the rate that is allowed
@@ -37,12 +38,22 @@ enum source_slot_state {
     SLOT_SENDING, /* queued for framing, or named by batches */
 };
 
+/* How a granule of which only some leaves need a look is dealt with. */
+enum source_leaves_only {
+    LEAVES_ALL = 0,   /* it is not: all of it is read */
+    LEAVES_IN_PAGE,   /* slot->leaves holds the base's page, in which the values of `wanted` are replaced */
+    LEAVES_IN_ZEROES, /* the base has it as zero, so what is not read is filled with zeroes, and all of it is hashed */
+};
+
 struct source_slot {
     enum source_slot_state state;
     uint8_t *data;
     uint8_t *leaves;            /* [leaves], valid once hashed */
     struct qrep_leaf_run *runs; /* [leaves]; what is still to be framed, eaten from the front */
     uint32_t run_next, run_count;
+    enum source_leaves_only leaves_only;
+    struct qrep_leaf_run *wanted; /* [leaves], valid unless LEAVES_ALL; NULL in a run that reads whole granules */
+    uint32_t wanted_count, wanted_next, wanted_hashed; /* runs: all, submitted, hashed */
     uint64_t granule;
     uint32_t size;    /* bytes of the granule */
     uint32_t unknown; /* the work item said: whatever the base says */
@@ -84,7 +95,7 @@ struct source_lane {
     int device_fd;
     uint32_t lane;
     uint32_t granule_leaves; /* of a whole granule */
-    uint32_t io_size, reads_per_granule;
+    uint32_t io_size, reads_per_granule, leaf_reads; /* leaf_reads: in flight for one slot at most, where single leaves are read */
 
     struct qrep_ring *ring;
     struct qrep_arena arena;
@@ -133,6 +144,17 @@ enum { SOURCE_FILE_DEVICE = 0, SOURCE_FILE_SEND = 1, SOURCE_FILE_RECEIVE = 2, SO
 int source_fill(struct source_lane *lane);
 /* A read completed; the slot becomes READ with its last one, or FREE if it cannot be read (recorded). */
 int source_read_done(struct source_lane *lane, uint64_t tag, int64_t result);
+
+/* Read all of the granule of a slot. */
+int source_read_whole(struct source_lane *lane, struct source_slot *slot);
+/* Begin to read the leaves of slot->granule that run->wanted names. 1: begun; 0: all of it has to be read, nothing is under way. */
+int source_leaves_start(struct source_lane *lane, struct source_slot *slot);
+/* Read number `part` of those completed. */
+int source_leaves_read(struct source_lane *lane, struct source_slot *slot, uint32_t part, int64_t result);
+/* Hash and compare them: 1: slot->leaves, value and runs are there; 0: a send was in flight, call it again. Cannot fail. */
+int source_leaves_hash(struct source_lane *lane, struct source_slot *slot);
+/* The leaf values of a granule in the base, from whichever slot of the map merges to its value (R8). 1: they are in `leaves`, 0: none are known. */
+int source_base_page(struct source_lane *lane, uint64_t granule, uint8_t state, uint8_t *leaves);
 
 /* Hash a READ slot: one piece if a send is in flight, else all of it. After the last piece it is FREE (nothing to send) or SENDING (queued). */
 int source_hash(struct source_lane *lane, struct source_slot *slot);

@@ -6,7 +6,7 @@
 #include <errno.h>
 #include <string.h>
 
-#define WORK_FLAGS (QREP_WORK_HOLE | QREP_WORK_UNKNOWN)
+#define WORK_FLAGS (QREP_WORK_HOLE | QREP_WORK_UNKNOWN | QREP_WORK_LEAVES)
 
 static uint64_t work_item(const struct qrep_source_run *run, uint64_t index) { return run->work ? run->work[index] : index; }
 
@@ -70,7 +70,7 @@ static int may_take(struct source_lane *lane)
     return 1;
 }
 
-static int start_reads(struct source_lane *lane, struct source_slot *slot)
+int source_read_whole(struct source_lane *lane, struct source_slot *slot)
 {
     const struct qrep_run_base *base = &lane->run->base;
     uint32_t index = (uint32_t)(slot - lane->slots);
@@ -78,6 +78,7 @@ static int start_reads(struct source_lane *lane, struct source_slot *slot)
     uint64_t size = qrep_align_up(slot->size, base->sector_size);
     uint64_t offset = slot->granule * base->geometry.granule_size;
 
+    slot->leaves_only = LEAVES_ALL;
     slot->state = SLOT_READING;
     slot->read_error = 0;
     slot->short_read = 0;
@@ -137,7 +138,8 @@ int source_fill(struct source_lane *lane)
             slot->granule = granule;
             slot->unknown = (item & QREP_WORK_UNKNOWN) != 0;
             slot->size = (uint32_t)qrep_granule_bytes(&run->base.geometry, granule);
-            rc = run->base.rehearsal ? rehearse_read(slot) : start_reads(lane, slot);
+            int begun = item & QREP_WORK_LEAVES ? source_leaves_start(lane, slot) : 0;
+            rc = begun < 0 ? begun : begun ? 0 : run->base.rehearsal ? rehearse_read(slot) : source_read_whole(lane, slot);
         }
     }
     return rc;
@@ -173,6 +175,9 @@ int source_read_done(struct source_lane *lane, uint64_t tag, int64_t result)
 {
     struct qrep_run_base *base = &lane->run->base;
     struct source_slot *slot = &lane->slots[(uint32_t)tag];
+
+    if (slot->leaves_only)
+        return source_leaves_read(lane, slot, (uint32_t)(tag >> 32) & 0xffffff, result);
     uint64_t start = ((tag >> 32) & 0xffffff) * lane->io_size;
     /* Of the last sector only the bytes below the end of the volume are promised. */
     uint64_t wanted = slot->size - start < lane->io_size ? slot->size - start : lane->io_size;
