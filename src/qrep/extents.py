@@ -63,10 +63,24 @@ def data_extents(fd, size):
         position = end
 
 
+def is_all_hole(path, size):
+    """Whether a file has no data in [0, size) as far as its filesystem tells; False for anything that is not a file."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return next(data_extents(fd, size), None) is None
+    finally:
+        os.close(fd)
+
+
 def allocated_granules(fd, size, granule_size):
     """Yield the index of every granule that may hold data, in order, each once. granule_size: bytes."""
+    return granules_of(data_extents(fd, size), granule_size)
+
+
+def granules_of(extents, granule_size):
+    """Yield the index of every granule that ascending extents touch, in order, each once. granule_size: bytes."""
     next_index = 0
-    for extent in data_extents(fd, size):
+    for extent in extents:
         first = max(extent.offset // granule_size, next_index)
         last = (extent.end - 1) // granule_size
         yield from range(first, last + 1)

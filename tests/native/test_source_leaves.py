@@ -97,6 +97,12 @@ def test_what_the_base_does_not_know_by_the_leaf_is_read_whole(volume, spoil):
     assert run.counters()["read"] == GRANULE
 
 
+def test_a_page_that_was_lost_is_there_again_after_a_scan_that_found_nothing(volume):
+    volume.leaves_path.write_bytes(bytes(len(volume.leaves_path.read_bytes())))
+    assert volume.scan(work=only(2), wanted=spans(2 * LEAVES)).counters()["read"] == GRANULE
+    assert volume.scan(work=only(2), wanted=spans(2 * LEAVES)).counters()["read"] == LEAF
+
+
 def test_a_stale_page_is_not_built_on(volume):
     """R8: the page of another moment is self-consistent, and does not merge to the granule's value."""
     stale = bytes(volume.data)

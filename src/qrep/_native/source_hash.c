@@ -164,7 +164,7 @@ static int judge(struct source_lane *lane, struct source_slot *slot)
         memcmp(slot->value, base->base_values + slot->granule * QREP_DIGEST_SIZE, QREP_DIGEST_SIZE) == 0) {
         slot->state = SLOT_FREE;
         /* A base that came as digests has no pages. With one, what changes here next time travels by the leaf. */
-        return state & QREP_STATE_PAGE ? 0 : write_page(lane, slot, leaves);
+        return state & QREP_STATE_PAGE && !slot->page_lost ? 0 : write_page(lane, slot, leaves);
     }
     if (slot->leaves_only != LEAVES_IN_PAGE) /* else they were found as the leaves were hashed */
         find_runs(lane, slot, state, leaves);

@@ -81,6 +81,7 @@ int source_leaves_start(struct source_lane *lane, struct source_slot *slot)
     } else if (source_base_page(lane, slot->granule, state, slot->leaves)) {
         slot->leaves_only = LEAVES_IN_PAGE;
     } else {
+        slot->page_lost = (state & QREP_STATE_PAGE) != 0;
         return 0;
     }
     slot->state = SLOT_READING;

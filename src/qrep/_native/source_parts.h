@@ -52,6 +52,7 @@ struct source_slot {
     struct qrep_leaf_run *runs; /* [leaves]; what is still to be framed, eaten from the front */
     uint32_t run_next, run_count;
     enum source_leaves_only leaves_only;
+    uint32_t page_lost; /* only some leaves were wanted, and the page they would go into is not there: it is written anew */
     struct qrep_leaf_run *wanted; /* [leaves], valid unless LEAVES_ALL; NULL in a run that reads whole granules */
     uint32_t wanted_count, wanted_next, wanted_hashed; /* runs: all, submitted, hashed */
     uint64_t granule;

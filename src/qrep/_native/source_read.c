@@ -138,6 +138,7 @@ int source_fill(struct source_lane *lane)
             slot->granule = granule;
             slot->unknown = (item & QREP_WORK_UNKNOWN) != 0;
             slot->size = (uint32_t)qrep_granule_bytes(&run->base.geometry, granule);
+            slot->page_lost = 0;
             int begun = item & QREP_WORK_LEAVES ? source_leaves_start(lane, slot) : 0;
             rc = begun < 0 ? begun : begun ? 0 : run->base.rehearsal ? rehearse_read(slot) : source_read_whole(lane, slot);
         }

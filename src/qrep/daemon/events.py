@@ -73,6 +73,7 @@ CODES = {
     "rpo-passed": ("warning", "the last sync point of a job became older than its rpo"),
     "rpo-met": ("info", "the last sync point of a job is younger than its rpo again"),
     "clock-jumped": ("warning", "the wall clock was set, or the host slept; schedules go by the new time"),
+    "hint-wrong": ("warning", "what the filesystem or driver said had not changed since the last run has; everything is read until it was right again"),
     "snapshot-left": ("warning", "the snapshot of a job could not be given back"),
     "source-unreadable": ("error", "sectors of the source cannot be read; nothing was committed"),
     "target-unwritable": ("error", "sectors of the target cannot be written; nothing was committed"),

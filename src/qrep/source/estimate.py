@@ -9,7 +9,9 @@ from qrep._native.connection import Connection
 from qrep._native.source_lane import SourceRun
 from qrep.digestmap import NO_ID, DigestMap
 from qrep.errors import DeviceReadError
-from qrep.source.work import Base, work_list
+from qrep.source.hints import Hints
+from qrep.source.kept import Kept
+from qrep.source.work import Base, holes_of, work_list
 
 
 @dataclass
@@ -22,19 +24,25 @@ class Estimate:
 
 
 def estimate(request, *, on_run=None):
-    """Scan a fresh snapshot of the source against its map. request: RunRequest. on_run(SourceRun): its counters can be watched, and
+    """Scan a fresh snapshot of the source against its map, as far as change hints do not spare it. request: RunRequest. on_run(SourceRun): its counters can be watched, and
     stop() ends it. Raises DeviceReadError."""
     geometry, backend = request.geometry, request.backend
     digest_map = DigestMap(request.map_directory, geometry, request.volume_id)
+    kept = Kept(request.run_directory, request.release)
+    hints = Hints(request, kept, digest_map, lambda code, text, **data: None)
     frozen, source_fd = None, -1
     try:
         frozen = backend.freeze(request.device, request.snapshot)
         info = device.inspect(frozen.path)
         source_fd = device.open_source(info)
         base = Base(digest_map.states, digest_map.values)
+        holes = holes_of(source_fd, geometry, None if frozen.fuzzy else backend.allocated(frozen.token))
+        hints.look(frozen, source_fd, holes, info.io_alignment, trying=False)
+        hint = hints.in_use
         run = SourceRun(
             geometry, attempt=0, session=0, key=bytes(32), sector_size=info.io_alignment, base_states=base.states, base_values=base.values,
-            leaves_fd=digest_map.leaves_fd, work=work_list(base, source_fd, geometry, resumed=False, same_image=False, unknown=""),
+            leaves_fd=digest_map.leaves_fd, wanted=hint and hint.wanted,
+            work=work_list(base, holes, geometry, resumed=False, same_image=False, unknown="", hint=hint),
         )  # fmt: skip
         if on_run:
             on_run(run)
@@ -50,6 +58,7 @@ def estimate(request, *, on_run=None):
             os.close(source_fd)
         if frozen is not None and not frozen.fuzzy:
             backend.release(frozen.token)
+        kept.close()
         digest_map.close()
 
 

@@ -24,6 +24,7 @@ from qrep.protocol import actions as do
 from qrep.protocol.source_machine import CONNECTED, SourceMachine
 from qrep.protocol.transport import Disconnected
 from qrep.source.connections import Connections
+from qrep.source.hints import Hints
 from qrep.source.kept import Kept
 from qrep.source.lanes import SourceLanes
 from qrep.source.link import Link, Patience
@@ -32,7 +33,7 @@ from qrep.source.runrecord import RunFile
 from qrep.source.search import Search
 from qrep.source.snapshotwatch import SnapshotWatch
 from qrep.source.watch import Watch
-from qrep.source.work import WHOLE, Base, work_list
+from qrep.source.work import WHOLE, Base, holes_of, work_list
 
 log = logging.getLogger("qrep.source")
 LAST_WORD_S = 3.0  # when data connections end, the target says why on the control connection: this long it may take once it is not busy
@@ -56,6 +57,7 @@ class Run:
         self._map = DigestMap(request.map_directory, self.geometry, request.volume_id)
         self._run_file = RunFile(request.run_directory)
         self._kept = Kept(request.run_directory, request.release)
+        self._hints = Hints(request, self._kept, self._map, self._tell)
         self._progress = Progress(self.geometry.size)
         self._events = queue.SimpleQueue()
         self._link = Link(dial, self._events)
@@ -281,7 +283,7 @@ class Run:
 
     def _find_differences(self, action):
         self._search = Search(
-            self._base_now(), self.geometry, self._source_fd, self._source_info.io_alignment, self._map.leaves_fd, self.request.connections,
+            self._base_now(), self.geometry, self._source_fd, self._holes, self._source_info.io_alignment, self._map.leaves_fd, self.request.connections,
             self.request.slots, lambda lanes: self._events.put(("lanes", lanes, None)),
         )  # fmt: skip
         self._lanes = self._search.lanes
@@ -319,6 +321,8 @@ class Run:
                 self._source_info = device.inspect(frozen.path)
                 self._source_fd = device.open_source(self._source_info)
                 self._snapshot_watch = SnapshotWatch(backend, token, lambda watch, error: self._events.put(("snapshot", watch, error)))
+            self._holes = holes_of(self._source_fd, self.geometry, backend.allocated(token) if token else None)
+            self._hints.look(frozen, self._source_fd, self._holes, self._source_info.io_alignment, self._progress, self._stopping)
         except (OSError, QrepError):
             if token and token != action.token:
                 backend.release(token)
@@ -349,15 +353,16 @@ class Run:
             self._tell("run-resumed", f"{base.marked.count(WHOLE)} of {self.geometry.granules} granules were applied already")
         self._base = base
         searched = any(base.same) and (action.same_image or not (action.resumed or self._frozen.fuzzy))
+        hint = self._hints.in_use
         work = work_list(
-            base, self._source_fd, self.geometry, resumed=action.resumed, same_image=action.same_image, unknown=action.unknown, searched=searched
+            base, self._holes, self.geometry, resumed=action.resumed, same_image=action.same_image, unknown=action.unknown, searched=searched, hint=hint
         )
         self._run = SourceRun(
             self.geometry, attempt=action.attempt, session=action.session, key=action.key, sector_size=self._source_info.io_alignment,
-            base_states=base.states, base_values=base.values, leaves_fd=self._map.leaves_fd, work=work,
+            base_states=base.states, base_values=base.values, leaves_fd=self._map.leaves_fd, work=work, wanted=hint and hint.wanted,
             frame_size=max(self.request.frame_limit, self.request.leaf_size), slots=self.request.slots,
         )  # fmt: skip
-        skipped = (base.marked.count(WHOLE) if action.same_image else 0) + (base.same.count(1) if searched else 0)
+        skipped = 0 if work is None else self.geometry.granules - len(work)
         self._progress.begin(self._run, skipped * self.geometry.granule_size)
         self._watch = Watch(time.monotonic())
         crashpoint("source-lanes-before")
@@ -413,7 +418,7 @@ class Run:
     def _write_pending(self, action):
         run, record = self._run, self._machine.record
         if self.request.hints and record.snapshot:
-            self._kept.remember(action.new, record.snapshot, True, 0)
+            self._kept.remember(action.new, record.snapshot, self._hints.verdict(run.fresh_states, run.fresh_values), self._hints.cursor)
         root = digesttree.root(self.geometry, run.fresh_states, run.fresh_values, self._map.leaves_fd, ROOT_BEFORE_COMMIT)
         self._map.write_pending(action.new, action.base, action.counter, run.fresh_states, run.fresh_values, root)
 
@@ -435,7 +440,7 @@ class Run:
             generation=ending.generation.hex(), counter=ending.counter, root=root.hex() if root else None, fuzzy=ending.fuzzy,
             resumed=ending.resumed, frozen_at_ns=self._frozen_at_ns, seconds=self._progress.seconds,
             interruptions=self._interruptions, zero_copy=zero_copy_of(totals), ktls=self._progress.ktls,
-            **{name: totals.get(name, 0) for name in ("read", "hashed", "zero", "changed", "sent", "frames")},
+            hints=self._hints.report(), **{name: totals.get(name, 0) for name in ("read", "hashed", "zero", "changed", "sent", "frames")},
         )  # fmt: skip
 
     def _sweep_snapshots(self):

@@ -37,9 +37,16 @@ class RunReport:
     zero_copy: bool | None = None
     ktls: bool | None = None
     unreadable: list = field(default_factory=list)
+    hints: dict | None = None  # Hints.report()
+    clean: bool = False  # neither end held anything, each by its own word, and nothing was sent
+
+    @property
+    def read_per_changed(self):
+        """Bytes read for each byte that had changed: what change hints are measured by. None where nothing had."""
+        return round(self.read / self.changed, 3) if self.changed else None
 
     def as_dict(self):
-        return asdict(self)
+        return asdict(self) | {"read_per_changed": self.read_per_changed}
 
 
 class Progress:

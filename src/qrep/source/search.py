@@ -7,7 +7,6 @@ from qrep._native.disk import STATE_HASHED, STATE_MASK
 from qrep._native.source_lane import SourceRun
 from qrep.digesttree import DIGEST_SIZE
 from qrep.source.lanes import SourceLanes
-from qrep.source.work import holes_of
 
 
 class Nowhere:
@@ -24,14 +23,13 @@ class Nowhere:
 
 
 class Search:
-    """Runs from the start on. base: work.Base of fresh digests. leaves_fd: its pages go into the slots that `base` does not name.
+    """Runs from the start on. base: work.Base of fresh digests. holes: of work.holes_of(). leaves_fd: its pages go into the slots that `base` does not name.
 
     on_end(lanes): called once, from another thread, when all lanes have ended; then read failure() and take_over().
     """
 
-    def __init__(self, base, geometry, source_fd, sector_size, leaves_fd, lanes, slots, on_end):
+    def __init__(self, base, geometry, source_fd, holes, sector_size, leaves_fd, lanes, slots, on_end):
         self._base, self._geometry = base, geometry
-        holes = holes_of(source_fd, geometry)
         self._work = array.array("Q", (granule for granule in base.without_page() if holes is None or not holes[granule]))
         self.bytes = sum(geometry.granule_bytes(granule) for granule in self._work)
         self.run = SourceRun(

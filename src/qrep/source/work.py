@@ -10,9 +10,9 @@ import stat
 
 from qrep._native import hasher
 from qrep._native.disk import STATE_HASHED, STATE_MASK, STATE_PAGE, STATE_SLOT, STATE_UNKNOWN, STATE_VALUE
-from qrep._native.source_lane import WORK_HOLE, WORK_UNKNOWN
+from qrep._native.source_lane import WORK_HOLE, WORK_LEAVES, WORK_UNKNOWN
 from qrep.digesttree import DIGEST_SIZE, page_offset
-from qrep.extents import allocated_granules
+from qrep.extents import data_extents, granules_of
 from qrep.store import write_all
 
 PARTS, WHOLE = 1, 2  # marks of an applied list
@@ -80,13 +80,14 @@ def _applied_state(before, applied):
     return state
 
 
-def work_list(base, source_fd, geometry, *, resumed, same_image, unknown, searched=False):
+def work_list(base, holes, geometry, *, resumed, same_image, unknown, searched=False, hint=None):
     """The work of a run as an array of uint64, or None for all granules in order, all to be read.
 
-    searched: the image is the frozen one in which base.same was found.
+    holes: of holes_of(). searched: the image is the frozen one in which base.same was found. hint: spans.Spans of what may differ between this
+    image and the one that the map describes, None: everything. It says nothing of granules that the attempt has touched: what was applied there
+    is not of the image it compares with.
     """
-    holes = holes_of(source_fd, geometry)
-    if holes is None and not resumed and not searched:
+    if holes is None and not resumed and not searched and hint is None:
         return None
     work = array.array("Q")
     for granule in range(geometry.granules):
@@ -98,15 +99,22 @@ def work_list(base, source_fd, geometry, *, resumed, same_image, unknown, search
             item |= WORK_HOLE
         if (unknown == "parts" and mark == PARTS) or (unknown == "incomplete" and mark != WHOLE):
             item |= WORK_UNKNOWN
+        elif hint is not None and not mark and base.states[granule] & STATE_MASK != STATE_UNKNOWN:
+            if not hint.touched[granule]:
+                continue
+            if item == granule:
+                item |= WORK_LEAVES
         work.append(item)
     return work
 
 
-def holes_of(source_fd, geometry):
-    """A byte per granule, 1 where an image file has a hole; None for a device, which cannot tell."""
-    if not stat.S_ISREG(os.fstat(source_fd).st_mode):
+def holes_of(source_fd, geometry, allocated=None):
+    """A byte per granule, 1 where a frozen image has a hole; None where it has none, or cannot tell. allocated: extents, as the snapshot
+    backend knows them; None: a file tells, a device cannot."""
+    if allocated is None and not stat.S_ISREG(os.fstat(source_fd).st_mode):
         return None
     holes = bytearray(b"\x01") * geometry.granules
-    for granule in allocated_granules(source_fd, geometry.size, geometry.granule_size):
+    extents = data_extents(source_fd, geometry.size) if allocated is None else allocated
+    for granule in granules_of(extents, geometry.granule_size):
         holes[granule] = 0
     return holes if any(holes) else None

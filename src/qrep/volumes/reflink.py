@@ -18,6 +18,8 @@ import time
 from qrep import blocktree
 from qrep.crashpoint import crashpoint
 from qrep.errors import Refused
+from qrep.extents import is_all_hole
+from qrep.volumes import fiemap
 from qrep.volumes.base import Capability, Frozen, SnapshotBackend, SnapshotError, check_name, consistency_of, mark_of
 from qrep.volumes.quiet import quiet
 
@@ -77,6 +79,12 @@ class Reflink(SnapshotBackend):
         mine = [name for name in names if name.rpartition("@")[0] == os.path.basename(image)]
         tokens = [f"{self.name}:{os.path.join(directory, name)}" for name in mine]
         return [token for token in tokens if token not in keep]
+
+    def changes(self, device, old_token, new_token):
+        return fiemap.changes(self._path(old_token), self._path(new_token))
+
+    def never_written(self, device):
+        return is_all_hole(_image(device), device.size)
 
     def _freeze(self, device, image, name, quieted):
         parent, base = os.path.split(image)
