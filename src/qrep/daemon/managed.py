@@ -106,7 +106,7 @@ class ManagedVolume:
     def set_sync_points(self, count):
         with self.lock:
             self._sync_points = count
-            self.replica().set_sync_points(count)
+            self.replica().set_policy(count=count)
 
     def close_target(self):
         with self.lock:
