@@ -10,6 +10,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 SETTINGS = {
     "initial": str, "sync_points": int, "connections": int, "timeout": str, "shape": str, "schedule": str, "missed": str, "rpo": str,
+    "verify_rate": str,
 }  # fmt: skip
 KEPT = {"snapshots": str, "undo": str, "undo_space": str, "accept": list}
 
@@ -31,7 +32,7 @@ REQUESTS = {
                         {**SETTINGS, "from": str, "to": str, "mode": str, "overwrite": bool, "dry_run": bool}),
     ("PATCH", "/jobs/{}"): ({}, {**SETTINGS, "dry_run": bool}),
     ("POST", "/jobs/{}/start"): ({}, {}), ("POST", "/jobs/{}/stop"): ({}, {}), ("GET", "/jobs/{}/estimate"): None,
-    ("POST", "/jobs/{}/verify"): ({}, {"independent": bool}),
+    ("POST", "/jobs/{}/verify"): ({}, {"independent": bool, "repair": bool, "dry_run": bool, "rate": str}),
     ("GET", "/shapes"): None, ("GET", "/shapes/{}"): None, ("DELETE", "/shapes/{}"): None, ("GET", "/limit"): None,
     ("PATCH", "/shapes/{}"): ({}, {"peak": str, "hours": list, "off_peak": str, "dry_run": bool}),
     ("PATCH", "/limit"): ({"rate": str}, {"dry_run": bool}),

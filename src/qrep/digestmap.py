@@ -164,6 +164,14 @@ class DigestMap:
         self.pending, self.reason = None, ""
         self._take(self._unknown())
 
+    def replace(self, states, values):
+        """Make these arrays what the map says of the generation `tag`: what was just read is something else than it said. Durable."""
+        crashpoint("map-replace-before")
+        content = Content(self.tag, self.counter, states, values)
+        self._write(ROOT, content)
+        self._take(content)
+        crashpoint("map-replace-durable")
+
     # ---- the checkpoint of a target's first, still uncommitted generation ----
 
     def write_checkpoint(self, new, counter, states, values):

@@ -12,7 +12,7 @@ TARGET = {
     "recovering": {"undo_restored": ("idle",), "failed": ("faulted",)},
     # The device holds exactly the committed generation.
     "idle": {
-        "hello": ("idle",), "begin": ("open", "idle"), "abort": ("idle",), "scan": ("idle",), "verify": ("idle",),
+        "hello": ("idle",), "begin": ("open", "idle"), "abort": ("idle",), "scan": ("idle",), "check": ("idle",), "get-nodes": ("idle",), "repair": ("idle",),
         "get-leaves": ("idle",), "get-root": ("idle",), "ping": ("idle",), "resume": ("idle",), "rollback": ("rolling",),
         "prepare": ("idle",), "hold": ("idle",), "commit": ("idle",), "add-connections": ("idle",), "connections_ended": ("idle",),
         "lanes_failed": ("idle",), "disconnected": ("idle",), "abandon": ("idle",), "checkpoint_due": ("idle",),
@@ -28,7 +28,7 @@ TARGET = {
     "open": {
         "hello": ("open",), "begin": ("recovering", "open", "idle"), "resume": ("open",), "prepare": ("preparing", "open"), "hold": ("preparing", "open"),
         "add-connections": ("open",), "connections_ended": ("open",),
-        "commit": ("open",), "abort": ("recovering", "idle", "open"), "ping": ("open",), "scan": ("open",), "verify": ("open",),
+        "commit": ("open",), "abort": ("recovering", "idle", "open"), "ping": ("open",), "scan": ("open",), "check": ("open",), "get-nodes": ("open",), "repair": ("open",),
         "get-leaves": ("open",), "get-root": ("open",), "lanes_failed": ("open", "recovering", "idle"),
         "disconnected": ("open",), "abandon": ("recovering", "idle"), "checkpoint_due": ("open",),
         "failed": ("recovering", "idle", "faulted", "open"),
@@ -42,7 +42,7 @@ TARGET = {
     "prepared": {
         "hello": ("prepared",), "commit": ("idle", "prepared"), "decided": ("idle",), "abort": ("recovering", "idle", "prepared"), "resume": ("open", "prepared"),
         "begin": ("recovering", "open", "idle", "prepared"), "ping": ("prepared",), "disconnected": ("prepared",),
-        "scan": ("prepared",), "verify": ("prepared",), "get-leaves": ("prepared",), "get-root": ("prepared",), "prepare": ("prepared",), "hold": ("prepared",),
+        "scan": ("prepared",), "check": ("prepared",), "get-nodes": ("prepared",), "repair": ("prepared",), "get-leaves": ("prepared",), "get-root": ("prepared",), "prepare": ("prepared",), "hold": ("prepared",),
         "connections_ended": ("prepared",), "abandon": ("recovering", "idle"), "lanes_failed": ("prepared",), "checkpoint_due": ("prepared",),
         "failed": ("recovering", "idle", "faulted"),
     },

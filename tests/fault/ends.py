@@ -9,6 +9,7 @@
     ends.py source DEVICE STATE PORT [none|reflink|hints] [resize]  one run; prints its report as a JSON line. hints: reflink, and the
                                          last generation's snapshot is kept. resize: it begins with one connection,
                                          slowly, gets two more, loses them, and goes on at full speed
+    ends.py verify DEVICE STATE PORT     verify --repair; prints its report as a JSON line
 """
 
 import json
@@ -27,6 +28,8 @@ from qrep.errors import QrepError
 from qrep.protocol import messages as say
 from qrep.protocol.transport import Channel, DataConnection, Rendezvous, admit, join, welcome
 from qrep.source.flow import Run
+from qrep.source.found import put_into_map
+from qrep.source.verify import verify
 from qrep.target.volume import TargetVolume
 from qrep.volumes.none import Live
 from qrep.volumes.reflink import Reflink
@@ -148,6 +151,7 @@ def source(path, state, port, backend="none", how=""):
         path, state, job_id=JOB, volume_id=VOLUME, backend=Live() if backend == "none" else Reflink(), leaf_size=LEAF, hints=backend == "hints",
         granule_size=GRANULE, frame_limit=64 << 10, timeout_s=0.0, **({"connections": 1, "slots": 1} if slow else {}),
     )  # fmt: skip
+    put_into_map(request)
     try:
         run = Run(request, dial, connect)
         if slow:
@@ -158,11 +162,22 @@ def source(path, state, port, backend="none", how=""):
         sys.exit(1)
 
 
+def verify_and_repair(path, state, port, backend="none", how=""):
+    address = ("127.0.0.1", int(port))
+    request = local_request(path, state, job_id=JOB, volume_id=VOLUME, leaf_size=LEAF, granule_size=GRANULE)
+    try:
+        report = verify(request, lambda: Channel(socket.create_connection(address), "target"), repair=how != "look")
+        print(json.dumps({"ok": report.ok, **report.as_dict()}), flush=True)
+    except QrepError as err:
+        print(json.dumps(err.as_dict()), flush=True)
+        sys.exit(1)
+
+
 def main(arguments):
     if arguments[0] in ("take-over", "give-up", "role"):
         change_role(*arguments[1:], arguments[0])
         return
-    {"target": target, "rollback": rollback, "delete": delete, "points": points, "source": source}[arguments[0]](*arguments[1:])
+    {"target": target, "rollback": rollback, "delete": delete, "points": points, "source": source, "verify": verify_and_repair}[arguments[0]](*arguments[1:])
 
 
 if __name__ == "__main__":

@@ -38,8 +38,8 @@ class Scene:
     # ---- processes ----
 
     def start(self, role, *arguments, crash="", how=""):
-        device = self.source if role == "source" else self.target
-        extra = [self.backend, how] if role == "source" else []
+        device = self.source if role in ("source", "verify") else self.target
+        extra = [self.backend, how] if role in ("source", "verify") else []
         process = self.nest.start(role, device, self.state, *arguments, *extra, crash=crash)
         self._running.append(process)
         return process

@@ -110,17 +110,42 @@ def test_stop_tells_what_the_agent_says(agent, qrep):
     assert qrep("stop", "db").out == "db: stopped; what has been applied is kept\n"
 
 
+FOUND = {
+    "equal": True, "differences": [], "source_damage": [], "map_differences": [], "counter": 41, "root": ROOT, "last_sync_point": JOB["last_sync_point"],
+    "independent": True, "read": {"target": 1 << 30, "source": 0}, "source_read": False, "note": "only the target was read", "repair": None,
+    "wire": {"bytes": 188, "digests": 1, "nodes": 1},
+}  # fmt: skip
+
+
 def test_verify_names_the_root_and_differences_end_in_6(agent, qrep):
-    equal = {"differences": [], "counter": 41, "root": ROOT, "last_sync_point": JOB["last_sync_point"], "independent": True}
-    agent.task("POST", "/jobs/db/verify", result=equal)
-    answer = qrep("verify", "db", "--independent")
-    assert answer.out == f"db: the two sides are equal at generation 41 (2026-11-22 00:00)\n  root {ROOT}  (confirmed by the packaged blake3)\n"
-    assert agent.bodies("POST", "/jobs/db/verify") == [{"independent": True}]
-    agent.task("POST", "/jobs/db/verify", result=equal | {"differences": [{"offset": 8192, "size": 4096}]})
+    agent.task("POST", "/jobs/db/verify", result=FOUND)
+    answer = qrep("verify", "db", "--independent", "--rate", "50M")
+    assert answer.out.splitlines() == [
+        "db: the two sides are equal at generation 41 (2026-11-22 00:00)",
+        f"  root {ROOT}  (confirmed by the packaged blake3)",
+        "  read 1 GiB of the target; compared 1 digests, 188 bytes",
+        "  only the target was read",
+    ]
+    assert agent.bodies("POST", "/jobs/db/verify") == [{"independent": True, "rate": "50M"}]
+    wrong = FOUND | {"equal": False, "differences": [{"offset": 8192, "size": 4096}]}
+    agent.task("POST", "/jobs/db/verify", result=wrong)
     answer = qrep("verify", "db")
-    assert answer.code == 6 and "offset 8192  size 4096" in answer.err and "action: " in answer.err
+    assert answer.code == 6 and "offset 8192  size 4096" in answer.err and "action: " in answer.err and "--repair" in answer.err
     answer = qrep("verify", "db", "--json")
     assert (answer.code, json.loads(answer.out)["differences"]) == (6, [{"offset": 8192, "size": 4096}])
+
+
+def test_repair_is_asked_about_and_says_what_it_healed_and_what_is_left(agent, qrep):
+    place = [{"offset": 8192, "size": 4096}]
+    repair = {"dry_run": False, "healed": place, "healed_leaves": 1, "left": [], "left_leaves": 0, "reasons": []}
+    agent.task("POST", "/jobs/db/verify", result=FOUND | {"repair": repair})
+    assert qrep("verify", "db", "--repair").code == 5 and agent.bodies("POST", "/jobs/db/verify") == []
+    answer = qrep("verify", "db", "--repair", "-y")
+    assert answer.code == 0 and "4 KiB in 1 place healed" in answer.out
+    rest = repair | {"dry_run": True, "left": place, "reasons": [{"offset": 8192, "why": "it is gone"}]}
+    agent.task("POST", "/jobs/db/verify", result=FOUND | {"equal": False, "differences": place, "repair": rest})
+    answer = qrep("verify", "db", "--repair", "-n")
+    assert answer.code == 6 and "would be healed" in answer.err and "offset 8192: it is gone" in answer.err
 
 
 def test_events_are_lines_and_json_lines(agent, qrep):

@@ -19,9 +19,11 @@ EXAMPLES = [
     ("source", say.Commit(7)),
     ("source", say.Abort(0, "why")),
     ("source", say.ScanTarget(0, 256)),
-    ("source", say.Verify(5, 1)),
+    ("source", say.Check(ID, 5, 1 << 20)),
+    ("source", say.GetNodes(ID, 63, [0, 1 << 40])),
+    ("source", say.Repair(ID, 7, bytes(4096))),
     ("source", say.GetLeaves([0, 5])),
-    ("source", say.GetRoot(True)),
+    ("source", say.GetRoot(True, 0)),
     ("source", say.Ping()),
     ("target", say.State(1, ID, 3, 1 << 30, 4096, 8 << 20, 1, [ID] * 12, say.NO_ID, 0, False, 512, 9)),
     ("target", say.Stale(9)),
@@ -37,6 +39,9 @@ EXAMPLES = [
     ("target", say.Digests(0, b"\1", DIGEST)),
     ("target", say.Leaves(0, DIGEST)),
     ("target", say.Root(DIGEST)),
+    ("target", say.Checked(0, 8, 8 << 20, [say.BadLeaf(3, DIGEST)], [7], [say.Extent(0, 4096)], 1, True)),
+    ("target", say.Nodes(4, b"\0\1\2", DIGEST * 3)),
+    ("target", say.Repaired(7, False, "map")),
     ("target", say.Progress(1, 2, 3)),
     ("target", say.Error("code", "message", "hint")),
     ("target", say.Pong()),
@@ -109,6 +114,20 @@ def test_an_unknown_missing_or_doubled_field_is_refused(sender, message):
         ("source", say.ScanTarget(0, 257)),
         ("source", say.ScanTarget(0, 0)),
         ("source", say.ScanTarget(1 << 63, 1)),
+        ("source", say.Check(ID[:-1], 0, 0)),
+        ("source", say.Check(ID, -1, 0)),
+        ("source", say.GetNodes(ID, 64, [0])),
+        ("source", say.GetNodes(ID, 0, [])),
+        ("source", say.GetNodes(ID, 0, [0] * 257)),
+        ("source", say.Repair(ID, 0, b"")),
+        ("source", say.Repair(ID, 0, bytes((1 << 19) + 1))),
+        ("target", say.Checked(0, 257, 0, [], [], [], 0, False)),
+        ("target", say.Checked(0, 1, 0, [say.BadLeaf(0, DIGEST)] * 4097, [], [], 0, False)),
+        ("target", say.Checked(0, 1, 0, [say.BadLeaf(0, DIGEST[:-1])], [], [], 0, False)),
+        ("target", say.Checked(0, 1, 0, [], [0] * 257, [], 0, False)),
+        ("target", say.Checked(0, 1, 0, [], [], [say.Extent(0, 1)] * 257, 0, False)),
+        ("target", say.Nodes(0, b"\1\1", DIGEST)),
+        ("target", say.Nodes(0, b"\1" * 257, DIGEST * 257)),
         ("source", say.GetLeaves([])),
         ("source", say.GetLeaves([0] * 65)),
         ("source", say.GetLeaves([-1])),
@@ -148,7 +167,12 @@ def test_the_largest_messages_fit():
     page = say.Leaves(1, bytes(say.LEAF_PAGE_MAX))
     chunk = say.Applied(0, b"\2" * 8192, b"\1" * 8192, DIGEST * 8192)
     tokens = say.Began(1, 1, DIGEST, [bytes(64)] * 16)
-    assert all(len(say.encode(message)) <= say.MESSAGE_MAX for message in (page, chunk, tokens))
+    wide = (1 << 63) - 1
+    checked = say.Checked(
+        wide, 256, wide, [say.BadLeaf(wide, DIGEST)] * say.BAD_LEAVES_MAX, [wide] * 256, [say.Extent(wide, wide)] * say.EXTENTS_MAX, 256, False
+    )
+    repair = say.Repair(ID, wide, bytes(say.REPAIR_MAX))
+    assert all(len(say.encode(message)) <= say.MESSAGE_MAX for message in (page, chunk, tokens, checked, repair))
 
 
 def test_versions_meet_at_the_highest_both_speak():

@@ -1,5 +1,6 @@
 """TargetMachine: which actions follow which event, in which order; the order is the proof."""
 
+import msgspec
 import pytest
 
 from qrep.errors import DamagedError, ProtocolError
@@ -379,7 +380,7 @@ def test_only_a_retained_point_can_be_rolled_back_to_and_only_under_a_fresh_id(p
         begun().rollback(OTHER, NEW, 9)
 
 
-@pytest.mark.parametrize("message", [say.Ping(), say.GetRoot(False), say.Begin(T, NEW, 7, 1, LEAF), say.Commit(7)])
+@pytest.mark.parametrize("message", [say.Ping(), say.GetRoot(False, 0), say.Begin(T, NEW, 7, 1, LEAF), say.Commit(7)])
 def test_nothing_may_be_said_before_hello(message):
     target = machine(greeted=False)
     target.connected("a")
@@ -398,12 +399,46 @@ def test_a_second_hello_on_one_session_closes_that_session_only():
 def test_questions_are_answered_only_while_the_device_holds_the_committed_generation():
     target = machine()
     assert target.message("a", say.ScanTarget(60, 4)) == [do.Scan("a", 60, 4)]
-    assert target.message("a", say.Verify(0, 1)) == [do.Scan("a", 0, 1)]
     assert target.message("a", say.GetLeaves([63])) == [do.SendLeaves("a", (63,))]
     assert names(target.message("a", say.ScanTarget(61, 4))) == ["Reply", "CloseSession"]
     assert names(machine().message("a", say.GetLeaves([64]))) == ["Reply", "CloseSession"]
-    for question in (say.ScanTarget(0, 1), say.GetRoot(False), say.GetLeaves([0])):
+    for question in (say.ScanTarget(0, 1), say.GetRoot(False, 0), say.GetLeaves([0])):
         assert replies(begun().message("a", question))[0].code == "busy"
+
+
+def test_a_check_reads_beside_everything_and_counts_only_if_nothing_was_opened_meanwhile():
+    target = machine()
+    (start,) = target.message("a", say.Check(T, 3, 1 << 20))
+    assert start == do.StartCheck("a", 3, 1 << 20, target.mark())
+    piece = say.Checked(3, 1, 1 << 20, [], [], [], 0, False)
+    assert replies(target.checked("a", start.mark, piece)) == [piece]
+    assert target.checked("b", start.mark, piece) == [], "its session is not there any more"
+    target.message("a", say.Begin(T, NEW, 7, 1, LEAF))
+    assert replies(target.checked("a", start.mark, piece))[0].code == "busy"
+    target.message("a", say.Abort(7, "why"))
+    target.undo_restored()
+    assert target.phase == "idle" and target.record.committed_id == T
+    assert replies(target.checked("a", start.mark, piece))[0].code == "busy", "the device was written to and put back meanwhile"
+    target.rollback(OTHER, NEW[::-1], 9)
+    mark = target.mark()
+    target.point_applied()
+    assert mark[1] is None and mark != target.mark()
+
+
+def test_checks_nodes_and_repairs_are_of_the_committed_generation_and_inside_the_volume():
+    asks = (say.Check(T, 0, 0), say.GetNodes(T, 0, [0]), say.Repair(T, 0, bytes(LEAF)))
+    assert [names(machine().message("a", ask)) for ask in asks] == [["StartCheck"], ["SendNodes"], ["RepairLeaf"]]
+    for ask in asks:
+        assert replies(begun().message("a", ask))[0].code == "busy"
+        assert replies(machine().message("a", msgspec.structs.replace(ask, generation=OTHER)))[0].code == "base"
+    leaves = SIZE // LEAF
+    wrong = (
+        say.Check(T, 65, 0), say.GetNodes(T, 0, [leaves]), say.GetNodes(T, 63, [1]), say.Repair(T, leaves, bytes(LEAF)),
+        say.Repair(T, 0, bytes(LEAF - 512)),
+        say.GetNodes(T, 0, [index * (GRANULE // LEAF) for index in range(say.NODE_GRANULES_MAX + 1)]),
+    )  # fmt: skip
+    for ask in wrong:
+        assert names(machine().message("a", ask)) == ["Reply", "CloseSession"]
 
 
 def test_abort_tells_when_it_is_done_and_is_idempotent():

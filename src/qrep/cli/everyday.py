@@ -1,4 +1,4 @@
-"""qrep start, stop, verify: the everyday verbs on jobs."""
+"""qrep start, stop: the everyday verbs on jobs."""
 
 import click
 
@@ -8,9 +8,7 @@ from qrep.cli.app import Command
 from qrep.client import part
 from qrep.cli.follow import follow_task
 from qrep.cli.render import when
-from qrep.errors import Differences, Interrupted, QrepError
-
-MOST_LISTED = 20  # differing extents listed as text; --json has all that the agent kept
+from qrep.errors import Interrupted, QrepError
 
 
 def estimate_text(name, answer):
@@ -92,47 +90,3 @@ def stop(app, jobs):
     client = app.client()
     answers = {name: client.post(f"/jobs/{part(name)}/stop", timeout=60) for name in jobs}
     app.data(answers, "\n".join(f"{name}: {answer.get('text', 'stopped')}" for name, answer in answers.items()))
-
-
-def difference_lines(name, result):
-    extents = result["differences"]
-    total = sum(extent["size"] for extent in extents)
-    yield f"{name}: {units.format_size(total)} differ in {len(extents)} places"
-    for extent in extents[:MOST_LISTED]:
-        yield f"  offset {extent['offset']}  size {extent['size']}"
-    if len(extents) > MOST_LISTED:
-        yield f"  and {len(extents) - MOST_LISTED} more (all with --json)"
-
-
-def verify_text(name, result):
-    if result["differences"]:
-        return "\n".join(difference_lines(name, result))
-    text = f"{name}: the two sides are equal at generation {result['counter']} ({when(result.get('last_sync_point'))})"
-    return (
-        text
-        + f"\n  root {result['root'] or result.get('target_root')}"
-        + ("  (confirmed by the packaged blake3)" if result.get("independent") else "")
-    )
-
-
-@click.command(cls=Command)
-@click.argument("job", shell_complete=names.jobs)
-@click.option(
-    "--independent", is_flag=True, help="Hash the target with the packaged blake3 instead of qrep's own kernel."
-)
-@click.pass_obj
-def verify(app, job, independent):
-    """Compare the two sides of JOB at the last sync point; exit 6 if they differ."""
-    client = app.client()
-    task = client.post(f"/jobs/{part(job)}/verify", {"independent": independent})
-    result = follow_task(app, client, task, f"{job}: verifying")
-    if result["differences"]:
-        if app.json:
-            app.data(result)
-            return Differences.exit_code
-        raise Differences(
-            verify_text(job, result),
-            hint=f"find out who wrote to the target; qrep start {job} compares both sides afresh and puts it right",
-        )
-    app.data(result, verify_text(job, result))
-    return 0

@@ -101,13 +101,14 @@ SETTINGS = (
         type=click.Choice(["run", "skip"]),
         help="Scheduled times that passed while the agent was down: one run at its start, or none (run).",
     ),
+    click.option("--verify-rate", metavar="RATE", help='How much a verify may read a second at each end; "none" for as much as it can.'),
     click.option("--rpo", metavar="TIME", help='How old the last sync point may become before qrep warns; "none" for no matter.'),
 )
 
 
 def cleared(options):
     """The options as the agent takes them: what a person writes as `none` is nothing in the file."""
-    return {key: "" if key in ("shape", "schedule", "rpo") and value == "none" else value for key, value in options.items()}
+    return {key: "" if key in ("shape", "schedule", "rpo", "verify_rate") and value == "none" else value for key, value in options.items()}
 
 
 def settings(command):

@@ -13,7 +13,7 @@ COMMANDS = {
     "status": ("status", "status", "Jobs, paths, lag; what to do next."),
     "start": ("everyday", "start", "Run jobs now."),
     "stop": ("everyday", "stop", "Stop runs, keep what has been applied."),
-    "verify": ("everyday", "verify", "Compare the two sides at the last sync point."),
+    "verify": ("verify", "verify", "Compare the two sides at the last sync point."),
     "events": ("events", "events", "What happened."),
     "copy": ("copy", "copy", "Copy a device once, here or over ssh; a repeat sends what changed."),
     "volume": ("volume", "volume", "Devices that qrep knows by name."),

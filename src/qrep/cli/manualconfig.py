@@ -101,6 +101,7 @@ TEXTS = {
         "shape": "Shaping group that it shares a rate with; empty: none.",
         "schedule": 'When it runs by itself: cron lines separated by ";", or every 15m; empty: only when it is started.',
         "missed": "A scheduled time that passed while the agent was down: run once at its start, or skip it.",
+        "verify_rate": "How much a verify may read a second at each end; empty: as fast as it goes.",
         "rpo": "How old the last sync point may become before it is told; empty: no matter.",
         "paths": "Ways to the target, of which one is active; see below. None: any address of the peer.",
         "preferred_path": "Number of the path that is taken when it is well.",

@@ -1,11 +1,12 @@
 """Requests about jobs, and what they do."""
 
-from qrep.daemon.made import check_may_run, check_may_verify
+from qrep.daemon.made import check_may_run
 from qrep.jobs import look
 from qrep.jobs.shown import job_dict
 
 FIELDS = {
     "mode": str, "initial": str, "sync_points": int, "connections": int, "timeout": str, "shape": str, "schedule": str, "missed": str, "rpo": str,
+    "verify_rate": str,
 }  # fmt: skip
 CHANGES = {key: kind for key, kind in FIELDS.items() if key != "mode"}
 
@@ -42,10 +43,7 @@ def add(requests, node):
     requests.simple("/jobs/{name}/estimate", "GET", estimate)
 
     def verify(path, body):
-        runner = node.jobs.get(path["name"])
-        check_may_verify(runner)
-        runner.begin("verify")
-        independent = body.get("independent", False)
-        return node.tasks.start("verify", runner.name, lambda task: look.verify(runner, task, independent)).as_dict()
+        return node.jobs.verify(path["name"], **body).as_dict()
 
-    requests.with_body("/jobs/{name}/verify", "POST", {}, {"independent": bool}, verify)
+    options = {"independent": bool, "repair": bool, "dry_run": bool, "rate": str}
+    requests.with_body("/jobs/{name}/verify", "POST", {}, options, verify)

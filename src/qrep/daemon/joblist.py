@@ -8,7 +8,7 @@ import time
 import msgspec
 
 from qrep import config
-from qrep.daemon import pathedit
+from qrep.daemon import pathedit, verifying
 from qrep.daemon.jobpairs import JobPairs, check_room
 from qrep.daemon.made import Made, check_may_run
 from qrep.daemon.managed import shape
@@ -272,6 +272,10 @@ class Jobs:
         except BaseException:
             runner.end()
             raise
+
+    def verify(self, name, **options):
+        """options: independent, repair, dry_run; rate: as a person writes it, else the job's. Returns the task."""
+        return verifying.start(self.node, self.get(name), options)
 
     def take_up(self):
         """At start: runs that were going when the agent ended go on."""

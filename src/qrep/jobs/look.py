@@ -47,13 +47,13 @@ def estimate(runner, task):
 
 
 class _Check:
-    """A verification, as JobRunner follows it: stopping it is closing its channel."""
+    """A verification, as JobRunner follows it: stopping it is closing its channel, too."""
 
-    def __init__(self, request, dial, independent):
+    def __init__(self, request, dial, **options):
         from qrep.source.verify import Verification
 
         self._dial, self._channel, self._stopped = dial, None, False
-        self.verification = Verification(request, self._connect, independent=independent)
+        self.verification = Verification(request, self._connect, **options)
         self.progress = self.verification.progress
 
     def _connect(self):
@@ -64,20 +64,21 @@ class _Check:
 
     def stop(self):
         self._stopped = True
+        self.verification.stop()
         if self._channel is not None:
             self._channel.close()
 
 
-def verify(runner, task, independent):
-    """Compare both sides at the last sync point. The caller has called begin("verify")."""
+def verify(runner, task, **options):
+    """Compare both sides at the last sync point. The caller has called begin("verify"). options: of source.verify.Verification."""
     try:
-        check = _Check(runner.request(), runner.dial, independent)
+        check = _Check(runner.request(), runner.dial, **options)
         runner.follow(check)
         task.progress = runner.progress
         report = check.verification.run()
     except QrepError as error:
         if runner.stopping:
-            raise Interrupted(f"{runner.name}: the verify was stopped") from error
+            raise Interrupted(f"{runner.name}: the verify was stopped; the next one goes on from there") from error
         runner.events.add("verify-failed", error.message, job=runner.name, reason=error.code)
         raise
     else:
@@ -87,40 +88,27 @@ def verify(runner, task, independent):
 
 
 def _told(runner, report):
-    extents = _extents(report)
+    found = report.as_dict()
     last = runner.db.last_run(runner.settings.id)
-    if not report.ok and not extents:
+    extents = found["differences"]
+    if not report.ok and not any(found[kind] for kind in ("differences", "map_differences", "source_damage")):
         # The leaves agree and the roots do not: one of the two hashes is wrong, and nothing is proved.
-        extents = [{"offset": 0, "size": report.size}]
-    if extents:
-        size = sum(extent["size"] for extent in extents)
-        text = f"{size} bytes differ in {len(extents)} places, from {extents[0]['offset']} on"
-        runner.events.add("verify-differs", text, job=runner.name, extents=extents[:100], places=len(extents))
-    else:
+        extents = found["differences"] = [{"offset": 0, "size": report.geometry.size}]
+    repair = found["repair"]
+    if repair and repair["healed_leaves"] and not repair["dry_run"]:
+        text = f"{_said(repair['healed'])} of the target healed with what the source still holds"
+        runner.events.add("verify-healed", text, job=runner.name, extents=repair["healed"][:100], places=len(repair["healed"]))
+    if report.ok:
         runner.events.add("verify-equal", f"generation {report.counter}", job=runner.name, root=report.root)
-    return {
-        "equal": not extents,
-        "differences": extents,
-        "generation": report.generation,
-        "counter": report.counter,
-        "root": report.root,
-        "target_root": report.target_root,
-        "independent": report.independent,
-        "last_sync_point": iso(last["report"].get("frozen_at_ns")) if last else None,
-    }
+    else:
+        kinds = {"differences": "of the target differ", "source_damage": "of the source's frozen image differ", "map_differences": "differ in the maps"}
+        text = "; ".join(f"{_said(found[kind])} {words}" for kind, words in kinds.items() if found[kind])
+        runner.events.add("verify-differs", text, job=runner.name, extents=extents[:100], places=len(extents))
+    found["equal"] = report.ok
+    found["last_sync_point"] = iso(last["report"].get("frozen_at_ns")) if last else None
+    return found
 
 
-def _extents(report):
-    """What differs as extents of bytes, neighbours joined; never beyond the end of the volume."""
-    whole, extents = report.granule_size // report.leaf_size, []
-    for granule, leaves in report.differences:
-        for leaf in range(whole) if leaves is None else leaves:
-            offset = granule * report.granule_size + leaf * report.leaf_size
-            size = min(report.leaf_size, report.size - offset)
-            if size <= 0:
-                continue
-            if extents and extents[-1]["offset"] + extents[-1]["size"] == offset:
-                extents[-1]["size"] += size
-            else:
-                extents.append({"offset": offset, "size": size})
-    return extents
+def _said(extents):
+    size = sum(extent["size"] for extent in extents)
+    return f"{size} bytes in {len(extents)} place{'s' if len(extents) > 1 else ''}, from {extents[0]['offset']} on,"

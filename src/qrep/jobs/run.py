@@ -186,7 +186,7 @@ class JobRunner:
 
     def _run(self, task, started, cause):
         from qrep.source.flow import Run
-        from qrep.source.verify import forget_if_different
+        from qrep.source.found import put_into_map
 
         self._go("start", "queued")
         self.problem = None
@@ -199,7 +199,7 @@ class JobRunner:
             self._go("slot", "connecting")
             self._keep()
             request = self.request()
-            forget_if_different(request)
+            put_into_map(request)
             run = Run(request, self._dial_for_run, self._connect, observer=self, on_lost=self.paths and self.paths.lost)
             self.follow(run)
             text = f"{self.settings.source} -> {self.settings.target}{', ' if cause else ''}{cause}"

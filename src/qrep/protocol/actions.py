@@ -247,13 +247,46 @@ class SendLeaves(NamedTuple):
 
 
 class SendRoot(NamedTuple):
-    """Send the Root of the committed generation, from the map; where the map does not know, from the device.
-
-    independent: from a fresh read of the whole device by the packaged blake3, with Progress meanwhile.
-    """
+    """Send the Root of the committed generation, from the map; where the map does not know, from the device."""
 
     handle: object
-    independent: bool
+
+
+class StartCheck(NamedTuple):
+    """Read the device from granule `first` on beside everything else, without holding anything up, and compare it with the own map: after each
+    piece machine.checked(handle, mark, message). What ran before on behalf of anybody ends. rate: bytes per second, 0: as fast as it goes."""
+
+    handle: object
+    first: int
+    rate: int
+    mark: tuple
+
+
+class StartRoot(NamedTuple):
+    """Read the whole device with the packaged blake3 beside everything else, with Progress meanwhile; then machine.checked(handle, mark, Root)."""
+
+    handle: object
+    rate: int
+    mark: tuple
+
+
+class SendNodes(NamedTuple):
+    """Send Nodes: of the map, or of what was read since for granules of which it knows nothing."""
+
+    handle: object
+    level: int
+    indexes: tuple
+    mark: tuple
+
+
+class RepairLeaf(NamedTuple):
+    """Write a leaf of the committed generation over a damaged one, and send Repaired. Only if its value is the one in the own map; then
+    written, flushed and read back before anything else happens. Nothing is open, so nothing is logged: what it overwrites belongs to no
+    generation."""
+
+    handle: object
+    leaf: int
+    data: bytes
 
 
 class Reply(NamedTuple):

@@ -19,7 +19,12 @@ LENGTH = struct.Struct("<I")
 
 NO_ID = bytes(16)  # "no generation": nothing was ever committed
 GRANULES_PER_CHUNK = 8192  # of an Applied or Digests message: 8192 * (1 + 1 + 32) bytes stay below MESSAGE_MAX
-GRANULES_PER_SCAN = 256  # of a ScanTarget or Verify: 2 GiB of 8 MiB granules, so that an answer never takes minutes
+GRANULES_PER_SCAN = 256  # of a ScanTarget: 2 GiB of 8 MiB granules, so that an answer never takes minutes
+NODES_MAX = 256  # of one GetNodes
+NODE_GRANULES_MAX = 16  # whose leaf pages one GetNodes may need
+BAD_LEAVES_MAX = 4096  # named by one Checked
+PIECE_GRANULES_MAX = 256  # that one Checked is about
+REPAIR_MAX = 1 << 19  # bytes of a leaf that is healed by a message; larger ones are sent by a run
 LEAF_PAGES_MAX = 64  # granules named by one GetLeaves
 CONNECTIONS_MAX = 16  # data connections of one session at a time
 CONNECTION_NUMBERS_MAX = 1024  # of one session in all: a number is never given twice, so that no frame can change streams
@@ -148,11 +153,32 @@ class ScanTarget(Message, tag="scan"):
     count: ScanCount
 
 
-class Verify(Message, tag="verify"):
-    """As ScanTarget."""
+class Check(Message, tag="check"):
+    """Read your device from granule `first` on, at most `rate` bytes per second (0: as fast as it goes), and compare it with your own map.
 
+    Answered by Checked, piece after piece, while anything else may be asked. Another Check, or the end of the session, ends it.
+    """
+
+    generation: Id
     first: Count
-    count: ScanCount
+    rate: Count
+
+
+class GetNodes(Message, tag="get-nodes"):
+    """What your map says of these nodes (maptree.py). Below a granule they may lie in NODE_GRANULES_MAX granules at most."""
+
+    generation: Id
+    level: Annotated[int, Meta(ge=0, le=63)]
+    indexes: Annotated[list[Count], Meta(min_length=1, max_length=NODES_MAX)]
+
+
+class Repair(Message, tag="repair"):
+    """The content of leaf `leaf` of the committed generation `generation`, where the device holds something else. It is written only if its
+    chaining value is the one that the target's own map has."""
+
+    generation: Id
+    leaf: Count
+    data: Annotated[bytes, Meta(min_length=512, max_length=REPAIR_MAX)]
 
 
 class GetLeaves(Message, tag="get-leaves"):
@@ -163,9 +189,10 @@ class GetLeaves(Message, tag="get-leaves"):
 
 class GetRoot(Message, tag="get-root"):
     """The BLAKE3 of the committed generation as the target's map has it; independent: from a fresh read of the whole device by the
-    packaged blake3, with Progress meanwhile (it has no chaining values, so it can only speak of the whole)."""
+    packaged blake3, with Progress meanwhile (it has no chaining values, so it can only speak of the whole); rate: as in Check."""
 
     independent: bool
+    rate: Count
 
 
 class Ping(Message, tag="ping"):
@@ -266,7 +293,7 @@ class Nak(Message, tag="nak"):
 
 
 class Digests(Message, tag="digests"):
-    """Answer to ScanTarget or Verify. states: granule state bytes as in disk.h; values: 32 bytes each."""
+    """Answer to ScanTarget. states: granule state bytes as in disk.h; values: 32 bytes each."""
 
     first: Count
     states: ChunkBytes
@@ -280,6 +307,44 @@ class Leaves(Message, tag="leaves"):
 
 class Root(Message, tag="root"):
     root: Digest
+
+
+class BadLeaf(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A leaf of the volume, and the chaining value of what the device holds there."""
+
+    leaf: Count
+    value: Digest
+
+
+class Checked(Message, tag="checked"):
+    """Granules [first, first + count) were read. bad: leaves that are not what the map says; whole: granules that are not, of which the map
+    has no leaf values or which have too many bad leaves; unreadable: places. unknown: granules of which the map knows nothing. All ascending.
+    done: that was the last piece."""
+
+    first: Count
+    count: Annotated[int, Meta(ge=0, le=PIECE_GRANULES_MAX)]
+    size: Count
+    bad: Annotated[list[BadLeaf], Meta(max_length=BAD_LEAVES_MAX)]
+    whole: Annotated[list[Count], Meta(max_length=PIECE_GRANULES_MAX)]
+    unreadable: Extents
+    unknown: Annotated[int, Meta(ge=0, le=PIECE_GRANULES_MAX)]
+    done: bool
+
+
+class Nodes(Message, tag="nodes"):
+    """kinds: 0 unknown, 1 hashed, 2 zero; values: 32 bytes each; in the order of the question."""
+
+    level: Annotated[int, Meta(ge=0, le=63)]
+    kinds: Annotated[bytes, Meta(min_length=1, max_length=NODES_MAX)]
+    values: Annotated[bytes, Meta(min_length=32, max_length=NODES_MAX * 32)]
+
+
+class Repaired(Message, tag="repaired"):
+    """healed: the device holds what was sent, durably. Else why: map (the own map has another value), unknown (it has none), write."""
+
+    leaf: Count
+    healed: bool
+    why: Word
 
 
 class Progress(Message, tag="progress"):
@@ -369,9 +434,10 @@ NAK_CODES = {
     "id": "an id was used before",
 }
 
-SOURCE_SAYS = (Hello, Begin, Resume, AddConnections, Prepare, Hold, Commit, Abort, ScanTarget, Verify, GetLeaves, GetRoot, Ping)
+SOURCE_SAYS = (Hello, Begin, Resume, AddConnections, Prepare, Hold, Commit, Abort, ScanTarget, Check, GetNodes, Repair, GetLeaves, GetRoot, Ping)
 TARGET_SAYS = (
-    State, Stale, Began, Resumed, Added, Applied, Prepared, Held, Committed, Aborted, Nak, Digests, Leaves, Root, Progress, Error, Pong, Beat,
+    State, Stale, Began, Resumed, Added, Applied, Prepared, Held, Committed, Aborted, Nak, Digests, Leaves, Root, Checked, Nodes, Repaired,
+    Progress, Error, Pong, Beat,
 )  # fmt: skip
 TESTER_SAYS, TESTED_SAYS = (Measure, Halt, Ping), (Ready, Measured, Error, Pong)
 
@@ -420,6 +486,8 @@ def decode(body, sender):
     _check_wide(message)
     if isinstance(message, (Applied, Digests)):
         _check_chunk(message)
+    if isinstance(message, Nodes) and len(message.values) != len(message.kinds) * 32:
+        raise ProtocolError("the lists of a Nodes do not have the same length")
     return message
 
 

@@ -11,6 +11,7 @@ from qrep.protocol import actions as do
 from qrep.protocol import messages as say
 from qrep.protocol.messages import NO_ID, PRIMARY
 from qrep.protocol.records import OPEN_NONE, OPEN_ROLLBACK, OPEN_RUN
+from qrep.protocol.target_checks import TargetChecks
 from qrep.protocol.target_group import TargetGroup
 from qrep.protocol.target_requests import TargetRequests
 from qrep.protocol.target_roles import TargetRoles
@@ -18,7 +19,7 @@ from qrep.protocol.target_roles import TargetRoles
 RESUMABLE_FAILURES = ("connection", "frame", "digest")  # of lanes: the attempt stays open, the source may resume it
 
 
-class TargetMachine(TargetRequests, TargetGroup, TargetRoles):
+class TargetMachine(TargetRequests, TargetChecks, TargetGroup, TargetRoles):
     """One target volume.
 
     record: TargetRecord or None when both superblock slots are bad. capacity: bytes of the device. sector_size: bytes.
@@ -39,6 +40,7 @@ class TargetMachine(TargetRequests, TargetGroup, TargetRoles):
         self._applied = False  # what the open attempt applied is known (memory or checkpoint): it can be resumed
         self._point = None  # (fuzzy, frozen_at_ns) told by Prepare
         self._prepare = None  # the Prepare being worked on
+        self._departures = 0  # how often the device has ceased to hold exactly the committed generation
         self._then = None  # what to do after a roll back: a function that returns actions (default: nothing)
 
     # ---- the driver's own events ----
@@ -193,7 +195,7 @@ class TargetMachine(TargetRequests, TargetGroup, TargetRoles):
                 self._go("open")
                 kind = error.kind if isinstance(error, do.LanesFailed) else "memory"
                 return self.lanes_failed(kind, str(error)[:2000])
-            case do.Scan() | do.SendLeaves() | do.SendRoot():
+            case do.Scan() | do.SendLeaves() | do.SendRoot() | do.SendNodes() | do.StartCheck() | do.StartRoot():
                 return self._expel(action.handle, "device-read", str(error))
             case do.AddLanes():  # those that run are not touched, but what the source was promised is not there: it resumes
                 return [*self._stop_lanes(checkpoint=True), *self._reply(handle, say.Nak(attempt, "connection", str(error)[:2000]))]
@@ -237,6 +239,7 @@ class TargetMachine(TargetRequests, TargetGroup, TargetRoles):
     def _go(self, phase):
         allowed = {phase for targets in states.TARGET[self.phase].values() for phase in targets}
         assert phase in allowed, f"{self.phase} does not lead to {phase}"
+        self._departures += self.phase == "idle" and phase != "idle"
         self.phase = phase
 
     def _tidy(self):

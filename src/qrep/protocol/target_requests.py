@@ -190,7 +190,7 @@ class TargetRequests:
         granules = -(-self.record.size // self.record.granule_size)
         match message:
             case say.GetRoot():
-                return [do.SendRoot(handle, message.independent)]
+                return [do.StartRoot(handle, message.rate, self.mark()) if message.independent else do.SendRoot(handle)]
             case say.GetLeaves():
                 if max(message.granules) >= granules:
                     raise ProtocolError(f"granule {max(message.granules)} of {granules} was asked for")
@@ -204,7 +204,7 @@ class TargetRequests:
 
     _handlers = {
         say.Begin: "_on_begin", say.Resume: "_on_resume", say.AddConnections: "_on_add_connections", say.Prepare: "_on_prepare", say.Hold: "_on_hold", say.Commit: "_on_commit", say.Abort: "_on_abort",
-        say.ScanTarget: "_on_read", say.Verify: "_on_read", say.GetLeaves: "_on_read", say.GetRoot: "_on_read", say.Ping: "_on_ping",
+        say.ScanTarget: "_on_read", say.Check: "_on_check", say.GetNodes: "_on_get_nodes", say.Repair: "_on_repair", say.GetLeaves: "_on_read", say.GetRoot: "_on_read", say.Ping: "_on_ping",
     }  # fmt: skip
 
     def _reply(self, handle, message):

@@ -21,6 +21,7 @@ from qrep.target.lanes import TargetLanes
 from qrep.target.member import Member
 from qrep.target.rolechange import RoleChanges
 from qrep.target.undostore import SEGMENT
+from qrep.target.verify import CheckDriver
 from qrep.target.view import Marks
 
 log = logging.getLogger("qrep.target")
@@ -80,7 +81,7 @@ def merged_marks(before, now):
     return marked
 
 
-class TargetDriver(RoleChanges):
+class TargetDriver(RoleChanges, CheckDriver):
     """Mixin of TargetVolume: `execute` and the actions. Everything here runs under the volume's lock."""
 
     def execute(self, actions):
@@ -380,12 +381,9 @@ class TargetDriver(RoleChanges):
         def progress(done):
             self._reply(do.Reply(action.handle, say.Progress(received=0, written=done, undo=0)))
 
-        if action.independent:
-            root = scan.independent_root(self.device_fd, self.geometry, self.device.io_alignment, progress)
-        else:
-            known = self.digest_map.tag == self.machine.record.committed_id
-            root = self.digest_map.root() if known else None
-            root = root or scan.fresh_root(self.device_fd, self.digest_map, self.device.io_alignment, progress)
+        known = self.digest_map.tag == self.machine.record.committed_id
+        root = self.digest_map.root() if known else None
+        root = root or scan.fresh_root(self.device_fd, self.digest_map, self.device.io_alignment, progress)
         self._reply(do.Reply(action.handle, say.Root(root=root)))
 
     # ---- sessions ----
@@ -422,4 +420,4 @@ class TargetDriver(RoleChanges):
         do.TakeCheckpoint: _take_checkpoint, do.SaveCheckpoint: _save_checkpoint, do.ForgetCheckpoint: _forget_checkpoint,
         do.Scan: _scan, do.SendLeaves: _send_leaves, do.SendRoot: _send_root, do.Reply: _reply, do.CloseSession: _close_session,
         do.Faulted: _faulted, do.HoldOpen: _hold_open, do.Abandoned: _abandoned,
-    } | RoleChanges.role_handlers  # fmt: skip
+    } | RoleChanges.role_handlers | CheckDriver.handlers  # fmt: skip

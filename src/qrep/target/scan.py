@@ -1,4 +1,4 @@
-"""Reading the target's own device afresh: digests for the handshake and for verify, leaf pages, and the root.
+"""Reading the target's own device afresh: digests for the handshake, leaf pages, and the root.
 
 What is offered to a source as the content of the target comes from reads of this moment, never from a list kept earlier.
 """
@@ -7,15 +7,13 @@ import array
 import mmap
 import os
 import threading
-import time
-
-import blake3
 
 from qrep import digesttree
 from qrep._native import hasher
 from qrep._native.connection import Connection
 from qrep._native.source_lane import SourceRun
 from qrep.errors import DeviceReadError
+from qrep.rehash import read_granule
 
 LANES = 2
 PROGRESS_EVERY_S = 1.0
@@ -59,23 +57,6 @@ def check_readable(run):
         raise DeviceReadError(f"the device cannot be scanned: {kind}, granule {granule}: {os.strerror(error)}")
 
 
-def read_granule(device_fd, geometry, granule, buffer, sector_size=512):
-    """Fill the page-aligned `buffer` with a granule past the page cache; returns a memoryview of its bytes."""
-    start, size = granule * geometry.granule_size, geometry.granule_bytes(granule)
-    view = memoryview(buffer)[: -(-size // sector_size) * sector_size]
-    done = 0
-    while done < size:
-        try:
-            got = os.preadv(device_fd, [view[done:]], start + done)
-        except OSError as err:
-            extents = [(start + done, size - done, err.errno)]
-            raise DeviceReadError(f"bytes from {start + done} on cannot be read: {err.strerror}", extents=extents) from err
-        if not got:
-            raise DeviceReadError(f"the device ended at {start + done}, before its size")
-        done += got
-    return view[:size]
-
-
 def leaf_pages(device_fd, geometry, sector_size, granules):
     """Yield (granule, leaf values) of each granule, freshly read and hashed."""
     buffer = mmap.mmap(-1, geometry.granule_size)
@@ -94,16 +75,3 @@ def fresh_root(device_fd, digest_map, sector_size, progress=None):
         return digesttree.root(geometry, states, values, limit=geometry.size)
     ((_, page),) = leaf_pages(device_fd, geometry, sector_size, [0])
     return hasher.root(geometry.size, geometry.leaf_size, page)
-
-
-def independent_root(device_fd, geometry, sector_size, progress=None):
-    """The root from a full read of the device with the packaged blake3: an opinion that shares no code with ours."""
-    digest = blake3.blake3(max_threads=blake3.blake3.AUTO)
-    buffer = mmap.mmap(-1, geometry.granule_size)
-    told = time.monotonic()
-    for granule in range(geometry.granules):
-        digest.update(read_granule(device_fd, geometry, granule, buffer, sector_size))
-        if progress and time.monotonic() - told >= PROGRESS_EVERY_S:
-            told = time.monotonic()
-            progress((granule + 1) * geometry.granule_size)
-    return digest.digest()

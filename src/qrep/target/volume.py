@@ -175,6 +175,7 @@ class TargetVolume(Keeping, TargetDriver, Member):
 
     def close(self):
         """Drain, end all sessions, and give the device back. What is open stays open; the next open() recovers it."""
+        self.end_checks()
         if self._attempt is not None and self._attempt.lanes is not None:
             self._attempt.lanes.stop()
         with self.lock:
