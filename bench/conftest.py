@@ -26,6 +26,12 @@ import results
 from measure import DEVICE_SIZE, FULL, MIB, PREFIX, ROUNDS, ROWS, Row, add_row, make_loop, sweep, wait_quiet
 
 
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            item.add_marker(pytest.mark.alone)
+
+
 def pytest_configure(config):
     # The table of ratios says it all; the plug-in's own, of seconds, is for whoever asks for it (-v).
     if hasattr(config.option, "benchmark_quiet"):

@@ -8,6 +8,7 @@
 
 import contextlib
 import io
+import itertools
 import json
 import os
 import signal
@@ -33,10 +34,17 @@ class CommandFailed(Exception):
         self.code, self.error = code, error
 
 
+_ports = itertools.count()
+
+
 def free_port(host="127.0.0.1"):
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        return probe.getsockname()[1]
+    """A port nobody listens on, of a range that is this test process's own and that the kernel takes no port of by itself."""
+    first = 20000 + 2000 * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 6)
+    while True:
+        port = first + next(_ports) % 2000
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind((host, port))
+            return port
 
 
 def b3sum(path, size=None):

@@ -95,7 +95,7 @@ def same(site, report):
 
 
 def test_a_run_grows_from_one_connection_to_sixteen_and_shrinks_to_one(full):
-    run = Paced(full, [256 << 10], connections=1).go()
+    run = Paced(full, [64 << 10], connections=1).go()
     run.until_up(1)
     run.set_connections(16)
     run.until_up(16)

@@ -15,7 +15,7 @@ from qrep.daemon import tls
 from qrep.daemon.peertested import GEOMETRY
 from qrep.protocol import messages
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.alone]
 
 
 @pytest.fixture

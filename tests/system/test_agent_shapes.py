@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from agents import MIB, wait_until
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.alone]
 KIB = 1 << 10
 BROKEN = {"run-interrupted", "run-resumed", "run-failed"}
 

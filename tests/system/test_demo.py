@@ -13,7 +13,7 @@ from machine import run
 from qrep.demo.place import TOOLS, choose_parent
 from qrep.errors import Refused
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.alone]
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ import pytest
 from agents import MIB, CommandFailed, b3sum, wait_until
 from system.cables import ADDRESSES, Cables
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.alone]
 PAIRS = 4
 SIZE = 32 * MIB
 MBIT = 400  # of each cable
