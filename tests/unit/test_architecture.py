@@ -7,7 +7,7 @@ import pytest
 
 SOURCE = Path(__file__).resolve().parents[2] / "src" / "qrep"
 RANKS = {
-    "cli": 6, "demo": 5, "oneshot": 5, "daemon": 4, "jobs": 3, "copy": 3, "source": 2, "target": 2,
+    "cli": 6, "demo": 5, "oneshot": 5, "daemon": 4, "jobs": 3, "nbd": 3, "copy": 3, "source": 2, "target": 2,
     "protocol": 1, "volumes": 1, "digestmap": 1, "device": 1, "devicesafety": 1,
 }  # fmt: skip
 LEAF = 0  # errors, units, extents, states, config, report, store, crashpoint, ...

@@ -144,6 +144,6 @@ int qrep_sandbox_enter(const struct qrep_sandbox *wanted, struct qrep_sandbox_st
     STEP("no dump", prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) == 0 ? 0 : -errno); /* after the user was changed, which sets it anew */
     state->landlock = landlock();
     STEP("Landlock", state->landlock);
-    STEP("seccomp", qrep_sandbox_filter());
+    STEP("seccomp", qrep_sandbox_filter(wanted->storage != 0));
     return 0;
 }

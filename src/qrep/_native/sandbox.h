@@ -14,6 +14,7 @@ struct qrep_sandbox {
     gid_t gid;
     const char *empty_root; /* a directory to make and remove the empty root in, when root; NULL: none */
     uint32_t files;         /* descriptors this process may have, RLIMIT_NOFILE */
+    uint32_t storage;       /* 1: no new sockets at all; files that are open may be read and written at an offset */
 };
 
 struct qrep_sandbox_state {
@@ -27,8 +28,9 @@ struct qrep_sandbox_state {
  * any right, seccomp. 0 or -errno; *state is valid in both cases. After an error some rights may be gone: end the process. */
 int qrep_sandbox_enter(const struct qrep_sandbox *wanted, struct qrep_sandbox_state *state);
 
-/* The filter alone (sandbox_filter.c): an allow-list; everything else answers EPERM. Needs no_new_privs. 0 or -errno. */
-int qrep_sandbox_filter(void);
+/* The filter alone (sandbox_filter.c): an allow-list; everything else answers EPERM. Needs no_new_privs.
+ * storage: as above. 0 or -errno. */
+int qrep_sandbox_filter(int storage);
 
 /* Version of Landlock's interface, 0 where there is none. */
 int qrep_sandbox_landlock_version(void);

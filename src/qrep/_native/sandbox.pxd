@@ -13,6 +13,7 @@ cdef extern from "sandbox.h" nogil:
         gid_t gid
         const char *empty_root
         uint32_t files
+        uint32_t storage
     struct qrep_sandbox_state:
         const char *failed
         int landlock

@@ -46,6 +46,12 @@ static const uint16_t allowed[] = {
 #endif
 };
 
+/* Instead of sockets of its own: the files that a server of storage was handed. It neither opens nor connects anything. */
+static const uint16_t storage_allowed[] = {
+    SYS_pread64, SYS_pwrite64, SYS_preadv, SYS_pwritev, SYS_lseek, SYS_fdatasync, SYS_fallocate,
+};
+static const uint16_t storage_refused[] = {SYS_socket, SYS_socketpair, SYS_connect, SYS_bind, SYS_listen};
+
 /* Where one argument decides. Kernel and C library take these as int: the low half is what counts. */
 enum test { EQUAL, ANY_BIT, NO_BIT };
 struct checked {
@@ -64,7 +70,9 @@ static const struct checked checked[] = {
 
 #define ALLOWED (sizeof allowed / sizeof *allowed)
 #define CHECKED (sizeof checked / sizeof *checked)
-#define LINES (24 + 2 * ALLOWED + 5 * CHECKED)
+#define STORAGE_ALLOWED (sizeof storage_allowed / sizeof *storage_allowed)
+#define STORAGE_REFUSED (sizeof storage_refused / sizeof *storage_refused)
+#define LINES (24 + 2 * (ALLOWED + STORAGE_ALLOWED + STORAGE_REFUSED) + 5 * CHECKED)
 #define LOAD(field) ((struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, field)))
 #define JUMP(how, value, yes, no) ((struct sock_filter)BPF_JUMP(BPF_JMP | (how) | BPF_K, (value), (yes), (no)))
 #define RETURN(what) ((struct sock_filter)BPF_STMT(BPF_RET | BPF_K, (what)))
@@ -85,7 +93,7 @@ static unsigned add_checked(struct sock_filter *line, const struct checked *chec
     return 5;
 }
 
-int qrep_sandbox_filter(void)
+int qrep_sandbox_filter(int storage)
 {
     struct sock_filter lines[LINES];
     unsigned count = 0;
@@ -107,6 +115,14 @@ int qrep_sandbox_filter(void)
     lines[count++] = JUMP(BPF_JEQ, (uint32_t)getpid(), 0, 1);
     lines[count++] = RETURN(SECCOMP_RET_ALLOW);
     lines[count++] = RETURN(REFUSE);
+    for (size_t i = 0; storage && i < STORAGE_REFUSED; i++) {
+        lines[count++] = JUMP(BPF_JEQ, storage_refused[i], 0, 1);
+        lines[count++] = RETURN(REFUSE);
+    }
+    for (size_t i = 0; storage && i < STORAGE_ALLOWED; i++) {
+        lines[count++] = JUMP(BPF_JEQ, storage_allowed[i], 0, 1);
+        lines[count++] = RETURN(SECCOMP_RET_ALLOW);
+    }
     /* No protocol but TCP and the default of a type (0): the kernel would load SCTP and its like for whoever asks. */
     lines[count++] = JUMP(BPF_JEQ, SYS_socket, 0, 4);
     lines[count++] = LOAD(args[2]);
