@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 SETTINGS = {
     "initial": str, "sync_points": int, "connections": int, "timeout": str, "shape": str, "schedule": str, "missed": str, "rpo": str,
-    "verify_rate": str,
+    "verify_rate": str, "group": str,
 }  # fmt: skip
 KEPT = {"snapshots": str, "undo": str, "undo_space": str, "accept": list}
 
@@ -31,7 +31,7 @@ REQUESTS = {
     ("POST", "/jobs"): ({"name": str, "source": str, "target": str},
                         {**SETTINGS, "from": str, "to": str, "mode": str, "overwrite": bool, "dry_run": bool}),
     ("PATCH", "/jobs/{}"): ({}, {**SETTINGS, "dry_run": bool}),
-    ("POST", "/jobs/{}/start"): ({}, {}), ("POST", "/jobs/{}/stop"): ({}, {}), ("GET", "/jobs/{}/estimate"): None,
+    ("POST", "/start"): ({"jobs": list}, {}), ("POST", "/jobs/{}/start"): ({}, {}), ("POST", "/jobs/{}/stop"): ({}, {}), ("GET", "/jobs/{}/estimate"): None,
     ("POST", "/jobs/{}/verify"): ({}, {"independent": bool, "repair": bool, "dry_run": bool, "rate": str}),
     ("GET", "/shapes"): None, ("GET", "/shapes/{}"): None, ("DELETE", "/shapes/{}"): None, ("GET", "/limit"): None,
     ("PATCH", "/shapes/{}"): ({}, {"peak": str, "hours": list, "off_peak": str, "dry_run": bool}),
@@ -88,11 +88,22 @@ class FakeAgent:
     def __init__(self, path):
         self.path = str(path)
         self.answers, self.asked, self.violations = {}, [], []
+        self.on("POST", "/start", self._start_all)
         self.release = threading.Event()  # lets a task that `never_ends` end
 
     def on(self, method, path, answer):
         self.answers[method, path] = answer
         return self
+
+    def _start_all(self, body, query):
+        """Each job as it would be started alone."""
+        answers = {}
+        for name in body["jobs"]:
+            found = self.answers.get(("POST", f"/jobs/{name}/start"), Failure("no-such-job", 7, f"no job {name}"))
+            answers[name] = found(body, query) if callable(found) else found
+            if isinstance(found, Failure):
+                raise found
+        return answers
 
     def task(self, method, path, *, result=None, error=None, progress=()):
         """The request starts a task that shows each of `progress` and then ends."""

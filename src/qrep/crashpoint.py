@@ -82,6 +82,8 @@ POINTS = {
     "source-frame-sent": "a frame was sent",
     "source-end": "a connection was ended in order",
     "source-lanes-done": "all is sent and written",
+    "source-agreed": "a member of a group is prepared and its digests are pending, the others were not told",
+    "together-frozen": "one of several volumes that are frozen together has its snapshot",
     "source-release-before": "the snapshot is about to go",
 }
 

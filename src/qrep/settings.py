@@ -168,6 +168,7 @@ class Job(_Object):
     missed: Literal["run", "skip"] = "run"  # a time that passed while the agent was down
     verify_rate: str = ""  # how much a verify may read a second at each end; "": as fast as it goes
     rpo: str = ""  # how old the last sync point may become; "": no matter
+    group: str = ""  # the consistency group that it is committed with; "": none
 
     @property
     def has_target(self):
@@ -341,6 +342,7 @@ def bad_values(value):
             ("verify_rate", lambda: check_rate(value.verify_rate) if value.verify_rate else None),
             ("rpo", lambda: parse_rpo(value.rpo)),
             ("shape", lambda: check_name("shapes", value.shape) if value.shape else None),
+            ("group", lambda: check_name("groups", value.group) if value.group else None),
             ("source", lambda: check_name("volumes", value.source)),
             ("target", lambda: check_name("peers", peer) if colon else None),
             ("target", lambda: check_name("volumes", volume) if value.target or not value.moved else None),

@@ -65,7 +65,7 @@ def follow_all(app, client, tasks, doing):
 )
 @click.pass_obj
 def start(app, jobs, wait, dry_run):
-    """Run JOBs now."""
+    """Run JOBs now. A job of a consistency group starts all of its group; jobs of one source read it once."""
     client = app.client()
     jobs = list(dict.fromkeys(jobs))
     if dry_run:
@@ -74,9 +74,9 @@ def start(app, jobs, wait, dry_run):
         several = len(jobs) > 1
         app.data(answers, "\n".join(estimate_text(name if several else "", answer) for name, answer in answers.items()))
         return
-    tasks = {name: client.post(f"/jobs/{part(name)}/start") for name in jobs}
+    tasks = client.post("/start", {"jobs": jobs})  # all at once: what can be shared is, and a group comes whole
     if not wait:
-        app.data(tasks, "\n".join(f"{name}: started" for name in jobs))
+        app.data(tasks, "\n".join(f"{name}: started" for name in tasks))
         return
     results = follow_all(app, client, tasks, "")
     app.data(results, "\n".join(run_text(name, result) for name, result in results.items()))

@@ -14,13 +14,15 @@ from qrep.errors import Refused, UsageError
 def listing(jobs):
     if not jobs:
         return "no jobs\n  action: qrep job create NAME --source VOL --target [PEER:]VOL"
+    grouped = any(job.get("group") for job in jobs)
     return table(
-        ("JOB", "MODE", "SOURCE -> TARGET", "CONNECTIONS", "SYNC POINTS", "SCHEDULE", "NEXT", "STATE"),
+        ("JOB", "MODE", "SOURCE -> TARGET", *(["GROUP"] if grouped else []), "CONNECTIONS", "SYNC POINTS", "SCHEDULE", "NEXT", "STATE"),
         [
             (
                 job["name"],
                 job["mode"],
                 f"{job['source']} -> {job['target']}",
+                *([job.get("group") or "-"] if grouped else []),
                 job["connections"],
                 job["sync_points"],
                 shortened(job.get("schedule") or "-"),
@@ -57,6 +59,7 @@ def details(job):
         ("sync points", job["sync_points"]),
         ("timeout", job.get("timeout", "30s")),
         ("shape", job.get("shape") or "none"),
+        ("group", job.get("group") or "none"),
         *schedule_rows(job),
         ("state", job["state"]),
         ("last sync point", when(job.get("last_sync_point"), precise=True)),
@@ -102,13 +105,17 @@ SETTINGS = (
         help="Scheduled times that passed while the agent was down: one run at its start, or none (run).",
     ),
     click.option("--verify-rate", metavar="RATE", help='How much a verify may read a second at each end; "none" for as much as it can.'),
+    click.option(
+        "--group", metavar="NAME",
+        help='Commit it together with all jobs of this group, of sources frozen at one moment, or none of them; "none" takes it out.',
+    ),
     click.option("--rpo", metavar="TIME", help='How old the last sync point may become before qrep warns; "none" for no matter.'),
 )
 
 
 def cleared(options):
     """The options as the agent takes them: what a person writes as `none` is nothing in the file."""
-    return {key: "" if key in ("shape", "schedule", "rpo", "verify_rate") and value == "none" else value for key, value in options.items()}
+    return {key: "" if key in ("shape", "schedule", "rpo", "verify_rate", "group") and value == "none" else value for key, value in options.items()}
 
 
 def settings(command):

@@ -70,6 +70,8 @@ EXAMPLES = {
             ("qrep job set db --schedule '0 8,12,16 * 1-6 mon,wed,fri'",),
         ),
         ("The same with a time at 00:00 of every day beside the hourly ones of the working day:", ("qrep job set db --schedule '0 0 * * *; 0 9-17 * * mon-fri'",)),
+        ("Three volumes that are only right together, committed all or none:",
+         ("qrep job set data --group shop", "qrep job set log --group shop", "qrep job set index --group shop", "qrep start data --wait")),
         ("No schedule any more:", ("qrep job set db --schedule none",)),
     ),
     "clone": (
@@ -151,6 +153,11 @@ NOTES = {
         "times come again.",
         "A job whose last sync point is older than its --rpo, from the moment it was frozen, is shown with what to do, makes qrep status --check "
         "end in 3, and is told by the events rpo-passed and rpo-met.",
+        "The jobs of a consistency group (--group) start together, whichever of them is started; one that is not idle keeps all of them from it. All "
+        "their sources are brought to rest, then all are frozen, then all go on, so that the group shows one moment; each source must be one that "
+        "can be frozen, unless its volume says --snapshots none. Their targets are on one host, where one durable record commits all members or "
+        "none: after a crash of anything the targets hold the same moment, the new one or the one before. A member that fails or is stopped ends "
+        "the run of the others; what was applied is kept where it can be. The group takes one turn among limits.jobs_running.",
         "At most limits.jobs_running jobs (32) run at once; more wait in the order in which they came, and status shows their turn. At most "
         "limits.pairs_local jobs (256) within this host, limits.pairs_remote (64) to others and limits.pairs_per_source (8) of one source volume "
         "may be configured. A volume that is a target cannot be a source, nor the other way round.",

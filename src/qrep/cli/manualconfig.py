@@ -99,6 +99,7 @@ TEXTS = {
         "connections": "TCP connections of a run; 1 to 16.",
         "timeout": "How long an interrupted run tries again without getting on.",
         "shape": "Shaping group that it shares a rate with; empty: none.",
+        "group": "Consistency group: all of its jobs start together, freeze their sources at one moment, and are committed all or none. Their targets must be on one host. Empty: none.",
         "schedule": 'When it runs by itself: cron lines separated by ";", or every 15m; empty: only when it is started.',
         "missed": "A scheduled time that passed while the agent was down: run once at its start, or skip it.",
         "verify_rate": "How much a verify may read a second at each end; empty: as fast as it goes.",

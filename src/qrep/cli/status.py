@@ -172,6 +172,8 @@ def detail(job, node):
     else:
         point = "no sync point yet"
     lines.append(f"  target  {job['target']}  {point}")
+    if job.get("group"):
+        lines.append(f"  group   {job['group']}  (all of its jobs are committed at once, or none)")
     lines += [f"  {line}" for line in timing_lines(job, node)]
     if job.get("root"):
         lines.append(f"  root    {job['root']}  (b3sum of the target at that sync point)")

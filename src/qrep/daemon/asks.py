@@ -1,6 +1,7 @@
 """What agents ask each other outside of a run: one question, one answer, on a connection of its own."""
 
 import socket
+from typing import Annotated
 
 import msgspec
 
@@ -42,6 +43,24 @@ class ChangePair(_Message, tag="change-pair"):
     sync_points: int
 
 
+class GroupMember(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """epoch: of the session that prepared it. new: the generation, 32 hexadecimal digits."""
+
+    job_id: str
+    volume_id: str
+    epoch: int
+    attempt: int
+    new: str
+
+
+class CommitGroup(_Message, tag="commit-group"):
+    """Every member of this group is prepared, and its digests are pending here: commit all of them or none. id: of this question alone."""
+
+    id: str
+    group: Annotated[str, msgspec.Meta(min_length=1, max_length=63)]
+    members: Annotated[list[GroupMember], msgspec.Meta(min_length=1, max_length=64)]
+
+
 class DeletePair(_Message, tag="delete-pair"):
     job_id: str
 
@@ -68,7 +87,7 @@ class Answer(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     error: Failure | None = None
 
 
-Question = Hail | CreatePair | ChangePair | DeletePair | GiveBack
+Question = Hail | CreatePair | ChangePair | DeletePair | GiveBack | CommitGroup
 
 
 def _send(stream, message):

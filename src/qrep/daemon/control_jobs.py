@@ -6,7 +6,7 @@ from qrep.jobs.shown import job_dict
 
 FIELDS = {
     "mode": str, "initial": str, "sync_points": int, "connections": int, "timeout": str, "shape": str, "schedule": str, "missed": str, "rpo": str,
-    "verify_rate": str,
+    "verify_rate": str, "group": str,
 }  # fmt: skip
 CHANGES = {key: kind for key, kind in FIELDS.items() if key != "mode"}
 
@@ -30,6 +30,7 @@ def add(requests, node):
 
     requests.with_body("/jobs/{name}", "PATCH", {}, CHANGES | {"dry_run": bool}, change)
     requests.simple("/jobs/{name}", "DELETE", lambda request: node.jobs.delete(request.path_params["name"]) or {})
+    requests.with_body("/start", "POST", {"jobs": list}, {}, lambda path, body: {name: task.as_dict() for name, task in node.jobs.starting.start(body["jobs"]).items()})
     requests.simple("/jobs/{name}/start", "POST", lambda request: node.jobs.start(request.path_params["name"]).as_dict())
     requests.simple("/jobs/{name}/stop", "POST", lambda request: {"text": node.jobs.get(request.path_params["name"]).stop()})
 

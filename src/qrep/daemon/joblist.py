@@ -8,11 +8,12 @@ import time
 import msgspec
 
 from qrep import config
-from qrep.daemon import pathedit, verifying
+from qrep.daemon import groups, pathedit, verifying
 from qrep.daemon.jobpairs import JobPairs, check_room
-from qrep.daemon.made import Made, check_may_run
+from qrep.daemon.made import Made
 from qrep.daemon.managed import shape
 from qrep.daemon.route import Route
+from qrep.daemon.starting import Starting
 from qrep.errors import ConfigError, NotFound, QrepError, Refused, UsageError
 from qrep.jobs.run import JobRunner
 from qrep.jobs.schedule import Timing
@@ -28,7 +29,7 @@ class Jobs:
 
     def __init__(self, node):
         self.node = node
-        self.pairs = JobPairs(node)
+        self.pairs, self.starting = JobPairs(node), Starting(node)
         self._lock = threading.RLock()
         self._runners = {}
 
@@ -100,6 +101,7 @@ class Jobs:
                 } | settings
             )  # fmt: skip
             self.node.shapes.check(job.shape)
+            groups.check(self.node, name, job)
             pair = self.pairs.create(name, job, info, overwrite=overwrite, check_only=dry_run)
             if not dry_run:
                 job.target_volume = pair["volume_id"]
@@ -172,6 +174,8 @@ class Jobs:
             paths = {"paths": self._resized(runner.settings.paths, settings["connections"])} if "connections" in settings else {}
             changed = _convert(msgspec.to_builtins(runner.settings) | settings | paths)
             self.node.shapes.check(changed.shape)
+            if changed.group != runner.settings.group:
+                groups.check(self.node, name, changed)
             if dry_run:
                 return job_dict(runner) | {key: None if value == "" else value for key, value in settings.items()} | when(Timing(changed, self.node.zone))
             if changed.sync_points != runner.settings.sync_points and changed.has_target:
@@ -263,26 +267,19 @@ class Jobs:
     # ---- runs ----
 
     def start(self, name, cause=""):
-        """cause: why, if nobody asked for it."""
-        runner = self.get(name)
-        check_may_run(runner)
-        runner.begin("run")
-        try:
-            return self.node.tasks.start("run", name, lambda task: runner.run(task, cause))
-        except BaseException:
-            runner.end()
-            raise
+        """As start_all, of one job; with a group, of all its members. Returns its task."""
+        return self.starting.start([name], cause)[name]
 
     def verify(self, name, **options):
         """options: independent, repair, dry_run; rate: as a person writes it, else the job's. Returns the task."""
         return verifying.start(self.node, self.get(name), options)
 
     def take_up(self):
-        """At start: runs that were going when the agent ended go on."""
-        for name, runner in self.all():
-            if runner.may_take_up():
-                self.node.events.add("run-taken-up", "it was going when the agent ended", job=name)
-                self.start(name)
+        """At start: runs that were going when the agent ended go on, and with them what belongs to their groups."""
+        names = [name for name, runner in self.all() if runner.may_take_up()]
+        for name in names:
+            self.node.events.add("run-taken-up", "it was going when the agent ended", job=name)
+        self.starting.take_up(names)
 
     def interrupt(self, timeout):
         """At the end: all runs end together, and are taken up at the next start."""

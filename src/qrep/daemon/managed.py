@@ -26,8 +26,8 @@ def undo_limit(settings, size):
 class ManagedVolume:
     """`target`: its TargetVolume while this node holds the claim on the device, else None. `error`: what keeps it out of service."""
 
-    def __init__(self, name, settings, state_path):
-        self.name, self.settings = name, settings
+    def __init__(self, name, settings, state_path, groups=None):
+        self.name, self.settings, self._groups = name, settings, groups
         self.target = self.error = None
         self._sync_points = 7
         self.lock = threading.RLock()
@@ -81,6 +81,7 @@ class ManagedVolume:
                     info, self.directory, volume_id=bytes.fromhex(self.settings.id), leaf_size=leaf, granule_size=granule,
                     undo_directory=self.settings.undo or None, undo_limit=undo_limit(self.settings, info.size),
                     sync_points=sync_points, overwrite=overwrite, source=source, claim_wait=claim_wait,
+                    groups=self._groups,
                 )  # fmt: skip
 
                 def ready():

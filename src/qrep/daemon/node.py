@@ -12,6 +12,7 @@ from qrep.daemon import plain, tls
 from qrep.daemon.clones import Clones
 from qrep.daemon.events import EventLog
 from qrep.daemon.figures import Figures
+from qrep.daemon.grouptarget import GroupTarget
 from qrep.daemon.hooks import Hooks
 from qrep.daemon.housekeeping import Housekeeping
 from qrep.daemon.identity import Identity
@@ -67,13 +68,14 @@ class Node:
         self.slots = Slots(self.settings.limits.jobs_running)
         self.jobs = Jobs(self)
         self.shapes = Shapes(self)
-        self.scheduler = Scheduler(jobs=self.jobs.all, start=self.jobs.start, db=self.db, events=self.events)
+        self.scheduler = Scheduler(jobs=self.jobs.all, start=self.jobs.starting.start_due, db=self.db, events=self.events)
         self.network = Network(
             self.identity, self.settings.node, self.settings.limits, lambda: self.peers.all(), lambda: self.listener,
             self.events, self.state.path,
         )  # fmt: skip
         self.peers = KnownPeers(self.config, self.identity, self.network, self.events, self.jobs.of_peer)
-        self.volumes = Volumes(self.config, self.state, self.events)
+        self.group_target = GroupTarget(self)
+        self.volumes = Volumes(self.config, self.state, self.events, self.group_target.commits)
         self.pairs = Pairs(self)
         self.clones = Clones(self)
         self.sessions = Sessions(self)
@@ -111,6 +113,7 @@ class Node:
         """Recover the replicas, then open the port, then take up the runs that were going."""
         self.pairs.once.settle()
         self.clones.settle()
+        self.group_target.tell_unsettled()
         self.volumes.recover(self.pairs.sync_points_of)
         for pair in self.db.pairs():
             self.pairs.once.look_after(pair["volume"])
@@ -154,6 +157,7 @@ class Node:
         self.events.add("agent-stopped", text, pid=os.getpid())
         self.hooks.stop(max(0.2, min(HOOKS_S, deadline - time.monotonic())))
         self.hooks.tell_dropped()
+        self.group_target.close()
         self.db.close()
         os.close(self._alone)
 

@@ -29,6 +29,8 @@ class Pairs:
             return self.delete(question.job_id, peer)
         if isinstance(question, asks.GiveBack):
             return self.once.give_back(question.job_id, peer)
+        if isinstance(question, asks.CommitGroup):
+            return self.node.group_target.commit(question, peer)
         raise ProtocolError(f"unknown question {question!r}")
 
     def create(self, question, peer, source=None):

@@ -23,11 +23,11 @@ RECOVERY_S = 3.0  # that a start waits for before-images to be put back, before 
 class Volumes:
     """All volumes of this node, by name. Thread-safe."""
 
-    def __init__(self, config, state, events):
-        self.config, self.state, self.events = config, state, events
+    def __init__(self, config, state, events, groups=None):
+        self.config, self.state, self.events, self._groups = config, state, events, groups
         self._lock = threading.RLock()
         self._abandoning = set()  # names of volumes whose open generation is being given up
-        self._volumes = {name: ManagedVolume(name, settings, state.path) for name, settings in config.load_all("volumes").items()}
+        self._volumes = {name: ManagedVolume(name, settings, state.path, groups) for name, settings in config.load_all("volumes").items()}
 
     def get(self, name):
         with self._lock:
@@ -112,7 +112,7 @@ class Volumes:
             volume, fresh = self._volumes.get(name), None
             fixed = [field for field in FIXED if volume and getattr(volume.settings, field) != getattr(settings, field)]
             if volume is None:
-                self._volumes[name] = fresh = ManagedVolume(name, settings, self.state.path)
+                self._volumes[name] = fresh = ManagedVolume(name, settings, self.state.path, self._groups)
             elif fixed and volume.is_replica():
                 raise Refused(
                     f"volume {name}: {', '.join(fixed)} cannot change while it is a replica",
@@ -157,7 +157,7 @@ class Volumes:
             fields = settings | {"id": os.urandom(16).hex(), "identity": device.identity(info)}
             volume = self._checked(fields, info)
             self.config.save("volumes", name, volume)
-            self._volumes[name] = ManagedVolume(name, volume, self.state.path)
+            self._volumes[name] = ManagedVolume(name, volume, self.state.path, self._groups)
         self.events.add("volume-added", f"{info.path}, {units.format_size(info.size)}", volume=name)
         return self._volumes[name]
 
@@ -217,6 +217,8 @@ class Volumes:
         with self._lock:
             volume = self.get(name)
             volume.close_target()
+            if self._groups is not None:
+                self._groups.forget(bytes.fromhex(volume.settings.id))
             self.config.remove("volumes", name)
             for path in (volume.directory, volume.settings.undo and os.path.join(volume.settings.undo, volume.settings.id)):
                 if path and os.path.isdir(path):

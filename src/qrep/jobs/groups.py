@@ -9,7 +9,7 @@ happen is that one is given up while that record may exist, or may yet be writte
 
 from typing import NamedTuple
 
-from qrep.errors import QrepError, Unreachable
+from qrep.errors import Interrupted, QrepError, Unreachable
 
 TRIES_MAX = 8  # questions that found somebody away, or of which no answer came
 
@@ -110,7 +110,7 @@ class GroupRun:
         if self.committed:
             return []
         if self._doom is None:
-            self._doom = (QrepError(f"{member}, of the same group, cannot be committed: {error.message}", code="group", hint=error.hint), not keep)
+            self._doom = (_of_another(member, error), not keep)
         return [] if self.uncertain else self._withdraw_all()
 
     def _ask(self):
@@ -121,3 +121,10 @@ class GroupRun:
 
     def _withdraw_all(self):
         return [Withdraw(member, *self._doom) for member in sorted(self._members - self._ended, key=str)]
+
+
+def _of_another(member, error):
+    """What the others are told of a member's end."""
+    if isinstance(error, Interrupted):
+        return Interrupted(f"{member}, of the same group, was stopped; start resumes all of it")
+    return QrepError(f"{member}, of the same group, cannot be committed: {error.message}", code="group", hint=error.hint)

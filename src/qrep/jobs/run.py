@@ -152,12 +152,23 @@ class JobRunner:
 
     # ---- a run ----
 
-    def run(self, task, cause=""):
-        """Reach a new generation. The caller has called begin("run"). cause: why, if nobody asked for it. Returns the report as a dict,
-        raises its QrepError."""
+    def run(self, task, cause="", together=None):
+        """Reach a new generation. The caller has called begin("run"). cause: why, if nobody asked for it. together: what it shares with others
+        that were started with it (RunRequest.together). Returns the report as a dict, raises its QrepError."""
+        try:
+            result = self._run_alone(task, cause, together)
+        except BaseException as error:
+            if together is not None:
+                together.ended(error)
+            raise
+        if together is not None:
+            together.ended(None)
+        return result
+
+    def _run_alone(self, task, cause, together):
         started = time.time()
         try:
-            return self._run(task, started, cause)
+            return self._run(task, started, cause, together)
         except Interrupted:
             if self._leaving:  # the state stays what it is, so that the next start sees a run to take up
                 self.taken_up = 0
@@ -184,7 +195,7 @@ class JobRunner:
         finally:
             self.end()
 
-    def _run(self, task, started, cause):
+    def _run(self, task, started, cause, together):
         from qrep.source.flow import Run
         from qrep.source.found import put_into_map
 
@@ -192,16 +203,19 @@ class JobRunner:
         self.problem = None
         self._keep()
         task.progress = self._progress_of_task
-        with self._slots.turn() as self.turn:
+        with (self._slots if together is None else together).turn() as self.turn:
             self.follow(self.turn)
             if not self.turn.wait():
                 raise Interrupted(f"{self.name} was stopped")
             self._go("slot", "connecting")
             self._keep()
             request = self.request()
+            request.together = together
             put_into_map(request)
             run = Run(request, self._dial_for_run, self._connect, observer=self, on_lost=self.paths and self.paths.lost)
             self.follow(run)
+            if together is not None:
+                together.joined(run)
             text = f"{self.settings.source} -> {self.settings.target}{', ' if cause else ''}{cause}"
             self.events.add("run-started", text, job=self.name)
             report = run.run()

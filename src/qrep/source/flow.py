@@ -108,6 +108,10 @@ class Run:
         sent, when resuming costs nothing."""
         self._events.put(("move", None, (why, at_once)))
 
+    def tell_machine(self, event):
+        """From any thread: event(machine) is carried out by the run's own, as soon as it may be."""
+        self._events.put(("machine", None, event))
+
     def progress(self):
         self._progress.received_by_target = self._link.beat.written
         progress, lanes = self._progress.as_dict(self.geometry.granule_size, len(self._unreadable)), self._lanes
@@ -123,7 +127,7 @@ class Run:
             shape=(self.geometry.size, request.leaf_size, request.granule_size, min(4096, request.device.io_alignment)),
             pending_new=pending.tag if pending is not None else None, record=self._run_file.load(), epoch=0, draw=secrets.token_bytes,
             initial=request.initial, connections=self._connections.count, frame_limit=max(request.frame_limit, request.leaf_size),
-            hold=request.hold, once=request.once,
+            hold=request.hold, once=request.once, in_group=request.together is not None and request.together.in_group,
         )  # fmt: skip
 
     def _run_to_the_end(self):
@@ -180,6 +184,8 @@ class Run:
             self._execute(machine.stop())
         elif kind == "snapshot":
             self._execute(machine.snapshot_lost(what) if self._snapshot_watch is origin else [])
+        elif kind == "machine":
+            self._execute(what(machine))
         elif kind == "move":
             self._move = what
         elif origin is self._link.channel and kind == "message":
@@ -300,15 +306,7 @@ class Run:
 
     def _freeze(self, action):
         self._progress.phase = "freezing"
-        backend, frozen = self.request.backend, None
-        if action.token:
-            frozen = backend.find(action.token)
-        if frozen is None:
-            self._close_source()
-            if action.token:
-                backend.release(action.token)  # of one that was lost, something may be left
-            frozen = backend.freeze(self.request.device, self.request.snapshot)
-            crashpoint("source-frozen")
+        backend, frozen = self.request.backend, self._image(action.token)
         token = "" if frozen.fuzzy else frozen.token
         try:
             if frozen.size != self.geometry.size:
@@ -325,12 +323,31 @@ class Run:
             self._hints.look(frozen, self._source_fd, self._holes, self._source_info.io_alignment, self._progress, self._stopping)
         except (OSError, QrepError):
             if token and token != action.token:
-                backend.release(token)
+                self.request.release(token)
             raise
         self._frozen, self._frozen_at_ns = frozen, frozen.time_ns
         if frozen.fuzzy:
             self._tell("run-fuzzy", f"{self.request.device.path} is read live: the sync point is fuzzy if it is written meanwhile")
         return self._machine.frozen(token, frozen.fuzzy, frozen.time_ns)
+
+    def _image(self, token):
+        """The Frozen to read: that of `token` again if it is there, else a new one; with others, what all of them agree on."""
+        request, record = self.request, self._machine.record
+        if request.together is not None:
+            frozen = request.together.freeze(token, record.frozen_at_ns if record is not None else 0, self._stopping.is_set)
+        else:
+            frozen = request.backend.find(token) if token else None
+        if frozen is None or frozen.token != token:
+            self._close_source()
+            if token:
+                request.release(token)  # also of one that was lost: something may be left
+            frozen = frozen or request.backend.freeze(request.device, request.snapshot)
+            crashpoint("source-frozen")
+        return frozen
+
+    def _agree(self, action):
+        crashpoint("source-agreed")
+        self.request.together.agree(action)
 
     def _release_snapshot(self, action):
         crashpoint("source-release-before")
@@ -427,6 +444,8 @@ class Run:
 
     def _fail(self, action):
         error = action.error
+        if self.request.together is not None:
+            self.request.together.left()
         if isinstance(error, Unsynced):
             action = do.Fail(named_blocks(error, self.request.device.path, action.keep_open), action.keep_open)
         self._ending = action
@@ -477,5 +496,5 @@ class Run:
         do.Send: _send, do.FoldPending: _fold_pending, do.DropPending: _drop_pending, do.ForgetSourceMap: _forget_map,
         do.StoreDigests: _store_digests, do.FindDifferences: _find_differences, do.StoreLeaves: _store_leaves, do.Freeze: _freeze, do.SaveRun: _save_run, do.ClearRun: _clear_run,
         do.ReleaseSnapshot: _release_snapshot, do.StartSending: _start_sending, do.AddSending: _add_sending, do.StopSending: _stop_sending,
-        do.WritePending: _write_pending, do.Finish: _finish, do.Fail: _fail,
+        do.WritePending: _write_pending, do.Agree: _agree, do.Finish: _finish, do.Fail: _fail,
     }  # fmt: skip

@@ -34,6 +34,7 @@ class RunRequest:
     hints: bool = False  # keep the snapshot of the last committed generation, and read only what the backend says may have changed since
     hint_sample: float | None = None  # the share, 0 to 1, of what a hint leaves out that is read all the same; None: source/hints.py decides
     once: bool = False  # mode copy: what was committed is the end of it, also for a run that finds it so
+    together: object = None  # what this run shares with others that were started with it: daemon/groups.py, source/shared.py; None: nothing
     wanted: object = None  # a callable: how many connections the way has that was just dialled; None: as many as before
 
     def __post_init__(self):

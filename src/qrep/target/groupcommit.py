@@ -66,11 +66,15 @@ class GroupCommits:
             )
         return None
 
+    def forget(self, volume_id):
+        """A person removes the volume: nothing is brought forward any more. Raises as settle()."""
+        self.settle(volume_id, None)
+
     def settle(self, volume_id, new):
-        """The superblock of this volume says what the record did. Raises OSError, then the record is as it was."""
+        """The superblock of this volume says what the record did. new: None: whatever that was. Raises OSError, then the record is as it was."""
         with self._lock:
             for name, (group, members) in list(self._records.items()):
-                if volume_id not in members or members[volume_id].new != new:
+                if volume_id not in members or new not in (None, members[volume_id].new):
                     continue
                 left = {key: value for key, value in members.items() if key != volume_id}
                 crashpoint("group-settle-before")
