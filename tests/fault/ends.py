@@ -177,6 +177,11 @@ def main(arguments):
     if arguments[0] in ("take-over", "give-up", "role"):
         change_role(*arguments[1:], arguments[0])
         return
+    if arguments[0].startswith("group"):
+        import groupends
+
+        getattr(groupends, arguments[0])(*arguments[1:])
+        return
     {"target": target, "rollback": rollback, "delete": delete, "points": points, "source": source, "verify": verify_and_repair}[arguments[0]](*arguments[1:])
 
 

@@ -1,0 +1,174 @@
+"""kill -9 of the source, the target or both at every step of a group's commit: both volumes hold the one generation or both the other, the target comes
+up by itself, no record stays, and the next run completes. Opinions on the content are b3sum's and the packaged blake3's.
+"""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import blake3
+import pytest
+from fault.scene import MIB, SIZE, changed
+from fault.test_kill_matrix import GROUP_POINTS
+
+pytestmark = pytest.mark.root
+TARGET_POINTS = tuple(point for point in GROUP_POINTS if point.startswith("group-"))
+SOURCE_POINTS = ("source-agreed", "map-pending-durable", "map-fold-before", "source-release-before")
+
+
+class Group:
+    """images: counter -> contents of both volumes."""
+
+    def __init__(self, nest, sources, targets, state, kind):
+        self.nest, self.state, self.kind = nest, Path(state), kind
+        self.sources, self.targets = [str(path) for path in sources], [str(path) for path in targets]
+        self.images, self._running = {}, []
+
+    def start(self, role, *arguments, crash=""):
+        process = self.nest.start(role, self.state, *arguments, crash=crash)
+        self._running.append(process)
+        return process
+
+    def stop_all(self):
+        for process in self._running:
+            process.close()
+        self._running.clear()
+
+    def target(self, crash=""):
+        """(process, what it says when it is ready, or None)."""
+        process = self.start("grouptarget", *self.targets, crash=crash)
+        line = process.readline()
+        return process, json.loads(line) if line else None
+
+    def run(self, crash_source="", crash_target=""):
+        """One attempt of the group. (exit codes of source and target, reports)."""
+        target, ready = self.target(crash_target)
+        assert ready is not None, target.errors()
+        source = self.start("groupsource", json.dumps(ready["ports"]), self.kind, *self.sources, crash=crash_source)
+        out, _err = source.communicate()
+        target.stdin.close()
+        codes = source.returncode, target.wait()
+        self.stop_all()
+        return codes, json.loads(out) if out.strip() else None
+
+    def write(self, images):
+        for path, image in zip(self.sources, images, strict=True):
+            with open(path, "r+b") as file:
+                file.write(image)
+                file.flush()
+                os.fsync(file.fileno())
+
+    def recover(self):
+        """The target by itself: the counter of both volumes, which hold exactly what was committed then."""
+        _process, ready = self.target()
+        assert ready is not None
+        assert all(status["damaged"] is None for status in ready["volumes"]) and ready["records"] == 0
+        assert not list((self.state / "groups").iterdir())
+        counters = {status["committed_counter"] for status in ready["volumes"]}
+        assert len(counters) == 1, f"the volumes hold generations {counters}"
+        self.stop_all()
+        [counter] = counters
+        if counter:
+            self.holds(self.images[counter])
+        return counter
+
+    def holds(self, images):
+        for path, image in zip(self.targets, images, strict=True):
+            stranger = subprocess.run(["b3sum", "--no-names", path], capture_output=True, text=True, check=True).stdout.strip()
+            assert blake3.blake3(image).hexdigest() == blake3.blake3(Path(path).read_bytes()).hexdigest() == stranger
+
+    def complete(self, images):
+        codes, reports = self.run()
+        assert codes == (0, 0), reports
+        [counter] = {report["counter"] for report in reports}
+        self.images[counter] = images
+        self.holds(images)
+        return counter
+
+
+def make(nest, sources, targets, state, random_source, kind):
+    made = Group(nest, sources, targets, state, kind)
+    first = [random_source.randbytes(2 * MIB) + bytes(SIZE - 2 * MIB) for _ in sources]
+    made.write(first)
+    assert made.complete(first) == 1
+    made.second = [changed(image, random_source) for image in first]
+    made.write(made.second)
+    made.images[2] = made.second
+    return made
+
+
+@pytest.fixture
+def group(nest, loop_device, memory_dir, random_source, undo_after):
+    """Two volumes of one group with one committed generation, and sources that have changed since."""
+    made = make(nest, [loop_device(SIZE), loop_device(SIZE)], [loop_device(SIZE), loop_device(SIZE)], memory_dir / "state", random_source, "none")
+    undo_after.callback(made.stop_all)
+    return made
+
+
+@pytest.fixture
+def frozen(nest, xfs, loop_device, memory_dir, random_source, undo_after):
+    """The same of two image files that are frozen."""
+    images = [xfs / "data.img", xfs / "log.img"]
+    for image in images:
+        image.write_bytes(bytes(SIZE))
+    made = make(nest, images, [loop_device(SIZE), loop_device(SIZE)], memory_dir / "state", random_source, "reflink")
+    undo_after.callback(made.stop_all)
+    return made
+
+
+@pytest.mark.parametrize("point", TARGET_POINTS)
+def test_the_target_is_killed(group, point):
+    codes, _reports = group.run(crash_target=f"{point}:1")
+    assert codes[1] == -9
+    assert group.recover() == (1 if point == "group-record-before" else 2)
+    assert group.complete(group.second) in (2, 3)
+
+
+@pytest.mark.parametrize("point", ["superblock-write-before", "superblock-write-durable"])
+def test_the_target_is_killed_between_the_superblocks_of_the_commit(group, point):
+    # Of each volume: Hello, Begin, and then the commit; so the fifth is the first of the commit, the sixth the second.
+    for passage in (5, 6):
+        codes, _reports = group.run(crash_target=f"{point}:{passage}")
+        assert codes[1] == -9
+        counter = group.recover()
+        group.images[counter + 1] = group.second
+    group.complete(group.second)
+
+
+@pytest.mark.parametrize("point", SOURCE_POINTS)
+def test_the_source_is_killed(group, point):
+    codes, _reports = group.run(crash_source=f"{point}:1")
+    assert codes[0] == -9
+    counter = group.recover()
+    assert counter == (2 if point in ("map-fold-before", "source-release-before") else 1)
+    group.images[counter + 1] = group.second
+    group.complete(group.second)
+
+
+@pytest.mark.parametrize("point", ["superblock-write-before", "group-settle-before"])
+def test_the_target_is_killed_again_while_it_rolls_forward(group, point):
+    group.run(crash_target="group-record-durable:1")
+    process, ready = group.target(crash=f"{point}:1")
+    assert ready is None and process.wait() == -9
+    assert group.recover() == 2
+    group.images[3] = group.second
+    group.complete(group.second)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", ["source-agreed:1", "source-agreed:2", "map-fold-before:1", "source-send:8"])
+@pytest.mark.parametrize("target", [*(f"{point}:1" for point in TARGET_POINTS), "group-settled:2", "superblock-write-before:5", "target-reply:6"])
+def test_both_are_killed(group, source, target):
+    group.run(source, target)
+    group.images[group.recover() + 1] = group.second
+    group.complete(group.second)
+
+
+@pytest.mark.parametrize("point", ["together-frozen:1", "together-frozen:2", "source-agreed:2"])
+def test_a_group_of_frozen_sources_goes_on_after_a_kill_of_its_source(frozen, point):
+    codes, _reports = frozen.run(crash_source=point)
+    assert codes[0] == -9
+    assert frozen.recover() == 1
+    assert frozen.complete(frozen.second) == 2
+    assert not list((Path(frozen.sources[0]).parent / ".qrep-snapshots").iterdir()), "of all clones none is left"
