@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from urllib.parse import parse_qs, unquote, urlsplit
 
 SETTINGS = {
-    "initial": str, "sync_points": int, "connections": int, "timeout": str, "shape": str, "schedule": str, "missed": str, "rpo": str,
+    "initial": str, "sync_points": int, "keep": str, "connections": int, "timeout": str, "shape": str, "schedule": str, "missed": str, "rpo": str,
     "verify_rate": str, "group": str,
 }  # fmt: skip
 KEPT = {"snapshots": str, "undo": str, "undo_space": str, "accept": list}
@@ -55,7 +55,7 @@ PROGRESS = {
 }  # fmt: skip
 JOB = {
     "name": "db", "id": "0" * 32, "mode": "async", "state": "idle", "role": "source", "source": "db", "target": "site-b:db",
-    "local": False, "initial": "auto", "connections": 2, "sync_points": 7, "timeout": "30s", "shape": None, "size": 500 << 30,
+    "local": False, "initial": "auto", "connections": 2, "sync_points": 7, "keep": "", "timeout": "30s", "shape": None, "size": 500 << 30,
     "last_sync_point": "2026-11-22T00:00:03+00:00", "lag_seconds": 11520, "fuzzy": False, "counter": 41, "generation": "ab" * 16,
     "root": None, "path": {"active": 1, "total": 1, "connections": 2, "ok": True}, "paths": [], "rate_bytes_per_s": None, "limit": None,
     "progress": None, "problem": None, "next": None, "last_run": None, "schedule": None,

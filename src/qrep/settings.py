@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from qrep import times, timezone, units, weekly
+from qrep import retention, times, timezone, units, weekly
 from qrep.errors import UsageError
 
 DEFAULT_PORT = 7414
@@ -107,6 +107,8 @@ class Volume(_Object):
     freeze_timeout: str = "10s"  # for each of the two, and how long a filesystem is kept frozen at most
     undo: str = ""
     undo_space: str = "2x"
+    keep_points: Annotated[int, msgspec.Meta(ge=0, le=retention.POINTS_MAX)] = 0  # the floor of a target: so many sync points stay, whatever a source asks for
+    keep_for: str = ""  # and all that are younger than this; "": no age
     open_generation: str = ""  # how long one waits for a run before it is given up; "": as [limits] of the node says
     leaf: str = "4K"
     granule: str = "8M"
@@ -158,7 +160,8 @@ class Job(_Object):
     finished: str = ""  # mode copy: the generation that was made, once its target was given back
     moved: str = ""  # in words, the disk that is on its way to another host (jobs/rebuild.py); target is "" until it is there
     initial: Literal["auto", "full", "compare"] = "auto"
-    sync_points: Annotated[int, msgspec.Meta(ge=0, le=12)] = 7  # QREP_HISTORY_MAX of disk.h
+    sync_points: Annotated[int, msgspec.Meta(ge=0, le=retention.POINTS_MAX)] = 7
+    keep: str = ""  # sync points kept besides, by an age grid: retention.py
     connections: Connections = 2
     timeout: str = "30s"
     paths: Annotated[list[Path], msgspec.Meta(max_length=PATHS_MAX)] = []  # none: to each of the peer's addresses in turn
@@ -208,6 +211,23 @@ def parse_rpo(text):
     if seconds < 1:
         raise UsageError(f"an rpo of {text}: no sync point is that fresh", hint="write it like 15m or 4h")
     return seconds
+
+
+def parse_keep_for(text):
+    """Seconds, 0 for "". Raises UsageError."""
+    return units.parse_duration(text) if text else 0.0
+
+
+UNDO_SPACE_MIN = 32 << 20  # two segments of disk.h: with less no run can begin
+
+
+def check_undo_space(text):
+    """Raise UsageError unless `text` is a space that a run can begin with; a multiple of the volume always is (managed.py adds to it)."""
+    space = units.parse_space(text, 1 << 30)
+    if not text.strip().endswith("x") and space < UNDO_SPACE_MIN:
+        raise UsageError(
+            f"an undo space of {text} is less than {units.exact_size(UNDO_SPACE_MIN)}: no run could begin", hint="write it like 2x, 100G or 32M"
+        )
 
 
 RATE_MIN = 64 << 10
@@ -321,7 +341,8 @@ def bad_values(value):
         checks = [
             ("device", lambda: check_path(value.device, "device")),
             ("undo", lambda: check_path(value.undo, "undo directory") if value.undo else None),
-            ("undo_space", lambda: units.parse_space(value.undo_space, 1 << 30)),
+            ("undo_space", lambda: check_undo_space(value.undo_space)),
+            ("keep_for", lambda: parse_keep_for(value.keep_for)),
             ("open_generation", lambda: units.parse_duration(value.open_generation) if value.open_generation else None),
             ("snapshot_space", lambda: units.parse_share(value.snapshot_space, 1 << 30)),
             ("freeze_before", lambda: check_command(value.freeze_before) if value.freeze_before else None),
@@ -341,6 +362,7 @@ def bad_values(value):
             ("schedule", lambda: times.parse(value.schedule)),
             ("verify_rate", lambda: check_rate(value.verify_rate) if value.verify_rate else None),
             ("rpo", lambda: parse_rpo(value.rpo)),
+            ("keep", lambda: retention.parse_grid(value.keep)),
             ("shape", lambda: check_name("shapes", value.shape) if value.shape else None),
             ("group", lambda: check_name("groups", value.group) if value.group else None),
             ("source", lambda: check_name("volumes", value.source)),

@@ -111,12 +111,12 @@ def test_a_join_with_a_used_token_and_lanes_of_a_session_that_is_over(replica):
 
 
 @pytest.mark.parametrize("field, value", [
-    ("job", "x\x1b[31m"), ("source", "site-a:\x07"), ("volume", "../../etc"), ("job_id", "zz"), ("size", -1), ("leaf", 3), ("sync_points", 99),
+    ("job", "x\x1b[31m"), ("source", "site-a:\x07"), ("volume", "../../etc"), ("job_id", "zz"), ("size", -1), ("leaf", 3), ("sync_points", 999), ("keep", "1x1y"),
 ])  # fmt: skip
 def test_a_pair_that_cannot_be(replica, field, value):
     a, b, _target = replica
     fields = {
-        "job_id": "0" * 32, "job": "x", "source": "site-a:db", "volume": "db", "size": SIZE, "leaf": 4096, "granule": 8 << 20, "sync_points": 7,
+        "job_id": "0" * 32, "job": "x", "source": "site-a:db", "volume": "db", "size": SIZE, "leaf": 4096, "granule": 8 << 20, "sync_points": 7, "keep": "",
         "overwrite": True, "check_only": False, "once": False,
     }  # fmt: skip
     stream = admitted(b, identity_of(a), tls.ASK)

@@ -82,6 +82,7 @@ BAD = {
     "leaf of three": ("jobs/db.toml", with_line("jobs/db.toml", "leaf = 12288", "leaf"), "leaf", "not a power of two", ""),
     "granule below leaf": ("jobs/db.toml", with_line("jobs/db.toml", "leaf = 1048576", "leaf").replace("8388608", "8192"), "granule", "power of two from 2MiB", ""),
     "undo space": ("volumes/db.toml", with_line("volumes/db.toml", 'undo_space = "twice"', "undo_space"), "undo_space", "twice", "write it like"),
+    "undo space without room for a run": ("volumes/db.toml", with_line("volumes/db.toml", 'undo_space = "31M"', "undo_space"), "undo_space", "no run could begin", "write it like"),
     "undo space of 2^64": ("volumes/db.toml", with_line("volumes/db.toml", f'undo_space = "{1 << 64}"', "undo_space"), "undo_space", "", ""),
     "timeout": ("jobs/db.toml", with_line("jobs/db.toml", 'timeout = "30"'), "timeout", "the unit is missing", "30s"),
     "source name": ("jobs/db.toml", with_line("jobs/db.toml", 'source = "../../x"', "source"), "source", "cannot name a volume", "letters"),

@@ -56,7 +56,7 @@ def details(job):
         ("target", job["target"]),
         ("initial", job.get("initial", "auto")),
         ("connections", job["connections"]),
-        ("sync points", job["sync_points"]),
+        ("sync points", f"{job['sync_points']}" + (f", and {job['keep']}" if job.get("keep") else "")),
         ("timeout", job.get("timeout", "30s")),
         ("shape", job.get("shape") or "none"),
         ("group", job.get("group") or "none"),
@@ -89,9 +89,12 @@ SETTINGS = (
     ),
     click.option(
         "--sync-points",
-        type=click.IntRange(0, 12),
+        type=click.IntRange(0, 256),
         metavar="N",
         help="How many earlier sync points the target keeps (7).",
+    ),
+    click.option(
+        "--keep", metavar="GRID", help='Sync points kept besides, the newest of so many periods: "24x1h 7x1d 4x1w"; "none" for no grid.'
     ),
     click.option("--timeout", metavar="TIME", help="How long a silent peer is waited for (30s)."),
     click.option("--shape", metavar="GROUP|none", shell_complete=names.shapes, help="The shaping group that the job shares a rate with."),
@@ -115,7 +118,7 @@ SETTINGS = (
 
 def cleared(options):
     """The options as the agent takes them: what a person writes as `none` is nothing in the file."""
-    return {key: "" if key in ("shape", "schedule", "rpo", "verify_rate", "group") and value == "none" else value for key, value in options.items()}
+    return {key: "" if key in ("shape", "schedule", "rpo", "keep", "verify_rate", "group") and value == "none" else value for key, value in options.items()}
 
 
 def settings(command):

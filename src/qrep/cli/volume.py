@@ -58,6 +58,13 @@ def size_text(volume):
     return f"{units.format_size(volume['size'])} ({volume['size']} bytes){sectors}"
 
 
+def floor_text(volume):
+    """What stays whatever a source asks for."""
+    parts = [f"the newest {volume['keep_points']}"] if volume.get("keep_points") else []
+    parts += [f"all younger than {volume['keep_for']}"] if volume.get("keep_for") else []
+    return " and ".join(parts) + " stay, whatever a source asks for" if parts else "none: the source says how many sync points stay"
+
+
 def details(volume):
     rows = [
         ("id", volume["id"]),
@@ -76,6 +83,7 @@ def details(volume):
     if undo:
         rows.append(("undo space", f"{units.format_size(undo['used'])} used of {units.format_size(undo['limit'])}"))
         rows.append(("sync points", f"{volume.get('sync_points', 0)} kept"))
+        rows.append(("floor", floor_text(volume)))
         rows.append(("open generation", f"given up after {volume.get('open_generation') or '24h'} without a run"))
     rows += [
         (name.replace("_", " "), value)
@@ -124,6 +132,11 @@ SETTINGS = (
         help="How long what an unfinished run applied is kept for the next one; then it is rolled back (default: 24h).",
     ),
     click.option(
+        "--keep-points", metavar="N", type=click.IntRange(0, 256),
+        help="As a target: the newest N earlier sync points stay, whatever a source asks for (0).",
+    ),
+    click.option("--keep-for", metavar="TIME|none", help="And so do all that are younger than this: 14d; \"none\" for no age."),
+    click.option(
         "--accept", metavar="PEER", multiple=True, shell_complete=names.peers, help="A peer that may replicate onto this volume; none by default."
     ),
 )
@@ -137,6 +150,8 @@ def settings(command):
 
 def given(**values):
     """Only what was said."""
+    if values.get("keep_for") == "none":
+        values["keep_for"] = ""
     return {
         name: list(value) if isinstance(value, tuple) else value
         for name, value in values.items()

@@ -5,10 +5,11 @@ from typing import Annotated
 
 import msgspec
 
+from qrep import retention
 from qrep.errors import ProtocolError, QrepError, Unreachable, from_dict
 
 MESSAGE_MAX = 64 << 10  # bytes
-SYNC_POINTS_MAX = 12  # QREP_HISTORY_MAX of disk.h
+SYNC_POINTS_MAX = retention.POINTS_MAX
 
 
 class _Message(msgspec.Struct, forbid_unknown_fields=True, tag_field="ask", kw_only=True):
@@ -31,16 +32,18 @@ class CreatePair(_Message, tag="create-pair"):
     leaf: int
     granule: int
     sync_points: int
+    keep: str
     overwrite: bool
     check_only: bool
     once: bool
 
 
 class ChangePair(_Message, tag="change-pair"):
-    """Job `job_id` of mine wants this many sync points kept."""
+    """Job `job_id` of mine wants this many sync points kept, and those of this grid (retention.py). Never below the floor of the target's volume."""
 
     job_id: str
     sync_points: int
+    keep: str
 
 
 class GroupMember(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):

@@ -4,7 +4,7 @@ from qrep.daemon.snapshots import copy_out, delete_point, list_points, plan_roll
 
 CHANGES = {
     "snapshots": str, "snapshot_space": str, "freeze_before": list, "freeze_after": list, "freeze_timeout": str, "undo": str, "undo_space": str,
-    "open_generation": str, "accept": list,
+    "open_generation": str, "keep_points": int, "keep_for": str, "accept": list,
 }  # fmt: skip
 FIELDS = {**CHANGES, "leaf": str, "granule": str}
 

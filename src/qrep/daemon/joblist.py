@@ -178,8 +178,8 @@ class Jobs:
                 groups.check(self.node, name, changed)
             if dry_run:
                 return job_dict(runner) | {key: None if value == "" else value for key, value in settings.items()} | when(Timing(changed, self.node.zone))
-            if changed.sync_points != runner.settings.sync_points and changed.has_target:
-                self.pairs.set_sync_points(changed)
+            if (changed.sync_points, changed.keep) != (runner.settings.sync_points, runner.settings.keep) and changed.has_target:
+                self.pairs.set_retention(changed)
             self.node.config.save("jobs", name, changed)
             self._take(runner, changed, settings | paths)
         self.node.events.add("job-changed", ", ".join(f"{key} {'none' if value == '' else value}" for key, value in settings.items()), job=name)
@@ -208,8 +208,8 @@ class Jobs:
                 self._runners[name] = self._runner(name, settings)
                 self.node.scheduler.wake()
                 return
-            if settings.sync_points != runner.settings.sync_points and settings.has_target:
-                self.pairs.set_sync_points(settings)
+            if (settings.sync_points, settings.keep) != (runner.settings.sync_points, runner.settings.keep) and settings.has_target:
+                self.pairs.set_retention(settings)
             self._take(runner, settings, changed_fields(runner.settings, settings))
 
     def become(self, name, settings):

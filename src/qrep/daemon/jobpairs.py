@@ -31,7 +31,7 @@ class JobPairs:
         peer, _, volume = job.target.rpartition(":")
         question = asks.CreatePair(
             job_id=job.id, job=name, source=f"{self.node.name}:{job.source}" if peer else job.source, volume=volume, size=job.size,
-            leaf=job.leaf, granule=job.granule, sync_points=job.sync_points, overwrite=overwrite, check_only=check_only,
+            leaf=job.leaf, granule=job.granule, sync_points=job.sync_points, keep=job.keep, overwrite=overwrite, check_only=check_only,
             once=job.mode == "copy",
         )  # fmt: skip
         return self.node.peers.reach(peer).ask(question, self._way(job)) if peer else self.node.pairs.create(question, None, source=info)
@@ -52,10 +52,10 @@ class JobPairs:
         source, address = way or (reach.source, reach.address)
         return f"{source or 'auto'} -> {address[0]}"
 
-    def set_sync_points(self, job):
+    def set_retention(self, job):
         peer = job.target.rpartition(":")[0]
-        question = asks.ChangePair(job_id=job.id, sync_points=job.sync_points)
-        self._ask(peer, question) if peer else self.node.pairs.change(job.id, None, job.sync_points)
+        question = asks.ChangePair(job_id=job.id, sync_points=job.sync_points, keep=job.keep)
+        self._ask(peer, question) if peer else self.node.pairs.change(question, None)
 
     def give_back(self, job):
         """Mode copy, once it is committed: the target lets its volume go."""

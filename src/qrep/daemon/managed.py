@@ -1,11 +1,14 @@
 """One volume of this node: its settings, its device, and the target end while it is a replica."""
 
+import dataclasses
 import os
 import shutil
 import threading
 
 from qrep import device, devicesafety, units
 from qrep.errors import DamagedError, QrepError, Refused
+from qrep.retention import Policy
+from qrep.settings import parse_keep_for
 from qrep.store import Directory
 from qrep.target.superblock import NAME as SUPERBLOCK
 from qrep.target.undostore import SLACK
@@ -29,7 +32,7 @@ class ManagedVolume:
     def __init__(self, name, settings, state_path, groups=None):
         self.name, self.settings, self._groups = name, settings, groups
         self.target = self.error = None
-        self._sync_points = 7
+        self._wanted = Policy()  # what the source of its pair asks for
         self.lock = threading.RLock()
         self._state_path = state_path
 
@@ -52,7 +55,7 @@ class ManagedVolume:
         """devicesafety.check_target, also while this node holds the device; the claim is given up for that long. Returns notes."""
         with self.lock:
             held, info = self.target is not None, self.inspect()
-            kept = self._sync_points if held else 0
+            wanted = self._wanted
             self.close_target()
             try:
                 return devicesafety.check_target(
@@ -60,12 +63,12 @@ class ManagedVolume:
                 )
             finally:
                 if held:
-                    self.open_target(sync_points=kept)
+                    self.open_target(wanted=wanted)
 
-    def open_target(self, *, sync_points, overwrite=False, source=None, claim_wait=30, on_claimed=None):
+    def open_target(self, *, wanted, overwrite=False, source=None, claim_wait=30, on_claimed=None):
         """Claim the device and recover it: from now on nobody else writes to it (R1). Returns the TargetVolume.
 
-        claim_wait: seconds to wait for a dead predecessor's writes. on_claimed(): called when the device is claimed, before anything is put back;
+        wanted: retention.Policy of the source's part; the floor is this volume's own. claim_wait: seconds to wait for a dead predecessor's writes. on_claimed(): called when the device is claimed, before anything is put back;
         `target` is set then. Raises DamagedError when qrep's own records of it are damaged; it is then held, and out of service.
         """
         from qrep.target.volume import TargetVolume
@@ -73,14 +76,14 @@ class ManagedVolume:
         with self.lock:
             if self.target is not None:
                 return self.target
-            target, self._sync_points = None, sync_points
+            target, self._wanted = None, wanted
             try:
                 info = self.inspect()
                 leaf, granule = shape(self.settings)
                 target = TargetVolume(
                     info, self.directory, volume_id=bytes.fromhex(self.settings.id), leaf_size=leaf, granule_size=granule,
                     undo_directory=self.settings.undo or None, undo_limit=undo_limit(self.settings, info.size),
-                    sync_points=sync_points, overwrite=overwrite, source=source, claim_wait=claim_wait,
+                    sync_points=self.policy(), overwrite=overwrite, source=source, claim_wait=claim_wait,
                     groups=self._groups,
                 )  # fmt: skip
 
@@ -104,10 +107,23 @@ class ManagedVolume:
     def way_out(self):
         return f"qrep volume remove {self.name}, add it again, and create its job again: the first run compares and sends what differs"
 
-    def set_sync_points(self, count):
+    def policy(self):
+        """The retention.Policy: what the source asks for above the floor that only this host's administrator sets."""
+        floor = {"floor_points": self.settings.keep_points, "floor_seconds": parse_keep_for(self.settings.keep_for)}
+        return dataclasses.replace(self._wanted, **floor)
+
+    def set_wanted(self, wanted):
+        """wanted: retention.Policy of the source's part."""
         with self.lock:
-            self._sync_points = count
-            self.replica().set_policy(count=count)
+            self._wanted = wanted
+            self.replica().set_policy(self.policy())
+
+    def settings_changed(self, size):
+        """What an open target end takes over at once. size: bytes of the device."""
+        target = self.target
+        if target is not None:
+            target.set_undo_limit(undo_limit(self.settings, size))
+            target.set_policy(self.policy())
 
     def close_target(self):
         with self.lock:
@@ -144,7 +160,7 @@ class ManagedVolume:
         if isinstance(self.error, DamagedError) or not self.is_replica() or not self.lock.acquire(blocking=False):
             raise self.error
         try:
-            return self.open_target(sync_points=self._sync_points, claim_wait=0)
+            return self.open_target(wanted=self._wanted, claim_wait=0)
         finally:
             self.lock.release()
 
@@ -153,7 +169,7 @@ class ManagedVolume:
         value = {
             "name": self.name, "id": settings.id, "device": settings.device, "accept": settings.accept, "jobs": jobs,
             "identity": settings.identity, "size": settings.identity.get("size"), "sector_size": None, "role": None, "problem": None,
-            "open_generation": settings.open_generation, "undo": None, "sync_points": 0, "snapshots": {"backend": settings.snapshots, "fuzzy": False, "reason": ""},
+            "open_generation": settings.open_generation, "keep_points": settings.keep_points, "keep_for": settings.keep_for, "undo": None, "sync_points": 0, "snapshots": {"backend": settings.snapshots, "fuzzy": False, "reason": ""},
         }  # fmt: skip
         try:
             info = self.inspect()

@@ -114,7 +114,7 @@ class Node:
         self.pairs.once.settle()
         self.clones.settle()
         self.group_target.tell_unsettled()
-        self.volumes.recover(self.pairs.sync_points_of)
+        self.volumes.recover(self.pairs.policy_of)
         for pair in self.db.pairs():
             self.pairs.once.look_after(pair["volume"])
         self.network.open()

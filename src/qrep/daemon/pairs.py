@@ -6,8 +6,9 @@ from qrep import __version__, config
 from qrep.daemon import asks
 from qrep.daemon.once import Once
 from qrep.errors import NotFound, ProtocolError, Refused, UsageError
+from qrep.retention import POINTS_MAX, Policy, parse_grid
 
-SYNC_POINTS = 7  # of a replica whose pair is gone
+SYNC_POINTS = POINTS_MAX  # of a replica whose pair is gone: nothing goes
 
 
 class Pairs:
@@ -24,7 +25,7 @@ class Pairs:
         if isinstance(question, asks.CreatePair):
             return self.create(question, peer)
         if isinstance(question, asks.ChangePair):
-            return self.change(question.job_id, peer, question.sync_points)
+            return self.change(question, peer)
         if isinstance(question, asks.DeletePair):
             return self.delete(question.job_id, peer)
         if isinstance(question, asks.GiveBack):
@@ -49,13 +50,14 @@ class Pairs:
         if question.once:
             self.once.check(volume, where)
         if not question.check_only:
-            volume.open_target(sync_points=question.sync_points, overwrite=True, source=source)
-            volume.set_sync_points(question.sync_points)
+            wanted = _wanted(question)
+            volume.open_target(wanted=wanted, overwrite=True, source=source)
+            volume.set_wanted(wanted)
             if question.once:
                 self.once.begin(question.job_id, peer, volume)
             self.node.db.add_pair(
                 question.job_id, peer=peer or "", fingerprint=self.node.peers.fingerprint(peer) if peer else "", job=question.job,
-                source=question.source, volume=volume.name, size=question.size, sync_points=question.sync_points,
+                source=question.source, volume=volume.name, size=question.size, sync_points=question.sync_points, keep=question.keep,
             )  # fmt: skip
             self.node.events.add(
                 "pair-created", f"job {question.job} of {peer or 'this host'} writes here", volume=volume.name, job=question.job
@@ -110,12 +112,10 @@ class Pairs:
                 code="other-shape",
             )
 
-    def change(self, job_id, peer, sync_points):
-        pair = self._pair(job_id, peer)
-        if not 0 <= sync_points <= asks.SYNC_POINTS_MAX:
-            raise UsageError(f"{sync_points} sync points", hint=f"0 to {asks.SYNC_POINTS_MAX}")
-        self.node.volumes.get(pair["volume"]).set_sync_points(sync_points)
-        self.node.db.set_pair_sync_points(job_id, sync_points)
+    def change(self, question, peer):
+        pair = self._pair(question.job_id, peer)
+        self.node.volumes.get(pair["volume"]).set_wanted(_wanted(question))
+        self.node.db.set_pair_retention(question.job_id, question.sync_points, question.keep)
         return {}
 
     def delete(self, job_id, peer):
@@ -136,9 +136,17 @@ class Pairs:
             raise NotFound("no such pair here", code="no-such-pair")
         return pair
 
-    def sync_points_of(self, volume):
+    def policy_of(self, volume):
+        """The retention.Policy that the source of a volume's pair asks for; without a pair nothing is given up, by a rollback for one."""
         pairs = self.node.db.pairs(volume)
-        return pairs[0]["sync_points"] if pairs else SYNC_POINTS
+        return Policy(pairs[0]["sync_points"], parse_grid(pairs[0]["keep"])) if pairs else Policy(SYNC_POINTS)
+
+
+def _wanted(question):
+    """The retention.Policy of CreatePair or ChangePair, checked. Raises UsageError."""
+    if not 0 <= question.sync_points <= asks.SYNC_POINTS_MAX:
+        raise UsageError(f"{question.sync_points} sync points", hint=f"0 to {asks.SYNC_POINTS_MAX}")
+    return Policy(question.sync_points, parse_grid(question.keep))
 
 
 def _check(question):
@@ -151,7 +159,8 @@ def _check(question):
         config.check_name("nodes", node)
     if len(question.job_id) != 32 or not set(question.job_id) <= set("0123456789abcdef"):
         raise ProtocolError("a job id is 32 hexadecimal digits")
-    if not 0 < question.size < 1 << 63 or not 0 <= question.sync_points <= asks.SYNC_POINTS_MAX:
+    _wanted(question)
+    if not 0 < question.size < 1 << 63:
         raise ProtocolError("a pair of an impossible size")
     for value in (question.leaf, question.granule):
         if not 4096 <= value <= 64 << 20 or value & (value - 1):

@@ -114,7 +114,7 @@ class Reload:
         known = {volume.name: volume.settings for volume in volumes.all()}
 
         def adopt(name, settings):
-            volumes.adopt(name, settings, self.node.pairs.sync_points_of(name))
+            volumes.adopt(name, settings, self.node.pairs.policy_of(name))
 
         def let_go(name):
             self.node.check_unused(name)

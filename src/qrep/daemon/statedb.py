@@ -35,6 +35,7 @@ SCHEMA_ADDED = """
 CREATE TABLE IF NOT EXISTS timer (job_id TEXT PRIMARY KEY, schedule TEXT, handled REAL, since REAL, rpo_passed INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS once (job_id TEXT PRIMARY KEY, peer TEXT NOT NULL, fingerprint TEXT NOT NULL, volume_id TEXT NOT NULL, generation TEXT NOT NULL, counter INTEGER NOT NULL);
 """
+COLUMNS_ADDED = (("pair", "keep", "TEXT NOT NULL DEFAULT ''"),)
 
 
 class StateDbError(QrepError):
@@ -68,6 +69,9 @@ class StateDb:
                 self._db.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
             if version in (0, SCHEMA_VERSION):
                 self._db.executescript(SCHEMA_ADDED)
+                for table, column, kind in COLUMNS_ADDED:
+                    if column not in {row["name"] for row in self._db.execute(f"PRAGMA table_info({table})")}:
+                        self._db.execute(f"ALTER TABLE {table} ADD COLUMN {column} {kind}")
         except sqlite3.Error as err:
             raise self._error(err) from err
         if version not in (0, SCHEMA_VERSION):
@@ -113,9 +117,9 @@ class StateDb:
 
     # pairs: who may write to which volume here
 
-    def add_pair(self, job_id, *, peer, fingerprint, job, source, volume, size, sync_points):
+    def add_pair(self, job_id, *, peer, fingerprint, job, source, volume, size, sync_points, keep=""):
         self._do(
-            "INSERT OR REPLACE INTO pair VALUES (?,?,?,?,?,?,?,?,?)",
+            "INSERT OR REPLACE INTO pair (job_id, peer, fingerprint, job, source, volume, size, sync_points, created, keep) VALUES (?,?,?,?,?,?,?,?,?,?)",
             job_id,
             peer,
             fingerprint,
@@ -125,6 +129,7 @@ class StateDb:
             size,
             sync_points,
             time.time(),
+            keep,
         )
 
     def pair(self, job_id):
@@ -134,8 +139,8 @@ class StateDb:
     def pairs(self, volume=None):
         return self._all("SELECT * FROM pair WHERE ? IS NULL OR volume=? ORDER BY job", volume, volume)
 
-    def set_pair_sync_points(self, job_id, sync_points):
-        self._do("UPDATE pair SET sync_points=? WHERE job_id=?", sync_points, job_id)
+    def set_pair_retention(self, job_id, sync_points, keep):
+        self._do("UPDATE pair SET sync_points=?, keep=? WHERE job_id=?", sync_points, keep, job_id)
 
     def drop_pair(self, job_id):
         self._do("DELETE FROM pair WHERE job_id=?", job_id)

@@ -9,7 +9,7 @@ import msgspec
 
 from qrep import device, units
 from qrep.config import Volume, check_name, check_path
-from qrep.daemon.managed import ManagedVolume, shape, undo_limit
+from qrep.daemon.managed import ManagedVolume, shape
 from qrep.errors import ConfigError, DamagedError, NotFound, QrepError, Refused
 from qrep.settings import bad_values
 from qrep.volumes import registry
@@ -44,12 +44,12 @@ class Volumes:
         with self._lock:
             return [self._volumes[name] for name in sorted(self._volumes)]
 
-    def recover(self, sync_points_of):
+    def recover(self, policy_of):
         """At start: claim every replica and bring it back, all at once. Returns when all are claimed or have failed; one that still puts much back
         goes on meanwhile, shows it, and lets sessions wait. One that fails stays out of service and says why; the others serve."""
         recovering = [(volume, threading.Event()) for volume in self.all() if volume.is_replica()]
         threads = [
-            threading.Thread(target=self._recover, args=(volume, sync_points_of(volume.name), claimed), name=f"recovery of {volume.name}", daemon=True)
+            threading.Thread(target=self._recover, args=(volume, policy_of(volume.name), claimed), name=f"recovery of {volume.name}", daemon=True)
             for volume, claimed in recovering
         ]  # fmt: skip
         for thread in threads:
@@ -60,9 +60,9 @@ class Volumes:
         for thread in threads:
             thread.join(max(0.0, deadline - time.monotonic()))
 
-    def _recover(self, volume, sync_points, claimed):
+    def _recover(self, volume, wanted, claimed):
         try:
-            target = volume.open_target(sync_points=sync_points, on_claimed=claimed.set)
+            target = volume.open_target(wanted=wanted, on_claimed=claimed.set)
         except QrepError as error:
             code = "volume-damaged" if isinstance(error, DamagedError) else "volume-missing"
             self.events.add(code, error.message, volume=volume.name, reason=error.code)
@@ -106,7 +106,7 @@ class Volumes:
 
     # ---- by a reload: the files were changed by somebody else ----
 
-    def adopt(self, name, settings, sync_points):
+    def adopt(self, name, settings, wanted):
         """Let a volume be what its file says now. Raises Refused if what it is cannot change because it is a replica."""
         with self._lock:
             volume, fresh = self._volumes.get(name), None
@@ -122,9 +122,9 @@ class Volumes:
             else:
                 volume.settings = settings
                 if volume.target is not None:
-                    volume.target.set_undo_limit(undo_limit(settings, volume.target.device.size))
+                    volume.settings_changed(volume.target.device.size)
         if fresh is not None and fresh.is_replica():  # without the lock: much may have to be put back
-            self._recover(fresh, sync_points, threading.Event())
+            self._recover(fresh, wanted, threading.Event())
 
     def let_go(self, name):
         """The file of a volume is gone: it is not known any more, and its device is free. What qrep keeps of it stays on disk."""
@@ -186,8 +186,7 @@ class Volumes:
             changed = self._checked(msgspec.to_builtins(volume.settings) | settings, info)
             self.config.save("volumes", name, changed)
             volume.settings = changed
-            if volume.target is not None:
-                volume.target.set_undo_limit(undo_limit(changed, info.size))
+            volume.settings_changed(info.size)
         self.events.add("volume-changed", ", ".join(f"{key} {value}" for key, value in settings.items()), volume=name)
         return volume
 

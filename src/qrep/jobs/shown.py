@@ -44,6 +44,7 @@ def job_dict(runner):
         "initial": settings.initial,
         "connections": settings.connections,
         "sync_points": settings.sync_points,
+        "keep": settings.keep,
         "timeout": settings.timeout,
         "shape": settings.shape or None,
         "group": settings.group or None,

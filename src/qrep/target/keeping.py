@@ -1,7 +1,6 @@
 """What people do with a target volume's sync points: list, roll back, copy out, delete, say how many are kept."""
 
 import contextlib
-import dataclasses
 import itertools
 import logging
 import secrets
@@ -107,10 +106,9 @@ class Keeping:
 
     # ---- retention ----
 
-    def set_policy(self, **changes):
-        """Fields of retention.Policy, from the next commit on. count and grid are what a source asks for; the floor is the target's own."""
-        with self.lock:
-            self.policy = dataclasses.replace(self.policy, **changes)
+    def set_policy(self, policy):
+        """policy: retention.Policy, from the next commit on. count and grid are what a source asks for; the floor is the target's own."""
+        self.policy = policy
 
     def retention(self):
         """The retention.Plan for what is within reach now, by the policy of now. Changes nothing."""
