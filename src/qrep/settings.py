@@ -93,6 +93,7 @@ class Peer(_Object):
     fingerprint: Annotated[str, msgspec.Meta(pattern=r"^SHA256:[0-9a-f]{2}(:[0-9a-f]{2}){31}$")]
     certificate: str
     trusted: bool = False
+    may_switch: bool = False  # it may make this host give up its role in a job of both (docs/ROLES.md)
 
 
 class Volume(_Object):
@@ -156,6 +157,8 @@ class Job(_Object):
     size: Annotated[int, msgspec.Meta(ge=512, le=units.MAX_BYTES)]
     leaf: Annotated[int, msgspec.Meta(ge=4096, le=1 << 20)]
     granule: Annotated[int, msgspec.Meta(ge=8192, le=64 << 20)]
+    role: Literal["source", "target"] = "source"  # target: its volume was the source and is a replica now; the superblock decides
+    whole: bool = True  # False: the first `size` bytes of a larger volume, which was a target
     mode: Literal["async", "copy", "clone"] = "async"  # copy: made once, then the target is given back. clone: jobs/clone.py
     finished: str = ""  # mode copy: the generation that was made, once its target was given back
     moved: str = ""  # in words, the disk that is on its way to another host (jobs/rebuild.py); target is "" until it is there

@@ -3,7 +3,7 @@
 import click
 
 from qrep import units
-from qrep.cli import names
+from qrep.cli import names, roles
 from qrep.cli.app import Group
 from qrep.client import part
 from qrep.cli.render import table, when, when_there
@@ -202,3 +202,7 @@ def delete(app, name, yes, dry_run):
     app.confirm(what.replace("would be", "are"), yes)
     client.call("DELETE", f"/jobs/{part(name)}", timeout=60)
     app.data({"deleted": name}, f"{name}: deleted")
+
+
+for command in roles.COMMANDS:
+    job.add_command(command)

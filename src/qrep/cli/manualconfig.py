@@ -61,6 +61,7 @@ TEXTS = {
         "fingerprint": "SHA-256 of its public key, which was seen and agreed to when it was added.",
         "certificate": "Its certificate, PEM.",
         "trusted": "Whether the paths to it are trusted, so that data may travel plain and be sent without copying; both ends must say so. Control is always TLS.",
+        "may_switch": "Whether it may make this host give up its role in a job of both, so that a switch is one command there.",
     },
     "Volume": {
         "id": ID,
@@ -93,6 +94,8 @@ TEXTS = {
         "size": "Size of the source when the job was created.",
         "leaf": "As of the source volume when the job was created.",
         "granule": "As of the source volume when the job was created.",
+        "role": "Written by qrep: target where the source has moved to the other side; the volume's superblock decides, not this.",
+        "whole": "Written by qrep: false where the volume is larger than what is replicated of it, which a target may be.",
         "mode": "async: runs that each reach a new sync point. copy: one run, then the target is given back. clone: a local copy, see qrep-clone(1).",
         "finished": "Of mode copy, written by qrep: the generation that was made. It does not run any more.",
         "moved": "After qrep clone convert, written by qrep: the disk that is on its way; target is empty until qrep job rebuild.",

@@ -82,18 +82,25 @@ peer.add_command(peertest.test)
 @peer.command("set")
 @click.argument("name", shell_complete=names.peers)
 @click.option("--trusted/--no-trusted", default=None, help="Whether the paths to it are trusted.")
+@click.option("--may-switch/--no-may-switch", default=None, help="Whether it may make this host give up its role in jobs of both.")
 @click.option("-n", "--dry-run", is_flag=True, help="Say what would change; change nothing.")
 @click.pass_obj
-def set_(app, name, trusted, dry_run):
+def set_(app, name, trusted, may_switch, dry_run):
     """Change what is known of host NAME.
 
     The paths to a host are trusted where nobody else is on the wire, as in a storage network: data then travels plain, because only so the
     kernel can send it without copying. It is authenticated all the same, and control is always TLS. Both hosts must say so; while they
     do not agree, runs between them are refused.
+
+    A host that may switch can promote its replica while this one is the source, and this one is demoted by that: a switch is one command
+    then, and so is a failback. Without it, each side's operator says so there.
     """
-    if trusted is None:
-        raise UsageError("nothing to change was given", hint=f"qrep peer set {name} --trusted, or --no-trusted")
+    if trusted is None and may_switch is None:
+        raise UsageError("nothing to change was given", hint=f"qrep peer set {name} --trusted, or --may-switch; or the same with --no-")
     client = app.client()
+    if trusted is None:
+        _set_may_switch(app, client, name, may_switch, dry_run)
+        return
     if dry_run:
         known = next((peer for peer in client.get("/peers") if peer["name"] == name), None)
         if known is None:
@@ -101,8 +108,21 @@ def set_(app, name, trusted, dry_run):
         word = ("would be" if trusted else "would no longer be") if known["trusted"] != trusted else "are" if trusted else "are not"
         app.data(known | {"would_be_trusted": trusted}, f"{name}: its paths {word} trusted{' already' if known['trusted'] == trusted else ''}")
         return
-    answer = client.call("PATCH", f"/peers/{part(name)}", {"trusted": trusted}, timeout=60)
+    body = {"trusted": trusted} | ({} if may_switch is None else {"may_switch": may_switch})
+    answer = client.call("PATCH", f"/peers/{part(name)}", body, timeout=60)
     app.data(answer, changed_text(answer))
+
+
+def _set_may_switch(app, client, name, may_switch, dry_run):
+    known = next((peer for peer in client.get("/peers") if peer["name"] == name), None)
+    if known is None:
+        raise NotFound(f"no peer called {name}", hint="qrep peer lists them", code="no-such-peer")
+    does = "may" if may_switch else "may not"
+    if dry_run:
+        app.data(known | {"would_may_switch": may_switch}, f"{name}: {does} make this host give up its role{' already' if known['may_switch'] == may_switch else ' then'}")
+        return
+    answer = client.call("PATCH", f"/peers/{part(name)}", {"may_switch": may_switch}, timeout=60)
+    app.data(answer, f"{name}: {does} make this host give up its role in jobs of both")
 
 
 @peer.command()

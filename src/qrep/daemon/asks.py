@@ -74,6 +74,39 @@ class GiveBack(_Message, tag="give-back"):
     job_id: str
 
 
+class Standing(_Message, tag="standing"):
+    """Which role does your volume of this job have, and since which generation? (docs/ROLES.md)"""
+
+    job_id: str
+
+
+class GiveUp(_Message, tag="give-up"):
+    """Make your volume of this job a replica; last_run: after bringing mine to what it holds. Only where your operator allows it."""
+
+    job_id: str
+    last_run: bool
+
+
+class CountChanges(_Message, tag="count-changes"):
+    """How much was written to your volume of this job since the generation that we both had?"""
+
+    job_id: str
+
+
+class TakeBack(_Message, tag="take-back"):
+    """My volume is a replica at generation `id` now, which holds what yours holds at `same_as`: make yours primary."""
+
+    job_id: str
+    id: str
+    same_as: str
+
+
+class RunNow(_Message, tag="run-now"):
+    """Start your run of this job: my volume is a replica."""
+
+    job_id: str
+
+
 class Failure(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """QrepError.as_dict(), of another host."""
 
@@ -90,7 +123,7 @@ class Answer(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     error: Failure | None = None
 
 
-Question = Hail | CreatePair | ChangePair | DeletePair | GiveBack | CommitGroup
+Question = Hail | CreatePair | ChangePair | DeletePair | GiveBack | CommitGroup | Standing | GiveUp | CountChanges | TakeBack | RunNow
 
 
 def _send(stream, message):

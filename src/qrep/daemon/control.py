@@ -11,12 +11,24 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from qrep.daemon import control_clones, control_connections, control_jobs, control_node, control_paths, control_peers, control_shapes, control_volumes
+from qrep.daemon import (
+    control_clones,
+    control_connections,
+    control_jobs,
+    control_node,
+    control_paths,
+    control_peers,
+    control_roles,
+    control_shapes,
+    control_volumes,
+)
 from qrep.errors import QrepError, UsageError
 
 BODY_MAX = 64 << 10  # bytes of a request
 STATUS = {2: 400, 4: 502, 5: 409, 7: 404, 8: 504}  # by exit code; else 500
-PARTS = (control_node, control_volumes, control_peers, control_shapes, control_jobs, control_clones, control_paths, control_connections)
+PARTS = (
+    control_node, control_volumes, control_peers, control_shapes, control_jobs, control_clones, control_paths, control_connections, control_roles,
+)  # fmt: skip
 
 
 async def _body(request, required, optional=None):

@@ -1,8 +1,8 @@
 """Requests about jobs, and what they do."""
 
 from qrep.daemon.made import check_may_run
+from qrep.daemon.status import shown
 from qrep.jobs import look
-from qrep.jobs.shown import job_dict
 
 FIELDS = {
     "mode": str, "initial": str, "sync_points": int, "keep": str, "connections": int, "timeout": str, "shape": str, "schedule": str, "missed": str, "rpo": str,
@@ -14,7 +14,7 @@ PATH = {"from": str, "to": str}
 
 
 def add(requests, node):
-    requests.simple("/jobs", "GET", lambda request: [job_dict(runner) for _name, runner in node.jobs.all()])
+    requests.simple("/jobs", "GET", lambda request: [shown(node, runner) for _name, runner in node.jobs.all()])
     requests.with_body(
         "/jobs",
         "POST",
@@ -22,7 +22,7 @@ def add(requests, node):
         FIELDS | PATH | {"overwrite": bool, "dry_run": bool},
         lambda path, body: node.jobs.create(**body),
     )
-    requests.simple("/jobs/{name}", "GET", lambda request: job_dict(node.jobs.get(request.path_params["name"])))
+    requests.simple("/jobs/{name}", "GET", lambda request: shown(node, node.jobs.get(request.path_params["name"])))
 
     def change(path, body):
         settings = {key: value for key, value in body.items() if key != "dry_run"}

@@ -4,7 +4,7 @@ from qrep.daemon.peertest import PeerTest
 from qrep.errors import UsageError
 
 SECONDS, CONNECTIONS = 5, [1, 2, 4, 8]
-CHANGES = {"trusted": bool}
+CHANGES = {"trusted": bool, "may_switch": bool}
 
 
 def add(requests, node):
@@ -26,10 +26,12 @@ def _tested(node, name, body):
 
 
 def _shown(name, peer):
-    return {"name": name, "addresses": peer.addresses, "fingerprint": peer.fingerprint, "trusted": peer.trusted}
+    return {"name": name, "addresses": peer.addresses, "fingerprint": peer.fingerprint, "trusted": peer.trusted, "may_switch": peer.may_switch}
 
 
 def _changed(node, name, body):
-    if "trusted" not in body:
-        raise UsageError("nothing to change was given", hint="qrep peer set NAME --trusted, or --no-trusted")
-    return node.set_peer(name, body["trusted"])
+    if not body:
+        raise UsageError("nothing to change was given", hint="qrep peer set NAME --trusted, or --may-switch")
+    if "may_switch" in body:
+        answer = node.peers.set_may_switch(name, body["may_switch"])
+    return node.set_peer(name, body["trusted"]) | {"may_switch": node.peers.may_switch(name)} if "trusted" in body else answer

@@ -21,7 +21,7 @@ from qrep.jobs.shown import job_dict, when
 from qrep.settings import AUTO, Pair, bad_values, changed_fields
 from qrep.volumes import registry
 
-FIXED = ("id", "source", "target", "target_volume", "size", "leaf", "granule", "mode")  # what a job is; anything else is how it is done
+FIXED = ("id", "source", "target", "target_volume", "size", "leaf", "granule", "mode", "role", "whole")  # what a job is; anything else is how it is done
 
 
 class Jobs:
@@ -42,13 +42,35 @@ class Jobs:
         """[(name, JobRunner)] by name."""
         return sorted(self._runners.items())  # without the lock, which is held while a peer is asked
 
+    def active(self):
+        """Those whose source is here now: a job that has given up its role keeps its file, and does not run."""
+        return [(name, runner) for name, runner in self.all() if runner.settings.role == "source"]
+
+    def all_by_name(self):
+        return dict(self._runners)
+
+    def by_id(self, job_id):
+        """(name, JobRunner), or (None, None)."""
+        return next(((name, runner) for name, runner in self.all() if runner.settings.id == job_id), (None, None))
+
+    def put(self, name, job):
+        """Write down what a job is after a change of roles, and go on with that. Nothing goes on in the old one."""
+        with self._lock:
+            self.node.config.save("jobs", name, job)
+            self._runners[name] = self._runner(name, job)
+        self.node.scheduler.wake()
+
+    def put_target_volume(self, name, volume_id):
+        """The other side has told the id of its volume."""
+        self.put(name, msgspec.structs.replace(self.get(name).settings, target_volume=volume_id))
+
     def unchanged(self):
         """A context in which no job is made, changed or deleted."""
         return self._lock
 
     def sources(self):
         """The volumes that jobs read."""
-        return {runner.settings.source for _name, runner in self.all()}
+        return {runner.settings.source for _name, runner in self.active()}
 
     def of_volume(self, volume):
         used = [(name, runner.settings) for name, runner in self.all()]

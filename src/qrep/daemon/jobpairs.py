@@ -66,7 +66,9 @@ class JobPairs:
         """Tell the target. Returns what is left there, in words, when it cannot be told."""
         peer = job.target.rpartition(":")[0]
         try:
-            if peer:
+            if job.role == "target":
+                self.node.pairs.delete(job.id, peer or None)
+            elif peer:
                 self._ask(peer, asks.DeletePair(job_id=job.id))
             else:
                 self.node.pairs.delete(job.id, None)

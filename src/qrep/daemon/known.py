@@ -35,6 +35,20 @@ class KnownPeers:
         with self._lock:
             return name in self._peers and self._peers[name].trusted
 
+    def may_switch(self, name):
+        """Whether a peer may make this host give up its role in a job of both."""
+        with self._lock:
+            return name in self._peers and self._peers[name].may_switch
+
+    def set_may_switch(self, name, may_switch):
+        with self._lock:
+            self.reach(name)  # raises NotFound
+            peer = msgspec.structs.replace(self._peers[name], may_switch=may_switch)
+            self.config.save("peers", name, peer)
+            self._peers[name] = self._reach[name].peer = peer
+        self.events.add("peer-changed", f"it may {'' if may_switch else 'not '}make this host give up its role in jobs of both", peer=name)
+        return {"name": name, "addresses": peer.addresses, "fingerprint": peer.fingerprint, "trusted": peer.trusted, "may_switch": may_switch}
+
     def set_trusted(self, name, trusted):
         """(what the API answers, whether it changed). Plain connections that we made are cut."""
         with self._lock:
@@ -120,7 +134,7 @@ class KnownPeers:
             self._check_new(name, fingerprint)
             if trusted is None:
                 trusted = self.trusted(name)
-            peer = config.Peer(addresses=addresses, fingerprint=fingerprint, certificate=answering[0]["certificate"], trusted=trusted)
+            peer = config.Peer(addresses=addresses, fingerprint=fingerprint, certificate=answering[0]["certificate"], trusted=trusted, may_switch=self.may_switch(name))
             self.config.save("peers", name, peer)
             self._peers[name] = peer
             self._reach[name] = reach = Reach(self.network, name, peer)

@@ -10,6 +10,7 @@ from qrep.errors import DamagedError, QrepError, Refused
 from qrep.retention import Policy
 from qrep.settings import parse_keep_for
 from qrep.store import Directory
+from qrep.target.rolechange import durable_role
 from qrep.target.superblock import NAME as SUPERBLOCK
 from qrep.target.undostore import SLACK
 from qrep.volumes import registry
@@ -48,8 +49,12 @@ class ManagedVolume:
         return info
 
     def is_replica(self):
-        """Whether it has been a target. The superblock is written after every check, so its directory alone says nothing."""
-        return os.path.exists(os.path.join(self.directory, SUPERBLOCK))
+        """Whether others write to it. The superblock is written after every check, so its directory alone says nothing."""
+        return self.role() == "replica"
+
+    def role(self):
+        """What its superblock says: replica, primary, or "" for a volume that never was a target."""
+        return durable_role(self.directory)[0]
 
     def check_target(self, *, source, size, leaf, overwrite, known):
         """devicesafety.check_target, also while this node holds the device; the claim is given up for that long. Returns notes."""
@@ -65,11 +70,12 @@ class ManagedVolume:
                 if held:
                     self.open_target(wanted=wanted)
 
-    def open_target(self, *, wanted, overwrite=False, source=None, claim_wait=30, on_claimed=None):
+    def open_target(self, *, wanted, overwrite=False, source=None, claim_wait=30, on_claimed=None, primary=False):
         """Claim the device and recover it: from now on nobody else writes to it (R1). Returns the TargetVolume.
 
-        wanted: retention.Policy of the source's part; the floor is this volume's own. claim_wait: seconds to wait for a dead predecessor's writes. on_claimed(): called when the device is claimed, before anything is put back;
-        `target` is set then. Raises DamagedError when qrep's own records of it are damaged; it is then held, and out of service.
+        wanted: retention.Policy of the source's part; the floor is this volume's own. claim_wait: seconds to wait for a dead predecessor's writes.
+        on_claimed(): called when the device is claimed, before anything is put back; `target` is set then. primary: to give up its role, or to be
+        read while nobody writes it. Raises DamagedError when qrep's own records of it are damaged; it is then held, and out of service.
         """
         from qrep.target.volume import TargetVolume
 
@@ -84,7 +90,7 @@ class ManagedVolume:
                     info, self.directory, volume_id=bytes.fromhex(self.settings.id), leaf_size=leaf, granule_size=granule,
                     undo_directory=self.settings.undo or None, undo_limit=undo_limit(self.settings, info.size),
                     sync_points=self.policy(), overwrite=overwrite, source=source, claim_wait=claim_wait,
-                    groups=self._groups,
+                    groups=self._groups, primary=primary,
                 )  # fmt: skip
 
                 def ready():
@@ -96,7 +102,8 @@ class ManagedVolume:
                 if target.damaged:
                     raise DamagedError(f"{self.name} is out of service: {target.damaged}", hint=self.way_out())
             except (OSError, QrepError) as error:
-                self.error = error if isinstance(error, QrepError) else QrepError(f"{self.name}: {error}")
+                if not primary:  # else it serves its host as before
+                    self.error = error if isinstance(error, QrepError) else QrepError(f"{self.name}: {error}")
                 self.target = None
                 if target is not None:
                     target.close()
@@ -151,6 +158,8 @@ class ManagedVolume:
             return target
         if self.error is not None:
             return self._tried_again()
+        if self.role() == "primary":
+            raise Refused(f"{self.name} is primary: its host writes it", hint="docs/ROLES.md; qrep job shows whose source it is", code="split-brain")
         raise Refused(
             f"{self.name} is not a replica", hint="it becomes one when a job names it as its target", code="not-a-replica"
         )
@@ -177,6 +186,7 @@ class ManagedVolume:
             choice = registry.of_volume(settings, info)
             fuzzy = choice.backend.name == "none"
             value["snapshots"] = {"backend": choice.backend.name, "fuzzy": fuzzy, "reason": choice.reason}
+            value["role"] = self.role() or None
             if self.target is not None or self.error is not None:
                 status = self.replica().status()
                 value["role"], value["sync_points"] = status["role"], status["sync_points"]

@@ -27,6 +27,8 @@ from qrep.daemon.pairs import Pairs
 from qrep.daemon.pathwatch import PathWatch
 from qrep.daemon.peertested import Tested
 from qrep.daemon.reload import Reload
+from qrep.daemon.rolecommands import RoleCommands
+from qrep.daemon.roles import Roles
 from qrep.daemon.scheduler import Scheduler
 from qrep.daemon.sessions import Sessions
 from qrep.daemon.shapes import Shapes
@@ -68,7 +70,7 @@ class Node:
         self.slots = Slots(self.settings.limits.jobs_running)
         self.jobs = Jobs(self)
         self.shapes = Shapes(self)
-        self.scheduler = Scheduler(jobs=self.jobs.all, start=self.jobs.starting.start_due, db=self.db, events=self.events)
+        self.scheduler = Scheduler(jobs=self.jobs.active, start=self.jobs.starting.start_due, db=self.db, events=self.events)
         self.network = Network(
             self.identity, self.settings.node, self.settings.limits, lambda: self.peers.all(), lambda: self.listener,
             self.events, self.state.path,
@@ -78,6 +80,8 @@ class Node:
         self.volumes = Volumes(self.config, self.state, self.events, self.group_target.commits)
         self.pairs = Pairs(self)
         self.clones = Clones(self)
+        self.roles = Roles(self)
+        self.switch = RoleCommands(self.roles)
         self.sessions = Sessions(self)
         self.path_watch = PathWatch(self)
         serve = {
@@ -114,6 +118,7 @@ class Node:
         self.pairs.once.settle()
         self.clones.settle()
         self.group_target.tell_unsettled()
+        self.roles.steps.recover()
         self.volumes.recover(self.pairs.policy_of)
         for pair in self.db.pairs():
             self.pairs.once.look_after(pair["volume"])

@@ -32,7 +32,7 @@ class Pairs:
             return self.once.give_back(question.job_id, peer)
         if isinstance(question, asks.CommitGroup):
             return self.node.group_target.commit(question, peer)
-        raise ProtocolError(f"unknown question {question!r}")
+        return self.node.roles.answer(question, peer)
 
     def create(self, question, peer, source=None):
         """Let a job write to a volume here, if this host's administrator said so (`accept`) and the device may be written.

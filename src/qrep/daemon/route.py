@@ -9,6 +9,7 @@ from qrep.daemon.jobpaths import JobPaths
 from qrep.errors import ProtocolError, Refused
 from qrep.protocol import transport
 from qrep.volumes import registry
+from qrep.volumes.held import Held
 
 LOCAL_BUFFER = 4 << 20  # bytes of a local connection's socket buffer
 
@@ -30,7 +31,12 @@ class Route:
         self.node.shapes.check(settings.shape)
         volume = self.node.volumes.get(settings.source)
         info = volume.inspect()
-        if info.size != settings.size:
+        if volume.is_replica():
+            raise Refused(
+                f"{settings.source} is a replica: job {self.name} runs where the other side is", code="not-source",
+                hint=f"start it there; or, if {settings.source} is to be written again: qrep job promote {self.name}",
+            )  # fmt: skip
+        if info.size < settings.size or (settings.whole and info.size != settings.size):
             raise Refused(
                 f"{settings.source} has {units.format_size(info.size)} now, {units.format_size(settings.size)} when job {self.name} was created",
                 hint="delete the job and create it again",
@@ -39,10 +45,10 @@ class Route:
         directory = os.path.join(self.node.state.path, "sources", settings.id)
         return RunRequest(
             job_id=bytes.fromhex(settings.id), volume_id=bytes.fromhex(settings.target_volume), device=info,
-            backend=registry.of_volume(volume.settings, info).backend, map_directory=os.path.join(directory, "map"),
+            backend=Held() if volume.target is not None else registry.of_volume(volume.settings, info).backend, map_directory=os.path.join(directory, "map"),
             run_directory=directory, leaf_size=settings.leaf, granule_size=settings.granule, connections=settings.connections,
             initial=settings.initial, timeout_s=units.parse_duration(settings.timeout), plain=lambda: self.transport() == "plain",
-            once=settings.mode == "copy", wanted=lambda: self.paths.wanted() if self.paths is not None else settings.connections,
+            size=0 if settings.whole else settings.size, once=settings.mode == "copy", wanted=lambda: self.paths.wanted() if self.paths is not None else settings.connections,
         )  # fmt: skip
 
     def transport(self):

@@ -39,6 +39,7 @@ class Sessions:
     def _admit(self, hello, peer):
         if not isinstance(hello, messages.Hello):
             raise ProtocolError("a control connection begins with Hello")
+        self.node.roles.check_session(hello.job_id.hex(), peer)
         pair = self.node.db.pair(hello.job_id.hex())
         if pair is None or pair["peer"] != peer or pair["fingerprint"] != self.node.peers.fingerprint(peer):
             raise Refused(

@@ -16,6 +16,8 @@ def status(node, names):
     """The answer of GET /v1/status. names: only these jobs; empty: all."""
     known = {name: lambda runner=runner: job_dict(runner) for name, runner in node.jobs.all()}
     for pair in node.db.pairs():
+        if pair["peer"] and pair["job"] in known and node.jobs.get(pair["job"]).settings.role == "target":
+            del known[pair["job"]]  # its source is there now
         if pair["peer"]:
             known.setdefault(pair["job"], lambda pair=pair: received(node, pair))
     for name in names:
@@ -25,6 +27,12 @@ def status(node, names):
         "node": {"name": node.name, "version": __version__, "time_zone": node.time_zone},
         "jobs": [known[name]() for name in sorted(set(names) or known)],
     }
+
+
+def shown(node, runner):
+    """A job that has a file here: as its source sees it, or, after its source has moved to the other side, as its target does."""
+    pair = node.db.pair(runner.settings.id) if runner.settings.role == "target" else None
+    return received(node, pair) | {"connections": runner.settings.connections} if pair is not None else job_dict(runner)
 
 
 def received(node, pair):

@@ -11,7 +11,10 @@ from qrep.jobs.schedule import Timing
 GOING = ("queued", "connecting", "running", "waiting")  # states in which a run goes on
 TAKE_UP_MAX = 3  # times in a row that a run is started again by an agent that died in it
 MOVED = {"run": ("read", "hashed", "zero", "changed", "sent", "written"), "estimate": ("read", "hashed", "zero")}  # what is counted of each
-WORDS = {"run": "running", "verify": "being verified", "estimate": "being estimated", "delete": "being deleted", "convert": "being converted", "rebuild": "being rebuilt"}
+WORDS = {
+    "run": "running", "verify": "being verified", "estimate": "being estimated", "delete": "being deleted", "convert": "being converted",
+    "rebuild": "being rebuilt", "role": "changing its role",
+}  # fmt: skip
 
 
 class JobRunner:
@@ -54,6 +57,9 @@ class JobRunner:
 
     def begin(self, activity):
         """Take the job for one activity. Raises Refused when it is busy."""
+        if self.settings.role == "target" and activity in MOVED | {"verify": ()}:
+            side = self.settings.target.rpartition(":")[0] or self.settings.target
+            raise Refused(f"{self.name} has its source on {side} now", hint=f"start it there; or: qrep job promote {self.name}", code="not-source")
         with self._lock:
             if self.activity is not None:
                 raise Refused(
@@ -295,6 +301,12 @@ class JobRunner:
         """The report of the last run that was committed, or None."""
         last = self.db.last_run(self.settings.id)
         return last["report"] if last else None
+
+    def note_problem(self, error):
+        """What the other side's doings mean for this job, until its next run; a run that goes on tells of its own."""
+        if self.activity != "run":
+            self.problem = {"code": error.code, "text": error.message, "action": error.hint}
+            self._keep()
 
     # ---- its state ----
 

@@ -309,7 +309,7 @@ class Run:
         backend, frozen = self.request.backend, self._image(action.token)
         token = "" if frozen.fuzzy else frozen.token
         try:
-            if frozen.size != self.geometry.size:
+            if frozen.size < self.geometry.size or (frozen.size != self.geometry.size and not self.request.size):
                 raise Refused(
                     f"{self.request.device.path} has {frozen.size} bytes now, the job was made for {self.geometry.size}",
                     code="resized", hint="add the volume anew",
@@ -336,7 +336,7 @@ class Run:
         if request.together is not None:
             frozen = request.together.freeze(token, record.frozen_at_ns if record is not None else 0, self._stopping.is_set)
         else:
-            frozen = request.backend.find(token) if token else None
+            frozen = request.find(token) if token else None
         if frozen is None or frozen.token != token:
             self._close_source()
             if token:

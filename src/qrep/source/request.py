@@ -33,12 +33,17 @@ class RunRequest:
     snapshot_name: str = field(default="")
     hints: bool = False  # keep the snapshot of the last committed generation, and read only what the backend says may have changed since
     hint_sample: float | None = None  # the share, 0 to 1, of what a hint leaves out that is read all the same; None: source/hints.py decides
+    size: int = 0  # bytes of the volume where the device is larger; 0: all of it
     once: bool = False  # mode copy: what was committed is the end of it, also for a run that finds it so
     together: object = None  # what this run shares with others that were started with it: daemon/groups.py, source/shared.py; None: nothing
     wanted: object = None  # a callable: how many connections the way has that was just dialled; None: as many as before
 
     def __post_init__(self):
         self.hints = self.hints and self.backend.hints
+
+    def find(self, token):
+        """The Frozen of a token, None if it is gone or another backend made it."""
+        return self.backend.find(token) if token.startswith(f"{self.backend.name}:") else None
 
     def release(self, token):
         """Give a snapshot back, also one that another backend made: how a volume is frozen may have changed since."""
@@ -49,7 +54,7 @@ class RunRequest:
 
     @property
     def geometry(self):
-        return wire.Geometry(self.device.size, self.leaf_size, self.granule_size)
+        return wire.Geometry(self.size or self.device.size, self.leaf_size, self.granule_size)
 
     @property
     def snapshot(self):

@@ -5,6 +5,7 @@ from typing import NamedTuple
 from qrep import units
 from qrep.errors import UsageError
 from qrep.volumes.base import FreezeOptions, SnapshotBackend, SnapshotError
+from qrep.volumes.held import Held
 from qrep.volumes.none import Live
 from qrep.volumes.reflink import Reflink
 
@@ -60,6 +61,8 @@ def of_volume(settings, device):
 def by_token(token):
     """The backend that made a token. Raises SnapshotError when none of them did."""
     name = token.partition(":")[0]
+    if name == Held.name:
+        return Held()
     if name not in BACKENDS:
         raise SnapshotError(f"{token!r} is no snapshot of this version of qrep", code="snapshot-token")
     return BACKENDS[name]

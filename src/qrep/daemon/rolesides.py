@@ -1,0 +1,133 @@
+"""The other side of a pair, for whoever changes roles: a volume of a peer, who is asked, or another volume of this node."""
+
+import time
+
+import msgspec
+
+from qrep.daemon import asks
+from qrep.errors import ProtocolError, QrepError, Refused, TimedOut, Unreachable, from_dict
+from qrep.jobs.roles import Standing
+from qrep.settings import check_name
+
+POLL_S = 0.3
+
+
+class Told(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """What a side says of itself: the answer to asks.Standing. Ids: 32 hex digits or "". task: what it does at our asking, {state, error, result}."""
+
+    role: str
+    id: str
+    same_as: str
+    common: str
+    allows: bool
+    busy: bool
+    returns: bool
+    volume: str
+    volume_id: str
+    sync_point: str | None
+    changed: int | None
+    task: dict | None
+
+    def standing(self, node):
+        return Standing(node, self.role, self.id, self.same_as, self.common, self.allows, self.busy, self.returns)
+
+
+def _checked(value, question):
+    """Told, held to its form. Raises ProtocolError."""
+    try:
+        told = msgspec.convert(value, Told)
+        check_name("volumes", told.volume)
+    except (msgspec.ValidationError, QrepError) as err:
+        raise ProtocolError(f"the answer to {question} is not one: {err}") from err
+    for text in (told.id, told.same_as, told.common, told.volume_id):
+        if text and (len(text) != 32 or not set(text) <= set("0123456789abcdef")):
+            raise ProtocolError(f"an id in the answer to {question} is none")
+    if told.role not in ("primary", "replica"):
+        raise ProtocolError(f"the answer to {question} names the role {told.role[:40]!r}")
+    return told
+
+
+def _failure(error):
+    try:
+        return from_dict(msgspec.structs.asdict(msgspec.convert(error, asks.Failure)))
+    except msgspec.ValidationError as err:
+        return ProtocolError(f"the other side failed, and does not say how: {err}")
+
+
+class PeerSide:
+    """The volume of a peer."""
+
+    def __init__(self, node, part):
+        self.node, self.part, self.name = node, part, part.peer
+
+    def ask(self):
+        """Told, or None where the peer does not answer. Raises what it refused with."""
+        try:
+            return self._asked(asks.Standing(job_id=self.part.job_id), "standing")
+        except Unreachable:
+            return None
+
+    def _asked(self, question, what):
+        return _checked(self.node.peers.reach(self.part.peer).ask(question), what)
+
+    def give_up(self, task, last_run):
+        """Have it give up, and wait for that. Raises what it met."""
+        self._asked(asks.GiveUp(job_id=self.part.job_id, last_run=last_run), "give-up")
+        return self._follow(task, f"{self.name} gives up its role")
+
+    def count(self, task):
+        self._asked(asks.CountChanges(job_id=self.part.job_id), "count-changes")
+        return self._follow(task, f"{self.name} counts")
+
+    def _follow(self, task, doing):
+        task.progress = lambda: {"phase": doing, "percent": None}
+        lost = 0
+        while True:
+            told = self.ask()
+            lost = lost + 1 if told is None else 0
+            if lost > 100:
+                raise TimedOut(f"{self.name} does not answer any more while {doing}", hint="see qrep status there")
+            state = (told.task or {}).get("state") if told is not None else "running"
+            if state == "failed":
+                raise _failure(told.task.get("error"))
+            if state != "running":
+                return told
+            time.sleep(POLL_S)
+
+    def take_back(self, new, same_as):
+        """We have given up at `new`, which holds what its `same_as` holds: it is to take over. Raises what it refused with."""
+        self._asked(asks.TakeBack(job_id=self.part.job_id, id=new, same_as=same_as), "take-back")
+
+    def run_now(self):
+        """Its next run brings us what it holds; it may be under way when this returns."""
+        self._asked(asks.RunNow(job_id=self.part.job_id), "run-now")
+
+
+class LocalSide:
+    """Another volume of this node: its operator is ours. roles: Roles; part: rolesteps.Part of that volume."""
+
+    def __init__(self, roles, part):
+        self.roles, self.part, self.name = roles, part, part.volume.name
+
+    def ask(self):
+        try:
+            self.part.volume.inspect()
+        except QrepError:
+            return None  # its device is gone: as good as a peer that does not answer
+        return self.roles.tell(self.part, allows=True)
+
+    def give_up(self, task, last_run):
+        self.roles.give_up_here(task, self.part, last_run=last_run, why="asked for by the other side", returns=True)
+        return self.ask()
+
+    def count(self, task):
+        changed = self.roles.count_here(task, self.part)
+        told = self.ask()
+        told.changed = changed
+        return told
+
+    def take_back(self, new, same_as):
+        self.roles.steps.take_over(self.part, why="taken back", same_as=new, other_id=self.part.other_id)
+
+    def run_now(self):
+        raise Refused(f"{self.name} is on this host: start the job", code="local-job")
