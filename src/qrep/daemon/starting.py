@@ -55,7 +55,7 @@ class Starting:
     def start_due(self, name, cause):
         """Start a job whose time has come, and with it the rest of its group, and what is due of the same source at the same moment."""
         runner, now, names = self.node.jobs.get(name), time.time(), [name]
-        for other, theirs in self.node.jobs.all():
+        for other, theirs in self.node.jobs.active():
             if other == name or theirs.activity is not None:
                 continue
             due = theirs.timing.look(now)
