@@ -8,7 +8,9 @@ from qrep.daemon.events import EventLog
 from qrep.daemon.scheduler import Scheduler
 from qrep.daemon.statedb import StateDb
 from qrep.errors import Refused
+from qrep.daemon.verifytimes import VerifyTimes
 from qrep.jobs.schedule import Timing
+from qrep.jobs.verified import Verifies
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC).timestamp()
 FIELDS = {"source": "db", "target": "db2", "target_volume": "cd" * 16, "size": 1 << 20, "leaf": 4096, "granule": 8192}
@@ -38,19 +40,20 @@ class World:
     def __init__(self, path, wall=NOON, zone=UTC):
         self.db, self.clock, self.zone = StateDb(path), GivenClock(wall), zone
         self.events = EventLog(self.db, echo=False)
-        self.jobs, self.started = {}, []
+        self.jobs, self.started, self.verified, self.stopped = {}, [], [], []
         self.boot()
 
     def boot(self):
         """An agent that starts: it finds the jobs and what the database knows."""
         for name, job in self.jobs.items():
             self.jobs[name] = self._runner(job.settings, committed_at=job.committed_at)
-        self.scheduler = Scheduler(jobs=lambda: sorted(self.jobs.items()), start=self.start, db=self.db, events=self.events, clock=self.clock)
+        self.scheduler = Scheduler(jobs=lambda: sorted(self.jobs.items()), start=self.start, db=self.db, events=self.events, clock=self.clock, verifies=VerifyTimes(start=self.verify, db=self.db, events=self.events))
         self.wait_s = 0.0
 
     def _runner(self, settings, committed_at=None):
         timing = Timing(settings, lambda: self.zone, self.db.timer(settings.id))
-        return SimpleNamespace(settings=settings, timing=timing, committed_at=committed_at, activity=None, state="idle", begun=0)
+        verifies = Verifies(settings, lambda: self.zone, self.db)
+        return SimpleNamespace(settings=settings, timing=timing, verifies=verifies, signal_stop=lambda: self.stopped.append(self.clock.now - NOON), committed_at=committed_at, activity=None, state="idle", begun=0)
 
     def job(self, name="db", **settings):
         job_id = f"{len(self.jobs):032x}"
@@ -64,6 +67,14 @@ class World:
         runner.begun += 1
         runner.activity = "run" if runner in getattr(self, "slow", ()) else None
         self.started.append((self.clock.now - NOON, name))
+
+    def verify(self, name, cause):
+        runner = self.jobs[name]
+        if runner.activity is not None:
+            raise Refused("busy", code="busy")
+        runner.verifies.begin(True)
+        runner.activity = "verify" if runner in getattr(self, "slow", ()) else None
+        self.verified.append((self.clock.now - NOON, name))
 
     def looks(self, seconds):
         """Look whenever the thread would, for so long. Returns how often."""

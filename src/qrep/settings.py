@@ -172,6 +172,7 @@ class Job(_Object):
     shape: str = ""  # the shaping group that it shares a rate with; "": none
     schedule: str = ""  # times.py; "": only when it is started
     missed: Literal["run", "skip"] = "run"  # a time that passed while the agent was down
+    verify_schedule: str = ""  # times.py; "": only when it is asked for
     verify_rate: str = ""  # how much a verify may read a second at each end; "": as fast as it goes
     rpo: str = ""  # how old the last sync point may become; "": no matter
     group: str = ""  # the consistency group that it is committed with; "": none
@@ -363,6 +364,7 @@ def bad_values(value):
             *((f"paths[{i}].to", lambda path=path: check_address(path.to)) for i, path in enumerate(value.paths) if path.to != AUTO),
             *((f"paths[{i}].pairs", lambda path=path: check_pairs(path)) for i, path in enumerate(value.paths)),
             ("schedule", lambda: times.parse(value.schedule)),
+            ("verify_schedule", lambda: times.parse(value.verify_schedule)),
             ("verify_rate", lambda: check_rate(value.verify_rate) if value.verify_rate else None),
             ("rpo", lambda: parse_rpo(value.rpo)),
             ("keep", lambda: retention.parse_grid(value.keep)),

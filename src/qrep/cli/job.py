@@ -45,6 +45,10 @@ def schedule_rows(job):
         rows += [("next" if number == 0 else "", when_there(stamp)) for number, stamp in enumerate(job.get("next") or [])]
         rows[1:2] = [(name, f"{value}  ({job['next'][0][19:]})") for name, value in rows[1:2]]
         rows.append(("missed times", {"run": "one run at start", "skip": "left out"}[job["missed"]]))
+    verify = job.get("verify") or {}
+    if verify.get("schedule"):
+        following = f", next {when_there(verify['next'][0])}" if verify.get("next") else ""
+        rows.append(("verify", f"{verify['schedule']}{following}" + (f", at most {verify['rate']} a second" if verify.get("rate") else "")))
     return [*rows, ("rpo", (job.get("rpo") or "none") + (" (passed)" if job.get("rpo_passed") else ""))]
 
 
@@ -107,6 +111,9 @@ SETTINGS = (
         type=click.Choice(["run", "skip"]),
         help="Scheduled times that passed while the agent was down: one run at its start, or none (run).",
     ),
+    click.option(
+        "--verify-schedule", metavar="TIMES", help='When the two sides are compared by themselves, as --schedule, such as "0 3 * * sun"; "none" for never.'
+    ),
     click.option("--verify-rate", metavar="RATE", help='How much a verify may read a second at each end; "none" for as much as it can.'),
     click.option(
         "--group", metavar="NAME",
@@ -118,7 +125,7 @@ SETTINGS = (
 
 def cleared(options):
     """The options as the agent takes them: what a person writes as `none` is nothing in the file."""
-    return {key: "" if key in ("shape", "schedule", "rpo", "keep", "verify_rate", "group") and value == "none" else value for key, value in options.items()}
+    return {key: "" if key in ("shape", "schedule", "rpo", "keep", "verify_schedule", "verify_rate", "group") and value == "none" else value for key, value in options.items()}
 
 
 def settings(command):

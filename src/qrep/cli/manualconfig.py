@@ -108,6 +108,7 @@ TEXTS = {
         "group": "Consistency group: all of its jobs start together, freeze their sources at one moment, and are committed all or none. Their targets must be on one host. Empty: none.",
         "schedule": 'When it runs by itself: cron lines separated by ";", or every 15m; empty: only when it is started.',
         "missed": "A scheduled time that passed while the agent was down: run once at its start, or skip it.",
+        "verify_schedule": "When the two sides are compared by themselves, written as schedule; empty: only when it is asked for.",
         "verify_rate": "How much a verify may read a second at each end; empty: as fast as it goes.",
         "rpo": "How old the last sync point may become before it is told; empty: no matter.",
         "paths": "Ways to the target, of which one is active; see below. None: any address of the peer.",

@@ -113,9 +113,25 @@ def timing_lines(job, node):
     if job.get("next"):
         times = ", ".join(map(when_there, job["next"]))
         yield f"next    {times}  ({job['schedule']}, {node.get('time_zone') or job['next'][0][19:]})"
+    verify = job.get("verify") or {}
+    if verify.get("last") or verify.get("next") or verify.get("waits"):
+        yield f"verify  {verify_words(verify)}"
     if job.get("rpo"):
         age = f"lag {lag(job['lag_seconds'])}" if job.get("last_sync_point") else "no sync point yet"
         yield f"rpo     {job['rpo']}{' passed' if job.get('rpo_passed') else ''}, {age}"
+
+
+def verify_words(verify):
+    last, words = verify.get("last"), []
+    if last:
+        found = "equal" if last["equal"] else "different"
+        healed = f", {units.format_size(last['healed_bytes'])} healed" if last["healed_bytes"] else ""
+        words.append(f"{found} at generation {last['counter']}, {when(last['at'])}{healed}")
+    if verify.get("waits"):
+        words.append("one was interrupted and goes on when the job is idle")
+    if verify.get("next"):
+        words.append(f"next {when_there(verify['next'][0])}  ({verify['schedule']})")
+    return "; ".join(words)
 
 
 def path_lines(paths):

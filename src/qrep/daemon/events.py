@@ -90,6 +90,8 @@ CODES = {
     "run-degraded": ("warning", "a run applied all but the blocks it names; its generation stays open and is no sync point"),
     "generation-abandoned": ("warning", "an open generation was given up; the target volume is back at its last sync point"),
     "device-differs": ("error", "what a verify read of a target's device is not what was committed"),
+    "verify-started": ("info", "a verify has begun by its schedule, or goes on"),
+    "verify-gave-way": ("info", "a scheduled verify was ended by a run that is due; it goes on after it"),
     "verify-equal": ("info", "both sides are equal at the last sync point"),
     "verify-differs": ("error", "the sides differ"),
     "verify-healed": ("warning", "damaged leaves of the target were healed from the source"),

@@ -292,9 +292,9 @@ class Jobs:
         """As start_all, of one job; with a group, of all its members. Returns its task."""
         return self.starting.start([name], cause)[name]
 
-    def verify(self, name, **options):
-        """options: independent, repair, dry_run; rate: as a person writes it, else the job's. Returns the task."""
-        return verifying.start(self.node, self.get(name), options)
+    def verify(self, name, cause="", **options):
+        """cause: why, if nobody asked for it. options: independent, repair, dry_run; rate: as a person writes it, else the job's. Returns the task."""
+        return verifying.start(self.node, self.get(name), options, cause)
 
     def take_up(self):
         """At start: runs that were going when the agent ended go on, and with them what belongs to their groups."""

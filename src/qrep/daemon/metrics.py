@@ -152,6 +152,10 @@ def _job(samples, job):
     samples.put("qrep_job_rpo_passed", job["rpo_passed"] if job["rpo"] else None, *who)
     samples.put("qrep_job_queue_position", job["queue"]["position"] if job["queue"] else None, *who)
     samples.put("qrep_job_size_bytes", job["size"], *who)
+    last = (job.get("verify") or {}).get("last")
+    if last:
+        samples.put("qrep_job_verified_timestamp_seconds", _timestamp(last["at"]), job["name"])
+        samples.put("qrep_job_verify_differing_bytes", last["different_bytes"], job["name"])
     if job["role"] == "source":
         unsynced = job.get("unsynced") or {}
         samples.put("qrep_job_unsynced_bytes", sum(extent["size"] for extents in unsynced.values() for extent in extents), *who)

@@ -34,6 +34,8 @@ FAMILIES = {
     "qrep_job_runs_total": ("counter", ("qrep_job", "result"), "Runs by how they ended: committed, degraded, failed, stopped."),
     "qrep_job_interruptions_total": ("counter", ("qrep_job",), "Times that a run lost its connection."),
     "qrep_job_verifies_total": ("counter", ("qrep_job", "result"), "Verifies by their result: equal, differs, failed."),
+    "qrep_job_verified_timestamp_seconds": ("gauge", ("qrep_job",), "When the last verify came to its end."),
+    "qrep_job_verify_differing_bytes": ("gauge", ("qrep_job",), "What the last verify found at the target that was not committed, and did not heal."),
     "qrep_job_run_duration_seconds": ("histogram", ("qrep_job",), "How long runs took that were committed."),
     "qrep_job_last_run_duration_seconds": ("gauge", ("qrep_job",), "How long the last run took that was committed."),
     "qrep_path_up": ("gauge", ("qrep_job", "path", "from", "to"), "1 while a path of a job is well; missing while it has not been tried."),

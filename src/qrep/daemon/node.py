@@ -34,6 +34,7 @@ from qrep.daemon.sessions import Sessions
 from qrep.daemon.shapes import Shapes
 from qrep.daemon.statedb import StateDb
 from qrep.daemon.tasks import Tasks
+from qrep.daemon.verifytimes import VerifyTimes
 from qrep.daemon.volumes import Volumes
 from qrep.daemon.watchdog import Watchdog, summary
 from qrep.errors import Refused
@@ -70,7 +71,8 @@ class Node:
         self.slots = Slots(self.settings.limits.jobs_running)
         self.jobs = Jobs(self)
         self.shapes = Shapes(self)
-        self.scheduler = Scheduler(jobs=self.jobs.active, start=self.jobs.starting.start_due, db=self.db, events=self.events)
+        verifies = VerifyTimes(start=self.jobs.verify, db=self.db, events=self.events)
+        self.scheduler = Scheduler(jobs=self.jobs.active, start=self.jobs.starting.start_due, db=self.db, events=self.events, verifies=verifies)
         self.network = Network(
             self.identity, self.settings.node, self.settings.limits, lambda: self.peers.all(), lambda: self.listener,
             self.events, self.state.path,

@@ -32,9 +32,11 @@ class Clock:
 
 
 class Scheduler:
-    """jobs: callable, [(name, JobRunner)]. start: callable(name, cause). db: the state database's timer table. events: EventLog."""
+    """jobs: callable, [(name, JobRunner)]. start: callable(name, cause). db: the state database's timer table. events: EventLog. verifies:
+    verifytimes.VerifyTimes, looked at together with the runs, or None."""
 
-    def __init__(self, *, jobs, start, db, events, clock=None):
+    def __init__(self, *, jobs, start, db, events, verifies=None, clock=None):
+        self._verifies = verifies
         self._jobs, self._start, self.db, self.events = jobs, start, db, events
         self.clock = clock or Clock()
         self._news = threading.Event()
@@ -82,6 +84,8 @@ class Scheduler:
                 break
             known.add(runner.settings.id)
             wait_s = min(wait_s, self._look_at(name, runner, now))
+            if self._verifies is not None and runner.settings.has_target:
+                wait_s = min(wait_s, self._verifies.look_at(name, runner, now, self._first))
         self._first = False
         for gone in [job_id for job_id in self._saved if job_id not in known]:
             self._saved.pop(gone)
@@ -117,6 +121,8 @@ class Scheduler:
         if activity == "run":
             self._coalesce(name, runner, due)
         elif activity is not None:
+            if activity == "verify" and self._verifies is not None:
+                self._verifies.give_way(runner)
             runner.timing.held = activity != "delete"
             return False
         elif due.missed and runner.settings.missed == "skip":

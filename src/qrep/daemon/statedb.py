@@ -32,6 +32,7 @@ CREATE INDEX event_time ON event (time);
 """
 # Tables that were added since, so that databases without them can be gone on with.
 SCHEMA_ADDED = """
+CREATE TABLE IF NOT EXISTS verified (job_id TEXT PRIMARY KEY, last TEXT, unfinished INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS timer (job_id TEXT PRIMARY KEY, schedule TEXT, handled REAL, since REAL, rpo_passed INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS once (job_id TEXT PRIMARY KEY, peer TEXT NOT NULL, fingerprint TEXT NOT NULL, volume_id TEXT NOT NULL, generation TEXT NOT NULL, counter INTEGER NOT NULL);
 """
@@ -187,7 +188,8 @@ class StateDb:
     def drop_job(self, job_id):
         self._do("DELETE FROM job WHERE job_id=?", job_id)
         self._do("DELETE FROM run WHERE job_id=?", job_id)
-        self._do("DELETE FROM timer WHERE job_id=?", job_id)
+        self._do("DELETE FROM timer WHERE job_id IN (?, ?)", job_id, f"{job_id}:verify")
+        self._do("DELETE FROM verified WHERE job_id=?", job_id)
 
     def timer(self, job_id):
         """What set_timer noted (jobs/schedule.py: Timing.record), or None."""
@@ -199,6 +201,16 @@ class StateDb:
         self._note(
             "INSERT OR REPLACE INTO timer VALUES (?,?,?,?,?)", job_id, record["schedule"], record["handled"], record["since"], record["rpo_passed"]
         )
+
+    def verified(self, job_id):
+        """{last, unfinished}: what the last verify found, or None; whether one was interrupted that is to go on."""
+        rows = self._all("SELECT last, unfinished FROM verified WHERE job_id=?", job_id)
+        if not rows:
+            return {"last": None, "unfinished": False}
+        return {"last": json.loads(rows[0]["last"]) if rows[0]["last"] else None, "unfinished": bool(rows[0]["unfinished"])}
+
+    def set_verified(self, job_id, last, unfinished):
+        self._note("INSERT OR REPLACE INTO verified VALUES (?,?,?)", job_id, json.dumps(last) if last else None, unfinished)
 
     def add_run(self, job_id, started, outcome, report):
         self._note(

@@ -69,20 +69,30 @@ class _Check:
             self._channel.close()
 
 
-def verify(runner, task, **options):
-    """Compare both sides at the last sync point. The caller has called begin("verify"). options: of source.verify.Verification."""
+def verify(runner, task, cause="", **options):
+    """Compare both sides at the last sync point. The caller has called begin("verify"). cause: why, if nobody asked for it. options: of
+    source.verify.Verification."""
+    verifies = runner.verifies
     try:
+        verifies.begin(bool(cause))
+        if cause:
+            runner.events.add("verify-started", cause, job=runner.name)
         check = _Check(runner.request(), runner.dial, **options)
         runner.follow(check)
         task.progress = runner.progress
         report = check.verification.run()
     except QrepError as error:
         if runner.stopping:
+            if verifies.interrupted(runner.leaving) and not runner.leaving:
+                runner.events.add("verify-gave-way", "a run is due", job=runner.name)
             raise Interrupted(f"{runner.name}: the verify was stopped; the next one goes on from there") from error
+        verifies.failed()
         runner.events.add("verify-failed", error.message, job=runner.name, reason=error.code)
         raise
     else:
-        return _told(runner, report)
+        result = _told(runner, report)
+        verifies.finished(result)
+        return result
     finally:
         runner.end()
 

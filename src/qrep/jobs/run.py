@@ -7,6 +7,7 @@ from collections import Counter
 from qrep import states, units
 from qrep.errors import Interrupted, QrepError, Refused, Unsynced
 from qrep.jobs.schedule import Timing
+from qrep.jobs.verified import Verifies
 
 GOING = ("queued", "connecting", "running", "waiting")  # states in which a run goes on
 TAKE_UP_MAX = 3  # times in a row that a run is started again by an agent that died in it
@@ -45,6 +46,7 @@ class JobRunner:
         self.turn = None  # of the run that goes on: its place in the queue
         self.begun = 0  # activities so far
         self.timing = Timing(settings, zone, db.timer(settings.id))
+        self.verifies = Verifies(settings, zone, db)
         last = db.last_run(settings.id)
         self.committed_at = last["report"]["frozen_at_ns"] / 1e9 if last else None  # when the last sync point was frozen, wall clock
         kept = db.job(settings.id)
@@ -69,7 +71,7 @@ class JobRunner:
                 )
             self.activity = activity
             self.begun += 1
-            self._stopping = False
+            self._stopping = self._leaving = False
             self._finished.clear()
 
     def end(self):
@@ -127,6 +129,11 @@ class JobRunner:
             active = self.active if self.activity == "run" else None
         if active is not None:
             active.move(why, at_once)
+
+    @property
+    def leaving(self):
+        """The agent ends."""
+        return self._leaving
 
     @property
     def stopping(self):

@@ -69,6 +69,7 @@ def job_dict(runner):
         "rpo_passed": runner.timing.over(time.time(), runner.committed_at) is not None,
         "queue": runner.queue(),
         "last_run": report or None,
+        "verify": runner.verifies.as_dict(),
     } | when(runner.timing)
 
 
@@ -158,7 +159,9 @@ def _problem(runner):
             "text": "stopped; what has been applied is kept",
             "action": f"qrep start {runner.name} goes on from there",
         }
-    return _rpo_problem(runner)
+    last = runner.db.last_run(runner.settings.id) if runner.verifies.last is not None else None
+    found = runner.verifies.problem(runner.name, last["report"].get("generation")) if last else None
+    return found or _rpo_problem(runner)
 
 
 def _rpo_problem(runner):
