@@ -5,6 +5,7 @@ import click
 from qrep import units
 from qrep.cli import names, roles
 from qrep.cli.app import Group
+from qrep.cli.rebuild import rebuild
 from qrep.client import part
 from qrep.cli.render import table, when, when_there
 from qrep.cli.volume import given
@@ -211,5 +212,5 @@ def delete(app, name, yes, dry_run):
     app.data({"deleted": name}, f"{name}: deleted")
 
 
-for command in roles.COMMANDS:
+for command in (*roles.COMMANDS, rebuild):
     job.add_command(command)

@@ -17,6 +17,7 @@ from qrep import config, store
 from qrep.crashpoint import crashpoint
 from qrep.digestmap import NO_ID, DigestMap
 from qrep.digesttree import has_unknown
+from qrep.daemon.rebuilds import tidy
 from qrep.errors import NotFound, QrepError, Refused
 from qrep.jobs.shown import job_dict
 
@@ -118,8 +119,10 @@ class Clones:
         self.node.db.drop_pair(job_id)
 
     def settle(self):
-        """At start, before any device is claimed: volumes whose conversion was decided and that were not let go."""
+        """At start, before any device is claimed: volumes whose conversion was decided and that were not let go, and rebuilds that were not tidied up."""
         for _name, runner in self.node.jobs.all():
+            if runner.settings.has_target:
+                tidy(self.node.state.path, runner.settings)
             pair = None if runner.settings.target else self.node.db.pair(runner.settings.id)
             if pair is None or pair["peer"]:
                 continue

@@ -70,17 +70,18 @@ class ManagedVolume:
                 if held:
                     self.open_target(wanted=wanted)
 
-    def open_target(self, *, wanted, overwrite=False, source=None, claim_wait=30, on_claimed=None, primary=False):
+    def open_target(self, *, wanted, overwrite=False, source=None, claim_wait=30, on_claimed=None, primary=False, claimed=-1):
         """Claim the device and recover it: from now on nobody else writes to it (R1). Returns the TargetVolume.
 
         wanted: retention.Policy of the source's part; the floor is this volume's own. claim_wait: seconds to wait for a dead predecessor's writes.
         on_claimed(): called when the device is claimed, before anything is put back; `target` is set then. primary: to give up its role, or to be
-        read while nobody writes it. Raises DamagedError when qrep's own records of it are damaged; it is then held, and out of service.
+        read while nobody writes it. claimed: the exclusive descriptor, if somebody has it already; taken over whatever happens. Raises DamagedError when qrep's own records of it are damaged; it is then held, and out of service.
         """
         from qrep.target.volume import TargetVolume
 
         with self.lock:
             if self.target is not None:
+                assert claimed < 0, "nobody else can have claimed it"
                 return self.target
             target, self._wanted = None, wanted
             try:
@@ -90,7 +91,7 @@ class ManagedVolume:
                     info, self.directory, volume_id=bytes.fromhex(self.settings.id), leaf_size=leaf, granule_size=granule,
                     undo_directory=self.settings.undo or None, undo_limit=undo_limit(self.settings, info.size),
                     sync_points=self.policy(), overwrite=overwrite, source=source, claim_wait=claim_wait,
-                    groups=self._groups, primary=primary,
+                    groups=self._groups, primary=primary, claimed=claimed,
                 )  # fmt: skip
 
                 def ready():
@@ -107,6 +108,8 @@ class ManagedVolume:
                 self.target = None
                 if target is not None:
                     target.close()
+                elif claimed >= 0:
+                    os.close(claimed)
                 raise
             self.error, self.target = None, target
             return target

@@ -23,6 +23,7 @@ from qrep.daemon.metrics import Metrics
 from qrep.daemon.metricsfile import MetricsFile
 from qrep.daemon.network import Network
 from qrep.daemon.notify import Notifier
+from qrep.daemon.offers import Offers
 from qrep.daemon.pairs import Pairs
 from qrep.daemon.pathwatch import PathWatch
 from qrep.daemon.peertested import Tested
@@ -81,7 +82,7 @@ class Node:
         self.group_target = GroupTarget(self)
         self.volumes = Volumes(self.config, self.state, self.events, self.group_target.commits)
         self.pairs = Pairs(self)
-        self.clones = Clones(self)
+        self.clones, self.offers = Clones(self), Offers(self)
         self.roles = Roles(self)
         self.switch = RoleCommands(self.roles)
         self.sessions = Sessions(self)

@@ -50,19 +50,30 @@ class Pairs:
         if question.once:
             self.once.check(volume, where)
         if not question.check_only:
-            wanted = _wanted(question)
+            wanted = wanted_of(question)
             volume.open_target(wanted=wanted, overwrite=True, source=source)
             volume.set_wanted(wanted)
             if question.once:
                 self.once.begin(question.job_id, peer, volume)
-            self.node.db.add_pair(
-                question.job_id, peer=peer or "", fingerprint=self.node.peers.fingerprint(peer) if peer else "", job=question.job,
-                source=question.source, volume=volume.name, size=question.size, sync_points=question.sync_points, keep=question.keep,
-            )  # fmt: skip
+            self.note(question, peer)
             self.node.events.add(
                 "pair-created", f"job {question.job} of {peer or 'this host'} writes here", volume=volume.name, job=question.job
             )
         return {"volume_id": volume.settings.id, "size": volume.inspect().size, "notes": notes}
+
+    def offered(self, question, peer):
+        """The volume that a peer offers its job as its clone, if it may: everything that needs no look at the device."""
+        _check(question)
+        volume = self._volume(question, peer)
+        self._check_free(volume, f"{self.node.name}:{volume.name}" if peer else volume.name, question)
+        return volume
+
+    def note(self, question, peer):
+        """Write the pair down."""
+        self.node.db.add_pair(
+            question.job_id, peer=peer or "", fingerprint=self.node.peers.fingerprint(peer) if peer else "", job=question.job,
+            source=question.source, volume=question.volume, size=question.size, sync_points=question.sync_points, keep=question.keep,
+        )  # fmt: skip
 
     def _volume(self, question, peer):
         """The volume that was named. A peer that is not accepted learns nothing else of what is here."""
@@ -114,7 +125,7 @@ class Pairs:
 
     def change(self, question, peer):
         pair = self._pair(question.job_id, peer)
-        self.node.volumes.get(pair["volume"]).set_wanted(_wanted(question))
+        self.node.volumes.get(pair["volume"]).set_wanted(wanted_of(question))
         self.node.db.set_pair_retention(question.job_id, question.sync_points, question.keep)
         return {}
 
@@ -142,7 +153,7 @@ class Pairs:
         return Policy(pairs[0]["sync_points"], parse_grid(pairs[0]["keep"])) if pairs else Policy(SYNC_POINTS)
 
 
-def _wanted(question):
+def wanted_of(question):
     """The retention.Policy of CreatePair or ChangePair, checked. Raises UsageError."""
     if not 0 <= question.sync_points <= asks.SYNC_POINTS_MAX:
         raise UsageError(f"{question.sync_points} sync points", hint=f"0 to {asks.SYNC_POINTS_MAX}")
@@ -159,7 +170,7 @@ def _check(question):
         config.check_name("nodes", node)
     if len(question.job_id) != 32 or not set(question.job_id) <= set("0123456789abcdef"):
         raise ProtocolError("a job id is 32 hexadecimal digits")
-    _wanted(question)
+    wanted_of(question)
     if not 0 < question.size < 1 << 63:
         raise ProtocolError("a pair of an impossible size")
     for value in (question.leaf, question.granule):

@@ -45,11 +45,18 @@ class Route:
         directory = os.path.join(self.node.state.path, "sources", settings.id)
         return RunRequest(
             job_id=bytes.fromhex(settings.id), volume_id=bytes.fromhex(settings.target_volume), device=info,
-            backend=Held() if volume.target is not None else registry.of_volume(volume.settings, info).backend, map_directory=os.path.join(directory, "map"),
+            backend=Held() if volume.target is not None else registry.of_volume(volume.settings, info).backend, map_directory=self._map_directory(directory),
             run_directory=directory, leaf_size=settings.leaf, granule_size=settings.granule, connections=settings.connections,
             initial=settings.initial, timeout_s=units.parse_duration(settings.timeout), plain=lambda: self.transport() == "plain",
             size=0 if settings.whole else settings.size, once=settings.mode == "copy", wanted=lambda: self.paths.wanted() if self.paths is not None else settings.connections,
         )  # fmt: skip
+
+    def _map_directory(self, directory):
+        """A rebuild made a map for its volume."""
+        from qrep.source.rebuild import map_directory
+
+        rebuilt = map_directory(directory, bytes.fromhex(self.settings.target_volume))
+        return rebuilt if os.path.isdir(rebuilt) else os.path.join(directory, "map")
 
     def transport(self):
         """How data travels: local, tls, or plain where the path is trusted."""

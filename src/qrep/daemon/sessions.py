@@ -24,6 +24,9 @@ class Sessions:
         hello = transport.admit(channel)
         try:
             # A volume that is opened now may have to wait for a dead process's writes and put much back.
+            if isinstance(hello, messages.Offer):
+                self.node.offers.serve(channel, hello, peer)
+                return
             if self.node.pairs.once.tell(channel, hello, peer):
                 return
             with Pulse(channel, lambda: messages.Beat(busy="opening", received=0, written=0, undo=0)):

@@ -33,6 +33,7 @@ LEAF_PAGE_MAX = 1 << 19  # bytes: 64 MiB granules of 4 KiB leaves, 32 bytes each
 FRAME_LIMIT_MAX = 4 << 20  # bytes of data in one frame, QREP_FRAME_DATA_MAX of wire.h
 EPOCH_STEP_MAX = 1 << 32  # how far one Hello may move max_epoch: a peer cannot use the numbers up
 HISTORY_MAX = 12  # QREP_HISTORY_MAX of disk.h
+SAMPLE_MAX = 512  # leaves named by one Sample
 EXTENTS_MAX = 256  # places named by one message, QREP_BAD_EXTENTS_MAX of badlist.h
 
 REPLICA, PRIMARY = 1, 2  # role, enum qrep_role of disk.h
@@ -199,6 +200,46 @@ class Ping(Message, tag="ping"):
     """Still there?"""
 
 
+# A connection that begins with Offer is no run: it asks whether a volume is the clone that a job waits for (protocol/rebuild.py).
+
+
+class Offer(Message, tag="offer"):
+    """The first message. volume: its name there. size, leaf_size, granule_size: of the source volume, whose clone it is to be.
+
+    sync_points, keep: what the job wants kept, as in CreatePair of daemon/asks.py. source: the name of the source volume, for people.
+    """
+
+    version_min: Annotated[int, Meta(ge=1, le=65535)]
+    version_max: Annotated[int, Meta(ge=1, le=65535)]
+    job_id: Id
+    job: Word
+    source: Word
+    volume: Word
+    size: Count
+    leaf_size: Annotated[int, Meta(ge=4096, le=1 << 20)]
+    granule_size: Annotated[int, Meta(ge=8192, le=64 << 20)]
+    sync_points: Annotated[int, Meta(ge=0, le=65535)]
+    keep: Annotated[str, Meta(max_length=200)]
+
+
+class Sample(Message, tag="sample"):
+    """The chaining values of these leaves, counted from the start of the volume, freshly read."""
+
+    leaves: Annotated[list[Count], Meta(min_length=1, max_length=SAMPLE_MAX)]
+
+
+class Adopt(Message, tag="adopt"):
+    """What was read of the whole volume in this conversation is generation `generation` from now on, the committed one: it is a replica of the job.
+
+    frozen_at_ns, fuzzy: of the moment that it holds; 0 where it was changed since.
+    """
+
+    generation: Id
+    counter: Wide
+    frozen_at_ns: Count
+    fuzzy: bool
+
+
 # ---- target -> source ----
 
 
@@ -363,6 +404,26 @@ class Error(Message, tag="error"):
     hint: Text
 
 
+class Offered(Message, tag="offered"):
+    """The volume is held, and can be asked about. size: of its device. committed: not NO_ID: it was adopted before, and holds this generation."""
+
+    version: Annotated[int, Meta(ge=1, le=65535)]
+    volume_id: Id
+    size: Count
+    committed: Id
+    counter: Wide
+
+
+class Sampled(Message, tag="sampled"):
+    """In the order in which they were asked for, 32 bytes each."""
+
+    values: Annotated[bytes, Meta(min_length=32, max_length=32 * SAMPLE_MAX)]
+
+
+class Adopted(Message, tag="adopted"):
+    generation: Id
+
+
 class Pong(Message, tag="pong"):
     """Yes."""
 
@@ -434,10 +495,10 @@ NAK_CODES = {
     "id": "an id was used before",
 }
 
-SOURCE_SAYS = (Hello, Begin, Resume, AddConnections, Prepare, Hold, Commit, Abort, ScanTarget, Check, GetNodes, Repair, GetLeaves, GetRoot, Ping)
+SOURCE_SAYS = (Hello, Begin, Resume, AddConnections, Prepare, Hold, Commit, Abort, ScanTarget, Check, GetNodes, Repair, GetLeaves, GetRoot, Ping, Offer, Sample, Adopt)
 TARGET_SAYS = (
     State, Stale, Began, Resumed, Added, Applied, Prepared, Held, Committed, Aborted, Nak, Digests, Leaves, Root, Checked, Nodes, Repaired,
-    Progress, Error, Pong, Beat,
+    Progress, Error, Pong, Beat, Offered, Sampled, Adopted,
 )  # fmt: skip
 TESTER_SAYS, TESTED_SAYS = (Measure, Halt, Ping), (Ready, Measured, Error, Pong)
 

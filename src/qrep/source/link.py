@@ -75,7 +75,7 @@ class Link:
             if isinstance(message, say.Beat):
                 self.beat = message
             elif not isinstance(message, say.Pong):
-                if isinstance(message, say.State):
+                if isinstance(message, (say.State, say.Offered)):
                     due = time.monotonic() + BEAT_S
                 self._events.put(("message", channel, message))
 

@@ -48,17 +48,18 @@ class TargetVolume(Keeping, TargetDriver, Member):
     undo_limit: bytes, None for twice the volume. sync_points: how many earlier generations stay within reach, or a whole retention.Policy.
     overwrite: a device that carries a signature and is not ours may be overwritten. source: DeviceInfo of a source on this host,
     which must not be the same storage. claim_wait: seconds to wait for the writes of a dead process (R1). groups: GroupCommits of this node.
-    primary: it is opened to be given up by its host, and what it carries is its own.
+    primary: it is opened to be given up by its host, and what it carries is its own. claimed: the exclusive descriptor, of who had it checked and
+    read already; taken over.
     """
 
     def __init__(self, device, directory, *, volume_id, leaf_size=4096, granule_size=8 << 20, undo_directory=None, undo_limit=None,
-                 sync_points=7, overwrite=False, source=None, claim_wait=30, groups=None, primary=False):  # fmt: skip
+                 sync_points=7, overwrite=False, source=None, claim_wait=30, groups=None, primary=False, claimed=-1):  # fmt: skip
         self.device, self.volume_id, self.name = device, bytes(volume_id), device.path
         self.geometry = None  # valid from open() on
         self.damaged = None  # why it is out of service
         self.recovered = False  # open() took an unfinished generation back
         self.lock, self.groups = threading.RLock(), groups
-        self.device_fd = -1
+        self.device_fd = claimed
         self.rendezvous = None
         self._directory_path, self._undo_path, self._undo_limit_given = directory, undo_directory, undo_limit
         self._shape = (leaf_size, granule_size)
@@ -99,12 +100,13 @@ class TargetVolume(Keeping, TargetDriver, Member):
             block = self.superblock.load()
         except DamagedError as err:
             block, self.damaged = None, f"{err.message}; {err.hint}"
-        if self.damaged is None:
+        if self.damaged is None and self.device_fd < 0:
             leaf_size = block.leaf_size if block else self._shape[0]
             size = block.size if block and block.committed_id != NO_ID else self._usable_size()
             self._check_target(size, leaf_size, known=block is not None or self._primary)
         # R1: recovery begins by taking the claim; it is granted when the last write of a dead predecessor has landed.
-        self.device_fd = devicesafety.claim(self.device, wait_seconds=self._claim_wait)
+        if self.device_fd < 0:
+            self.device_fd = devicesafety.claim(self.device, wait_seconds=self._claim_wait)
         crashpoint("target-claimed")
         record = self._record(block) if self.damaged is None else None
         shape = (record.size, record.leaf_size, record.granule_size) if record else (self._usable_size(), *self._shape)
