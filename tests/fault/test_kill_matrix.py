@@ -12,7 +12,7 @@ from fault.test_verify_kills import CORRECTION_POINTS, REPAIR_POINTS
 
 from qrep._native.wire import Geometry
 from fault.test_point_kills import DELETE_POINTS
-from fault.test_role_kills import GIVE_UP_POINTS, TAKE_OVER_POINTS
+from fault.test_role_kills import FINISH_POINTS, GIVE_UP_POINTS, TAKE_OVER_POINTS
 
 from qrep.crashpoint import POINTS
 from qrep.digestmap import DigestMap
@@ -55,7 +55,7 @@ ELSEWHERE = (  # killed at with whole agents
 
 
 def test_every_crash_point_is_killed_at():
-    tables = (SOURCE_POINTS, TARGET_POINTS, RECOVERY_POINTS, INITIAL_POINTS, ROLLBACK_POINTS, COMPARE_POINTS, CHECKPOINT_POINTS, SNAPSHOT_POINTS, CONNECTION_POINTS, KEPT_POINTS, GROUP_POINTS, TAKE_OVER_POINTS, GIVE_UP_POINTS, DELETE_POINTS, REPAIR_POINTS, CORRECTION_POINTS)
+    tables = (SOURCE_POINTS, TARGET_POINTS, RECOVERY_POINTS, INITIAL_POINTS, ROLLBACK_POINTS, COMPARE_POINTS, CHECKPOINT_POINTS, SNAPSHOT_POINTS, CONNECTION_POINTS, KEPT_POINTS, GROUP_POINTS, TAKE_OVER_POINTS, GIVE_UP_POINTS, FINISH_POINTS, DELETE_POINTS, REPAIR_POINTS, CORRECTION_POINTS)
     assert {point for table in tables for point in table} | set(ELSEWHERE) | {DROP_POINT, LET_GO_POINT} == set(POINTS)
 
 

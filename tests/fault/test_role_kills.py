@@ -13,6 +13,8 @@ GIVE_UP_POINTS = (
     "role-give-up-before", "map-pending-before", "map-pending-durable", "role-mapped", "target-flush-before", "target-flush-done",
     "superblock-write-before", "superblock-write-durable", "map-fold-before", "map-fold-durable", "role-given-up",
 )  # fmt: skip
+# After the sector: pair, job and what is said of the change; killed in tests/system/test_agent_roles_killed.py.
+FINISH_POINTS = ("role-pair-written", "role-job-written", "role-done-before")
 FAST = ("role-taken-over", "role-mapped", "superblock-write-durable")  # the others are in the long tier
 DECIDED = ("superblock-write-durable", "role-taken-over", "map-fold-before", "map-fold-durable", "role-given-up")
 

@@ -4,6 +4,8 @@ import os
 
 import pytest
 from agents import MIB, Agents
+from cables import Cables
+from system.rolescene import SIZE, RoleScene
 
 
 @pytest.fixture
@@ -26,3 +28,17 @@ def fill(random_source):
             os.fsync(file.fileno())
 
     return write
+
+
+@pytest.fixture
+def sites(agents, loop_device, memory_dir, undo_after):
+    """A function that makes the RoleScene."""
+
+    def make(**options):
+        try:
+            cables = undo_after.enter_context(Cables([0]))
+        except RuntimeError as err:
+            pytest.skip(f"no network namespaces here: {err}")
+        return RoleScene(agents, cables, loop_device(SIZE), loop_device(SIZE), memory_dir / "mnt", **options)
+
+    return make

@@ -13,6 +13,7 @@ import msgspec
 from qrep import deviceusers, mapcopy
 from qrep._native.wire import Geometry
 from qrep.config import Job
+from qrep.crashpoint import crashpoint
 from qrep.daemon import standing as standings
 from qrep.daemon.standing import StandingFile
 from qrep.digestmap import NO_ID, DigestMap
@@ -161,6 +162,7 @@ class RoleSteps:
     def finish(self, volume, file):
         """Pair, job, map and claim follow the role. Returns the StandingFile, done."""
         (self._finish_primary if file.role == PRIMARY else self._finish_replica)(volume, file)
+        crashpoint("role-done-before")
         file = file.replace(done=True, before=None)
         standings.save(volume.directory, file)
         other = f"{file.peer}:{file.other}" if file.peer else file.other
@@ -179,7 +181,9 @@ class RoleSteps:
         name, runner = node.jobs.by_id(file.job_id)
         job = msgspec.to_builtins(runner.settings) if runner is not None else {"id": file.job_id}
         node.jobs.put(name or file.job, msgspec.convert(job | fields, Job))
+        crashpoint("role-job-written")
         node.db.drop_pair(file.job_id)
+        crashpoint("role-pair-written")
         if not file.peer and node.volumes.get(file.other).is_replica():
             self._add_pair(file, node.volumes.get(file.other), volume.name)
         if file.accepted and file.peer in volume.settings.accept:
@@ -210,8 +214,10 @@ class RoleSteps:
         if file.peer not in volume.settings.accept:
             node.volumes.change(volume.name, {"accept": [*volume.settings.accept, file.peer]})
         self._add_pair(file, volume, f"{file.peer}:{file.other}")
+        crashpoint("role-pair-written")
         if runner is not None:
             node.jobs.put(name, msgspec.structs.replace(runner.settings, role="target"))
+            crashpoint("role-job-written")
             node.db.set_job(file.job_id, "idle", None)
 
     def _add_pair(self, file, volume, source):
