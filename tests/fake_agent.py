@@ -45,6 +45,8 @@ REQUESTS = {
     ("GET", "/connections"): None, ("POST", "/jobs/{}/paths/{}/connections"): ({}, {"from": str, "to": str, "dry_run": bool}),
     ("POST", "/jobs/{}/paths/{}/connections/{}/remove"): ({}, {"dry_run": bool}),
     ("GET", "/tasks/{}"): None,
+    ("GET", "/attachments"): None, ("DELETE", "/attachments/{}"): None,
+    ("POST", "/attachments"): ({"volume": str}, {"point": str, "read_only": bool, "nbd": str, "space": str}),
 }  # fmt: skip
 QUERIES = {
     "/status": {"job"}, "/events": {"since", "job", "follow", "after", "level", "code"}, "/tasks/{}": {"wait"}, "/shapes/{}": {"dry_run"},

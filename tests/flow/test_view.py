@@ -76,7 +76,7 @@ def test_every_retained_point_reads_as_it_was_whatever_goes_on_above_it(site, ra
             newest = point_of(volume)
             readers.append(Reader(volume, newest, images[newest], seed + step))
             if len(readers) > 3:
-                readers.pop(0).stop()
+                readers.pop(random_source.randrange(len(readers))).stop()
             kind = random_source.choice(["run", "run", "give up", "rollback"])
             change(site.source, random_source)
             if kind == "run":

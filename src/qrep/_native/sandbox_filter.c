@@ -48,7 +48,7 @@ static const uint16_t allowed[] = {
 
 /* Instead of sockets of its own: the files that a server of storage was handed. It neither opens nor connects anything. */
 static const uint16_t storage_allowed[] = {
-    SYS_pread64, SYS_pwrite64, SYS_preadv, SYS_pwritev, SYS_lseek, SYS_fdatasync, SYS_fallocate,
+    SYS_pread64, SYS_pwrite64, SYS_preadv, SYS_pwritev, SYS_preadv2, SYS_pwritev2, SYS_lseek, SYS_fdatasync, SYS_fallocate,
 };
 static const uint16_t storage_refused[] = {SYS_socket, SYS_socketpair, SYS_connect, SYS_bind, SYS_listen};
 

@@ -22,6 +22,8 @@ COMMANDS = {
     "path": ("path", "path", "The ways to a job's peer, of which one is taken."),
     "connection": ("connection", "connection", "The data connections of a path, which carry a run together."),
     "snapshot": ("snapshot", "snapshot", "Sync points of a target volume."),
+    "attach": ("attach", "attach", "A sync point as a block device or over NBD."),
+    "detach": ("attach", "detach", "End an attachment."),
     "peer": ("peer", "peer", "Other hosts."),
     "shape": ("shape", "shape", "Rates that jobs share, by the hours of the week."),
     "daemon": ("system", "daemon", "Run the agent."),
@@ -37,6 +39,7 @@ HIDDEN = {"serve"}
 SECTIONS = (
     ("Every day", ("status", "start", "stop", "verify", "events", "copy")),
     ("Objects (a noun alone lists)", ("volume", "job", "clone", "path", "connection", "shape", "snapshot", "peer")),
+    ("Host side", ("attach", "detach")),
     ("System", ("daemon", "reload", "probe", "check", "metrics", "demo", "completion")),
 )
 

@@ -12,7 +12,7 @@ from qrep import __version__
 from qrep.cli.main import COMMANDS, SECTIONS, root
 
 DATE = "2026-11-22"
-OWN_PAGE = ("volume", "job", "clone", "path", "connection", "shape", "snapshot", "peer", "copy", "events")
+OWN_PAGE = ("volume", "job", "clone", "path", "connection", "shape", "snapshot", "attach", "peer", "copy", "events")
 
 EXIT_CODES = (
     (0, "It is done."), (1, "It failed."), (2, "The command or the configuration makes no sense."),
@@ -89,6 +89,12 @@ EXAMPLES = {
         ("What can be gone back to, and going there:", ("qrep snapshot db", "qrep snapshot rollback db@41")),
         ("An earlier content in a file, the volume left as it is:", ("qrep snapshot copy db@41 /srv/db-at-41.img",)),
     ),
+    "attach": (
+        ("Look into last night's content, and put it away again:", ("qrep attach db@41 --read-only", "mount -o ro,noload /dev/loop3 /mnt", "umount /mnt", "qrep detach db@41")),
+        ("A disaster test on the newest sync point, with 20 GiB to write to, while replication goes on:", ("qrep attach db --space 20G",)),
+        ("For a client of NBD elsewhere, over a network that nobody else is on:", ("qrep attach db@41 --read-only --nbd 10.0.1.2:10809", "nbdcopy nbd://10.0.1.2:10809 db.img")),
+        ("What is attached:", ("qrep attach",)),
+    ),
     "path": (
         ("A second path over another link, and what there is now:", ("qrep path add db --from 10.0.2.1 --to 10.0.2.2", "qrep path")),
         ("Before work on the first link, and when it is done:", ("qrep path use db/2", "qrep path use db/1")),
@@ -130,6 +136,18 @@ NOTES = {
         "What is counted is what the data connections carry: blocks, frames and the records of TLS. The headers of TCP and IP, about 4 % with "
         "frames of 1500 bytes, come on top. The source keeps the rate; jobs whose target is on this host, too, are shaped like any other.",
         "A group below the limit of the node gets an equal share of it beside the other groups and the jobs without one.",
+    ),
+    "attach": (
+        "The device shows the sync point from the first to the last byte for as long as it is attached: runs, rollbacks and the end of older sync points do not change it, and "
+        "the sync point is not given up meanwhile. The target itself is never written to. A source has no sync points: attach it where its target is.",
+        "What is written goes to a file in the state directory that has no name, block by block, and is thrown away by qrep detach, by the end of the agent, and when "
+        "the process that serves it dies. When it holds as much as --space says, or the filesystem is full, whoever writes is told that there is no space; nobody else notices. "
+        "A failed flush of it ends the process.",
+        "The device is /dev/nbdN where the kernel's nbd is loaded (modprobe nbd), else a loop device over what nbdfuse shows. Beside it, and with --nbd instead of it, an NBD server listens on "
+        "a unix socket that only root can open. With an address it listens there, too: without encryption and without asking who is there. It takes 16 connections.",
+        "Each attachment is served by a process of its own that has given up all rights. If it dies, the device gives errors, the event attach-ended says so, and qrep detach "
+        "takes it away. So it is when the agent ends: nothing is attached anew by itself. What is mounted then is named, and can be detached once it is unmounted.",
+        "qrep detach is refused while the device is mounted or open, and says by whom. Detaching what was written to asks first.",
     ),
     "snapshot": ("A rollback makes a new generation of the old content; what the volume held before stays a sync point itself.",),
     "job": (

@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from qrep.daemon import (
+    control_attach,
     control_clones,
     control_connections,
     control_jobs,
@@ -27,7 +28,7 @@ from qrep.errors import QrepError, UsageError
 BODY_MAX = 64 << 10  # bytes of a request
 STATUS = {2: 400, 4: 502, 5: 409, 7: 404, 8: 504}  # by exit code; else 500
 PARTS = (
-    control_node, control_volumes, control_peers, control_shapes, control_jobs, control_clones, control_paths, control_connections, control_roles,
+    control_node, control_volumes, control_peers, control_shapes, control_jobs, control_clones, control_paths, control_connections, control_roles, control_attach,
 )  # fmt: skip
 
 

@@ -102,6 +102,10 @@ CODES = {
     "verify-failed": ("error", "a verify could not be finished"),
     "rolled-back": ("warning", "a target volume was put back to an earlier sync point"),
     "snapshot-copied": ("info", "a sync point was copied out"),
+    "attached": ("info", "a sync point was attached as a device or an export"),
+    "detached": ("info", "it was detached; what was written to it is gone"),
+    "attach-full": ("warning", "as much was written to an attached sync point as may be; whoever writes is told that there is no space"),
+    "attach-ended": ("warning", "an attached sync point cannot be used any more: its process or its volume ended, or the agent did"),
     "snapshot-deleted": ("info", "a sync point was deleted"),
     "session-ended": ("warning", "a source's session on a volume here ended with an error"),
 }

@@ -3,7 +3,6 @@
 import contextlib
 import itertools
 import os
-import pwd
 import queue
 import socket
 import struct
@@ -15,14 +14,13 @@ import traceback
 import weakref
 
 from qrep import kerneltls
-from qrep.daemon import tls
+from qrep.daemon import confined, tls
 from qrep.daemon.front import talk
 from qrep.daemon.halfopen import Refusals
 from qrep.daemon.names import addresses_of
-from qrep.errors import ProtocolError, Refused, Unreachable, UsageError, from_dict
+from qrep.errors import ProtocolError, Refused, Unreachable, from_dict
 from qrep.protocol.transport import Disconnected, TcpView, tcp_view
 
-USERS = ("qrep", "nobody")  # who the front is, the first that exists
 START_S = 20.0
 END_S = 2.0
 TAKE_S = 5  # a front that takes nothing for so long is ended: whoever asks it something waits for that
@@ -126,7 +124,7 @@ class Network:
         with theirs:
             process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "qrep.daemon.front.process", str(theirs.fileno())], pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL, env=_environment(),
+                stdin=subprocess.DEVNULL, env=confined.environment(),
             )  # fmt: skip
         line = talk.Line(ours, talk.FRONT_SAYS)
         try:
@@ -145,7 +143,7 @@ class Network:
 
     def _set_up(self, line):
         settings, limits, identity = self._settings, self._limits, self._identity
-        uid, gid = _front_user(settings.user)
+        uid, gid = confined.user(settings.user)
         with open(identity.key_path, "rb") as file:
             key = file.read()
         line.socket.settimeout(START_S)
@@ -198,7 +196,7 @@ class Network:
             process, ready = self._process, self._ready
         found = {"pid": None, "restarts": self._restarts}
         if process is not None and process.poll() is None:
-            found |= {"pid": process.pid, **_rights(process.pid), "landlock": ready.landlock, "empty_root": ready.empty_root}
+            found |= {"pid": process.pid, **confined.rights(process.pid), "landlock": ready.landlock, "empty_root": ready.empty_root}
         return found
 
     # ---- what the front says ----
@@ -427,32 +425,3 @@ def _are_streams(descriptors, families):
 def _print_note(text, **_data):
     text = "".join(char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in text)
     print(f"qrep error: front: {text}", file=sys.stderr, flush=True)
-
-
-def _environment():
-    """What the front needs of ours: where Python finds its modules; not the directory we happen to stand in."""
-    kept = {name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL") if name in os.environ}
-    return kept | {"PYTHONPATH": os.pathsep.join(os.path.abspath(path) for path in sys.path if path and os.path.exists(path))}
-
-
-def _front_user(name):
-    """(uid, gid) the front becomes; (0, 0) when we are not root and it cannot change."""
-    if os.geteuid() != 0:
-        return 0, 0
-    for each in [name] if name else USERS:
-        with contextlib.suppress(KeyError):
-            entry = pwd.getpwnam(each)
-            if entry.pw_uid == 0 or entry.pw_gid == 0:
-                raise Refused(f"[node] user = {each}: that is root", hint="name a user without rights", code="front-user")
-            return entry.pw_uid, entry.pw_gid
-    raise UsageError(f"there is no user {name or ' or '.join(USERS)} here", hint="[node] user in qrep.toml names the one to be", code="front-user")
-
-
-def _rights(pid):
-    """Of a process, from the kernel."""
-    with open(f"/proc/{pid}/status") as file:
-        lines = dict(line.rstrip("\n").split(":\t", 1) for line in file if ":\t" in line)
-    return {
-        "uid": int(lines["Uid"].split()[1]), "capabilities": int(lines["CapEff"], 16) | int(lines["CapPrm"], 16),
-        "no_new_privileges": lines["NoNewPrivs"] == "1", "seccomp": lines["Seccomp"] == "2",
-    }  # fmt: skip

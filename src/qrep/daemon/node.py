@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 from qrep import __version__, config, store, timezone
 from qrep.daemon import plain, tls
+from qrep.daemon.attach import Attachments
 from qrep.daemon.clones import Clones
 from qrep.daemon.events import EventLog
 from qrep.daemon.figures import Figures
@@ -52,7 +53,7 @@ HOOKS_S = 1.0
 class Node:
     """Everything behind the local API. What it and its parts do raises QrepError; what changes something writes an event."""
 
-    def __init__(self, config_dir, state_dir, notifier=None):
+    def __init__(self, config_dir, state_dir, notifier=None, run_dir=None):
         self.notifier = notifier or Notifier({})
         self.config = config.Config(config_dir)
         self.settings = self.config.node()
@@ -81,6 +82,7 @@ class Node:
         self.peers = KnownPeers(self.config, self.identity, self.network, self.events, self.jobs.of_peer)
         self.group_target = GroupTarget(self)
         self.volumes = Volumes(self.config, self.state, self.events, self.group_target.commits)
+        self.attachments = Attachments(self, run_dir or os.path.join(self.state.path, "run"))
         self.pairs = Pairs(self)
         self.clones, self.offers = Clones(self), Offers(self)
         self.roles = Roles(self)
@@ -127,6 +129,7 @@ class Node:
             self.pairs.once.look_after(pair["volume"])
         self.network.open()
         self.events.add("agent-started", f"qrep {__version__}, port {self.settings.node.port}", pid=os.getpid())
+        self.attachments.recover()
         self.shapes.start()
         self.jobs.take_up()
         self.path_watch.start()
@@ -159,6 +162,7 @@ class Node:
         self.shapes.stop()
         self.jobs.interrupt(min(STOP_S, deadline - time.monotonic()))
         self.network.stop()
+        self.attachments.stop()
         busy = self.volumes.close(max(0.0, min(STOP_S, deadline - time.monotonic())))
         text = f"{', '.join(busy)} would not end soon; recovery follows at the next start" if busy else "in order"
         self.events.tell_suppressed(everything=True)
@@ -189,6 +193,9 @@ class Node:
                 hint=f"qrep job delete {users[0]} (where its source is)",
                 code="volume-in-use",
             )
+        attached = self.attachments.of_volume(name)
+        if attached:
+            raise Refused(f"{attached[0]} is attached", hint=f"qrep detach {attached[0]}", code="volume-in-use")
 
     def remove_volume(self, name):
         self.volumes.get(name)

@@ -122,7 +122,7 @@ def run(*, config_dir, state_dir, socket_path, verbose=False):
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end_at_once)
     try:
-        node = Node(config_dir, state_dir, notifier)
+        node = Node(config_dir, state_dir, notifier, os.path.dirname(os.path.abspath(socket_path)))
         settings = uvicorn.Config(
             application(node), http=CheckedProtocol, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=STOP_S
         )

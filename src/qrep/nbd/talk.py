@@ -17,7 +17,7 @@ FILES_MAX = 4096  # undo files of one way
 
 Short = Annotated[str, Meta(max_length=256)]
 Text = Annotated[str, Meta(max_length=8192)]
-Number = Annotated[int, Meta(ge=0, lt=1 << 63)]
+Number = Annotated[int, Meta(ge=0, le=1 << 62)]
 Id = Annotated[bytes, Meta(min_length=16, max_length=16)]
 
 
@@ -61,7 +61,7 @@ class File(Say, tag="file"):
 
     new: Id
     base: Id
-    attempt: Annotated[int, Meta(ge=0, lt=1 << 64)]
+    attempt: Annotated[int, Meta(ge=0)]
     size: Number
     marks: Number
 

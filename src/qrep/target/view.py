@@ -16,6 +16,7 @@ Where this could go wrong, and why it does not (`_native/undo_view.h` has the re
 """
 
 import abc
+import contextlib
 import errno
 import itertools
 import os
@@ -33,21 +34,34 @@ class Gone(QrepError):
     """The volume is out of service, or does not retain the point any more."""
 
 
+class AttemptEnded(Exception):
+    """What was open when it was looked at is not any more."""
+
+
 class Marks:
     """How far the undo file of an attempt may be believed, in shared memory. For one attempt, over all its sessions."""
 
     numbers = itertools.count(1)
 
     def __init__(self):
-        self.number = next(self.numbers)
+        self.number, self._lock = next(self.numbers), threading.Lock()
         self.descriptor, self.memory = undo_view.shared_memory("qrep-undo-marks", undo_view.REACH_SIZE)
 
     def set(self, end):
         undo_view.set_reach(self.memory, end)
 
+    def open_to_read(self):
+        """A descriptor for a process that is not trusted. Raises AttemptEnded: a new look shows its file without marks."""
+        with self._lock:
+            if self.descriptor < 0:
+                raise AttemptEnded
+            return undo_view.read_only(self.descriptor)
+
     def close(self):
         """Views that look at them keep their own."""
-        os.close(self.descriptor)
+        with self._lock:
+            os.close(self.descriptor)
+            self.descriptor = -1
 
 
 class Epoch:
@@ -196,7 +210,7 @@ class Reader(abc.ABC):
         """(epoch, [File]) oldest first; the files become this object's."""
 
     def close(self):
-        """Not while a read is under way."""
+        """Not while a read is under way. Harmless when repeated."""
         with self._lock:
             self._view.close()
             for file in self._files:
@@ -218,6 +232,7 @@ class PointView(Reader):
 
     def __init__(self, volume, point):
         self._volume, self._point = volume, bytes(point)
+        self._pinned = contextlib.ExitStack()
         with volume.lock:
             if volume.device_fd < 0 or volume.machine is None or volume.machine.record is None or self._point == NO_ID:
                 raise Gone(f"{volume.name} is out of service", code="view-gone")
@@ -229,10 +244,15 @@ class PointView(Reader):
             os.close(device_fd)
             raise
         try:
+            self._pinned.enter_context(volume.pin(self._point))
             self.renew()
         except BaseException:
             self.close()
             raise
+
+    def close(self):
+        super().close()
+        self._pinned.close()
 
     def _list(self):
         return way(self._volume, self._point)
