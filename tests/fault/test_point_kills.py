@@ -12,7 +12,8 @@ from fault.scene import changed
 
 pytestmark = pytest.mark.root
 
-DELETE_POINTS = ("undo-cut-before",)
+MERGE_POINTS = ("undo-merge-written", "undo-merge-durable", "undo-merge-rename-before", "store-rename-before", "store-rename-unflushed", "undo-merge-renamed", "store-remove-unflushed", "undo-merge-done")
+DELETE_POINTS = ("undo-cut-before", *MERGE_POINTS)
 
 
 @pytest.fixture
@@ -57,3 +58,20 @@ def test_the_target_is_killed_before_a_commit_gives_up_what_nobody_wants(three, 
     assert shown(three) == expected(three, 4, 3, 2, 1)
     three.complete(image)
     assert shown(three) == expected(three, 5, 4, 3)
+
+
+@pytest.mark.parametrize("point", MERGE_POINTS)
+def test_the_target_is_killed_while_a_sync_point_is_taken_out_of_the_middle(three, point):
+    """Before the rename it is still there, whole; after it, it is gone, whole; what is left over goes with the next start."""
+    process = three.start("delete", 2, crash=f"{point}:1")
+    out, err = process.communicate()
+    assert process.returncode == -9, err
+    there = point in MERGE_POINTS[:4]
+    assert three.recover() == 3
+    assert shown(three) == (expected(three, 3, 2, 1) if there else expected(three, 3, 1))
+    assert sorted(path.suffix for path in (three.state / "target" / "undo").iterdir()) == [".undo"] * (2 if there else 1)
+    if there:
+        three.start("delete", 2).communicate()
+        assert shown(three) == expected(three, 3, 1)
+    three.complete(three.images[3])
+    assert shown(three) == expected(three, 4, 3, 1)

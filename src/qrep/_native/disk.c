@@ -97,7 +97,7 @@ int qrep_undo_header_check(const struct qrep_undo_header *header)
     int rc = check_version(header->version, header->features);
     if (rc)
         return rc;
-    if (header->reserved0 || header->reserved1 || check_geometry(header->size, header->leaf_size, header->granule_size))
+    if (header->reserved0 || check_geometry(header->size, header->leaf_size, header->granule_size))
         return -EBADMSG;
     if (is_zero(header->volume_id, QREP_ID_SIZE) || is_zero(header->new_id, QREP_ID_SIZE))
         return -EBADMSG;

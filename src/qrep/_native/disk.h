@@ -63,7 +63,7 @@ struct qrep_undo_header { /* at offset 0; the first segment starts at QREP_UNDO_
     uint64_t size;
     uint32_t leaf_size;
     uint32_t granule_size;
-    uint64_t reserved1;
+    uint64_t batches;                   /* of a file that was merged of others: how many it has, neither more nor fewer; 0: not told */
     uint8_t checksum[QREP_DIGEST_SIZE]; /* BLAKE3 of the 96 bytes before */
 };
 _Static_assert(offsetof(struct qrep_undo_header, checksum) == 96, "undo header layout");

@@ -59,6 +59,7 @@ cdef extern from "disk.h" nogil:
         uint64_t size
         uint32_t leaf_size
         uint32_t granule_size
+        uint64_t batches
 
     struct qrep_undo_extent:
         uint64_t offset

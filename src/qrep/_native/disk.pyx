@@ -176,7 +176,7 @@ class UndoHeader(Record):
     """Start of an undo file: the way back from new_id to base_id."""
 
     FIELDS = {"volume_id": ZERO_ID, "base_id": ZERO_ID, "new_id": ZERO_ID, "attempt": 0, "size": 0, "leaf_size": 4096,
-              "granule_size": 8 << 20}
+              "granule_size": 8 << 20, "batches": 0}
 
     def pack(self):
         cdef qrep_undo_header header
@@ -185,7 +185,7 @@ class UndoHeader(Record):
         put(header.base_id, ID_SIZE, self.base_id, "undo header: base_id")
         put(header.new_id, ID_SIZE, self.new_id, "undo header: new_id")
         header.attempt, header.size = self.attempt, self.size
-        header.leaf_size, header.granule_size = self.leaf_size, self.granule_size
+        header.leaf_size, header.granule_size, header.batches = self.leaf_size, self.granule_size, self.batches
         qrep_undo_header_seal(&header)
         verdict(qrep_undo_header_check(&header), &header, sizeof(header), QREP_UNDO_MAGIC, "undo header")
         return (<const uint8_t *>&header)[:sizeof(header)]
@@ -197,7 +197,7 @@ class UndoHeader(Record):
         memcpy(&header, <const uint8_t *>exact, sizeof(header))
         verdict(qrep_undo_header_check(&header), &header, sizeof(header), QREP_UNDO_MAGIC, "undo header")
         return cls(volume_id=header.volume_id[:ID_SIZE], base_id=header.base_id[:ID_SIZE], new_id=header.new_id[:ID_SIZE],
-                   attempt=header.attempt, size=header.size, leaf_size=header.leaf_size, granule_size=header.granule_size)
+                   attempt=header.attempt, size=header.size, leaf_size=header.leaf_size, granule_size=header.granule_size, batches=header.batches)
 
 
 # position, payload_position: bytes in the undo file. extents: restored last to first; the payload holds those of kind DATA.

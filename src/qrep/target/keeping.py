@@ -10,11 +10,12 @@ from qrep import retention
 from qrep.errors import DamagedError, NotFound, QrepError, Refused
 from qrep.protocol.actions import RollbackFailed
 from qrep.target import rollback
+from qrep.target.thinning import Thinning
 
 log = logging.getLogger("qrep.target")
 
 
-class Keeping:
+class Keeping(Thinning):
     """Mixed into TargetVolume, whose lock, machine, undo, points, device and policy it uses."""
 
     def sync_points(self):
@@ -92,18 +93,6 @@ class Keeping:
                 return None
             return self.digest_map.root()
 
-    def delete_point(self, point):
-        """Give up the oldest sync point, and with it the undo file that leads to it. Raises NotFound, Refused if it is another one."""
-        with self.lock:
-            self._check_idle()
-            points = self.sync_points()
-            if self._find(point) != points[-1] or len(points) < 2:
-                raise Refused(f"{self.name}: only the oldest sync point can be deleted", hint="qrep snapshot VOLUME lists them", code="not-oldest")
-            self._check_not_pinned(point)
-            self.undo.cut([points[-2].id])
-            self.epoch.change()
-            self._within_reach()
-
     # ---- retention ----
 
     def set_policy(self, policy):
@@ -117,15 +106,14 @@ class Keeping:
             return retention.plan(self.points.aged(self._within_reach()), self.policy, frozenset(self._pins))
 
     def retain(self):
-        """Give up the oldest sync points, as far as the policy wants none of them. Those in the middle: thin(). Does not raise."""
+        """Give up the oldest sync points, as far as the policy wants none of them. Those in the middle: thin(), later. Does not raise."""
         with self.lock:
             try:
                 plan = self.retention()
                 if plan.cut:
                     chain = self.machine.chain
                     self.undo.cut(chain[chain.index(plan.cut[0]) - 1 :])
-                    self.epoch.change()
-                self.points.keep(self._within_reach())
+                    self._given_up()
             except (OSError, QrepError) as err:
                 log.warning("%s: an undo file that is not needed any more stays: %s", self.name, err)
 

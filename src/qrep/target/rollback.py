@@ -12,29 +12,22 @@ from qrep import device, devicesafety
 from qrep._native import disk, undo
 from qrep._native.compare import is_zero
 from qrep.crashpoint import crashpoint
-from qrep.errors import DeviceReadError, Refused, UndoSpaceError
+from qrep.errors import DeviceReadError, Refused
 from qrep.extents import data_extents
 from qrep.store import flush, write_all
+from qrep.target.undolog import PIECE, BatchWriter
 from qrep.target.undostore import groups
-from qrep.units import format_size
 
-PIECE = 1 << 20  # bytes of one before-image
-PAYLOAD_MAX = 8 << 20  # of one batch
-EXTENTS_MAX = 4096
 COPY_SIZE = 4 << 20
 
 
-class UndoLog:
-    """Writes batches of before-images to the undo file of an open generation, as the lanes do, and flushes them (R3)."""
+class UndoLog(BatchWriter):
+    """Before-images of what the device holds, in the undo file of an open generation, and flushed (R3)."""
 
     def __init__(self, undo_fd, device_fd, base, attempt, device_size, limit, marks=None):
-        self._undo_fd, self._device_fd = undo_fd, device_fd
-        self._base, self._attempt, self._size, self._limit = base, attempt, device_size, limit
-        self._next = self._flushed = disk.UNDO_SEGMENT_SIZE
-        self._sequence = 0
+        super().__init__(undo_fd, base, attempt, device_size, limit)
+        self._device_fd = device_fd
         self._buffer = mmap.mmap(-1, PIECE)
-        self._page = mmap.mmap(-1, disk.UNDO_SEGMENT_SIZE)
-        self._extents, self._payload = [], bytearray()
         self._marks, self._ends = marks, []  # view.Marks; where the batches end that were written since the last flush
 
     def save(self, offset, size):
@@ -45,54 +38,21 @@ class UndoLog:
             if got != piece:
                 raise DeviceReadError(f"{piece} bytes at {offset} could not be read before they are overwritten")
             data = self._buffer[:piece]
-            zero = is_zero(data)
-            self._extents.append((offset, piece, disk.UNDO_ZERO if zero else disk.UNDO_DATA))
-            if not zero:
-                self._payload += data
-            if len(self._payload) + PIECE > PAYLOAD_MAX or len(self._extents) == EXTENTS_MAX:
-                self._write()
+            self.add(offset, piece, None if is_zero(data) else data)
             offset, size = offset + piece, size - piece
 
-    def _write(self):
-        """One batch at the next place; it never crosses the end of a segment."""
-        if not self._extents:
-            return
-        segment = disk.UNDO_SEGMENT_SIZE
-        batch = disk.UndoBatch(
-            base_id=self._base, attempt=self._attempt, sequence=self._sequence, position=self._next,
-            flushed=max(self._flushed, self._next // segment * segment), extents=self._extents, payload=self._payload,
-        )  # fmt: skip
-        size = _batch_size(len(self._extents), len(self._payload))
-        if self._next % segment + size > segment:
-            self._next = (self._next // segment + 1) * segment
-            batch = batch.replace(position=self._next, flushed=self._next)
-        if self._next + size > self._limit:
-            raise UndoSpaceError(
-                f"the undo store has no room for another {format_size(size)}; the rollback was undone",
-                hint="raise the volume's --undo-space, or keep fewer sync points",
-            )
-        packed = batch.pack(self._size)
-        self._page[: len(packed)] = packed
-        write_all(self._undo_fd, memoryview(self._page)[: len(packed)], self._next)
-        self._next += len(packed)
-        self._ends.append(self._next)
-        self._sequence += 1
-        self._extents, self._payload = [], bytearray()
+    def _written(self, end):
+        self._ends.append(end)
 
     def flush(self):
         """Everything saved is durable when this returns (R2, R3)."""
-        self._write()
+        self.write()
         flush(self._undo_fd, "undo file of the rollback")
         self._flushed = self._next
         for end in self._ends if self._marks is not None else ():
             self._marks.set(end)
         self._ends.clear()
         crashpoint("rollback-undo-durable")
-
-
-def _batch_size(extents, payload):
-    """As qrep_undo_batch_size(): header and table, then the payload, each filled up to whole pages."""
-    return -(-(disk.UNDO_BATCH_SIZE + extents * 16) // 4096) * 4096 + -(-payload // 4096) * 4096
 
 
 def apply_point(store, chain, way, log, device_fd, *, is_file, progress=None):

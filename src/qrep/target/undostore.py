@@ -13,9 +13,9 @@ from typing import NamedTuple
 from qrep._native import disk, undo
 from qrep.crashpoint import crashpoint
 from qrep.digestmap import NO_ID
-from qrep.errors import DamagedError, DeviceWriteError, UndoSpaceError
+from qrep.errors import DamagedError, DeviceWriteError, Refused, UndoSpaceError
 from qrep.retention import POINTS_MAX
-from qrep.store import flush, read_exact, write_all
+from qrep.store import Directory, flush, read_exact, write_all
 from qrep.units import format_size
 
 SUFFIX = ".undo"
@@ -41,6 +41,27 @@ def groups(batches, size=GROUP):
         yield group
 
 
+def undo_directory(own, elsewhere, volume_id, committed):
+    """The store.Directory of a volume's undo files: in `own`, its state directory, or below the path `elsewhere`.
+
+    committed: the volume holds a generation, so its directory was made long ago. If it is not there, its filesystem is not, and what would be
+    written below the mount point would be lost when it is mounted: Refused.
+    """
+    if not elsewhere:
+        below = own.sub("undo")
+    else:
+        path = os.path.join(elsewhere, volume_id.hex())
+        if committed and not os.path.isdir(path):
+            raise Refused(
+                f"the undo directory {path} is not there", code="undo-missing",
+                hint=f"mount the filesystem of {elsewhere}; if it is lost for good, remove the volume and add it again: its sync points are lost with it",
+            )  # fmt: skip
+        with Directory(elsewhere) as parent:
+            below = parent.sub(volume_id.hex())
+    below.sweep()
+    return below
+
+
 class Chain(NamedTuple):
     """ids: the generations within reach, newest first. damage: why what lies behind the last is out of reach; None: there is nothing."""
 
@@ -56,6 +77,7 @@ class UndoStore:
 
     def __init__(self, directory, volume_id, geometry, limit=None):
         self.directory, self.volume_id, self.geometry, self._limit = directory, volume_id, geometry, limit
+        self.reserved = 0  # bytes that a merge may take for a while, beside the files that count
 
     @property
     def limit(self):
@@ -65,8 +87,8 @@ class UndoStore:
         self._limit = limit
 
     def used(self):
-        """Bytes the files take on disk."""
-        total = 0
+        """Bytes the files take on disk, and what is reserved for one that is being made of others."""
+        total = self.reserved
         for name in self.directory.names():
             with contextlib.suppress(FileNotFoundError):
                 total += os.stat(name, dir_fd=self.directory.descriptor, follow_symlinks=False).st_blocks * 512
@@ -98,7 +120,7 @@ class UndoStore:
             leaf_size=self.geometry.leaf_size, granule_size=self.geometry.granule_size,
         )  # fmt: skip
         crashpoint("undo-create-before")
-        name = self._name(new)
+        name = self.name(new)
         descriptor = self.directory.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         try:
             write_all(descriptor, header.pack() + bytes(PAGE - disk.UNDO_HEADER_SIZE), 0)
@@ -107,7 +129,7 @@ class UndoStore:
             descriptor = -1
             self.directory.flush()
             crashpoint("undo-create-durable")
-            return self._open(name, os.O_RDWR)
+            return self.open_named(name, os.O_RDWR)
         except BaseException:
             if descriptor >= 0:
                 os.close(descriptor)
@@ -126,7 +148,7 @@ class UndoStore:
         try:
             # R3 for the restore itself: a batch that a killed lane wrote but did not flush is put back, too, and a power cut that tears that
             # write must not take the batch with it.
-            flush(descriptor, f"{self.directory.path}/{self._name(new)}")
+            flush(descriptor, f"{self.directory.path}/{self.name(new)}")
             crashpoint("undo-restore-before")
             order = undo.restore_order(places)
             total, read, done = sum(batch.size for batch in order), 0, 0
@@ -150,7 +172,14 @@ class UndoStore:
 
     def open_to_read(self, new):
         """A descriptor of the file of a generation; the caller closes it. Raises FileNotFoundError."""
-        return self._open(self._name(new), os.O_RDONLY)
+        return self.open_named(self.name(new), os.O_RDONLY)
+
+    def is_of(self, descriptor, new):
+        """Whether a descriptor is of the file that bears this name now: a merge puts another one in its place."""
+        try:
+            return os.path.samestat(os.fstat(descriptor), os.stat(self.name(new), dir_fd=self.directory.descriptor, follow_symlinks=False))
+        except FileNotFoundError:
+            return False
 
     def _scan(self, base, new, attempt):
         """(descriptor, header, places); no flushed batch is missing."""
@@ -159,11 +188,13 @@ class UndoStore:
             raise self._damaged(new, "it is missing")
         if header.base_id != base or (attempt is not None and header.attempt != attempt):
             raise self._damaged(new, "it belongs to another base or attempt")
-        descriptor = self._open(self._name(new), os.O_RDONLY)
+        descriptor = self.open_named(self.name(new), os.O_RDONLY)
         try:
             found = undo.scan(descriptor, os.fstat(descriptor).st_size, header)
             if found.damaged is not None:
                 raise self._damaged(new, f"the before-images at {found.damaged} were flushed and cannot be read back")
+            if header.batches and len(found.batches) != header.batches:
+                raise self._damaged(new, f"{len(found.batches)} of {header.batches} batches of before-images can be read back")
         except OSError as err:
             os.close(descriptor)
             raise self._damaged(new, f"it cannot be read: {err.strerror}") from err
@@ -175,7 +206,7 @@ class UndoStore:
     def header(self, new):
         """UndoHeader of the file of generation `new`, or None if there is none. Raises DamagedError if it is not to be believed."""
         try:
-            descriptor = self.directory.open(self._name(new))
+            descriptor = self.directory.open(self.name(new))
         except FileNotFoundError:
             return None
         try:
@@ -213,19 +244,19 @@ class UndoStore:
             if header is None:
                 return Chain(tuple(ids))
             if header.base_id in ids or header.base_id == NO_ID or len(ids) == CHAIN_MAX:
-                return Chain(tuple(ids), f"undo file {self.directory.path}/{self._name(ids[-1])} leads nowhere")
+                return Chain(tuple(ids), f"undo file {self.directory.path}/{self.name(ids[-1])} leads nowhere")
             ids.append(header.base_id)
 
     def size(self, new):
         """Bytes the file of a generation takes on disk; 0 if there is none."""
         try:
-            return os.stat(self._name(new), dir_fd=self.directory.descriptor, follow_symlinks=False).st_blocks * 512
+            return os.stat(self.name(new), dir_fd=self.directory.descriptor, follow_symlinks=False).st_blocks * 512
         except FileNotFoundError:
             return 0
 
     def trim(self, base, new):
         """Give back the ends of segments that the lanes of a committed generation took and did not fill. Raises OSError."""
-        if os.stat(self._name(new), dir_fd=self.directory.descriptor).st_size > TRIM_MAX:
+        if os.stat(self.name(new), dir_fd=self.directory.descriptor).st_size > TRIM_MAX:
             return
         descriptor, _, places = self._scan(base, new, None)
         os.close(descriptor)
@@ -233,7 +264,7 @@ class UndoStore:
         for place in places:
             segment = place.position // SEGMENT
             ends[segment] = max(ends.get(segment, 0), place.position + place.size)
-        descriptor = self.directory.open(self._name(new), os.O_RDWR)
+        descriptor = self.directory.open(self.name(new), os.O_RDWR)
         try:
             for segment in range(-(-os.fstat(descriptor).st_size // SEGMENT)):
                 start = ends.get(segment, max(segment * SEGMENT, PAGE))
@@ -245,7 +276,7 @@ class UndoStore:
         """Remove every file that does not lead back from the generation `committed`; returns its Chain. Where that ends at a damaged file, only what
         lies on top of `committed` goes: the rest may be behind the damage. Raises OSError."""
         chain = self.chain(committed)
-        wanted = {self._name(new) for new in chain.ids}
+        wanted = {self.name(new) for new in chain.ids}
         for name in self.directory.names():
             if name.endswith(SUFFIX) and name not in wanted and (chain.damage is None or self._is_on(committed, name)):
                 crashpoint("undo-prune-before")
@@ -256,7 +287,7 @@ class UndoStore:
         """Remove the files of these generations: what lies behind the newest of them is out of reach then. ids: newest first. Raises OSError."""
         for new in reversed(ids):
             crashpoint("undo-cut-before")
-            self.directory.remove(self._name(new))
+            self.directory.remove(self.name(new))
 
     def _is_on(self, base, name):
         try:
@@ -265,7 +296,8 @@ class UndoStore:
             return False
         return header is not None and header.base_id == base
 
-    def _open(self, name, flags):
+    def open_named(self, name, flags):
+        """A descriptor, past the page cache where the filesystem can do that."""
         try:
             return self.directory.open(name, flags | os.O_DIRECT)
         except OSError as err:
@@ -274,12 +306,13 @@ class UndoStore:
             return self.directory.open(name, flags)
 
     @staticmethod
-    def _name(new):
+    def name(new):
+        """Of the file of a generation."""
         return bytes(new).hex() + SUFFIX
 
     def _damaged(self, new, what):
         return DamagedError(
-            f"undo file {self.directory.path}/{self._name(new)}: {what}",
+            f"undo file {self.directory.path}/{self.name(new)}: {what}",
             hint="the target was left alone and is not brought into service; put the undo file back from a copy, "
             "or remove the volume and replicate it anew",
         )

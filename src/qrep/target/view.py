@@ -138,7 +138,11 @@ def _walk(volume, point, files):
             return None
         seen.add(at)
         marks = attempt.marks if attempt is not None and header.new_id == record.open_new_id else None
-        files.append(File(header, volume.undo.open_to_read(at), marks))
+        descriptor = volume.undo.open_to_read(at)
+        files.append(File(header, descriptor, marks))
+        # A merge may have put another file in its place since the header was read; the header is right only if it is still that of this file.
+        if volume.undo.header(at) != header or not volume.undo.is_of(descriptor, at):
+            return False
         at = header.base_id
     return True
 

@@ -30,7 +30,7 @@ from qrep.target.member import Member
 from qrep.target.points import Points
 from qrep.target.pulse import Pulse
 from qrep.target.superblock import SuperblockFile
-from qrep.target.undostore import UndoStore
+from qrep.target.undostore import UndoStore, undo_directory
 from qrep.target.view import Epoch
 
 log = logging.getLogger("qrep.target")
@@ -65,6 +65,7 @@ class TargetVolume(Keeping, TargetDriver, Member):
         self._shape = (leaf_size, granule_size)
         self.policy = sync_points if isinstance(sync_points, Policy) else Policy(count=sync_points)
         self._pins = Counter()  # sync points in use: id -> how often
+        self._merging = threading.Lock()
         self._overwrite, self._source, self._claim_wait = overwrite, source, claim_wait
         self._primary = primary
         self._handles = itertools.count(1)
@@ -112,12 +113,8 @@ class TargetVolume(Keeping, TargetDriver, Member):
         shape = (record.size, record.leaf_size, record.granule_size) if record else (self._usable_size(), *self._shape)
         self.geometry = wire.Geometry(*shape)
         self.digest_map = self._open_map()
-        parent = Directory(self._undo_path) if self._undo_path else self.directory
-        try:
-            below = parent.sub(self.volume_id.hex() if self._undo_path else "undo")
-        finally:
-            if self._undo_path:
-                parent.close()
+        committed = block is not None and block.committed_id != NO_ID
+        below = undo_directory(self.directory, self._undo_path, self.volume_id, committed)
         self.undo = UndoStore(below, self.volume_id, self.geometry, self._undo_limit_given)
         self.points = Points(self.directory)
         if record is not None and record.committed_id != NO_ID and not record.open_attempt:
