@@ -75,6 +75,7 @@ struct qrep_failure {
 
 struct qrep_run_counters { /* bytes unless said otherwise; monotone, read by Python at any time */
     _Atomic uint64_t read, hashed, zero, changed, sent, received, written, undo, granules_done, frames;
+    _Atomic uint64_t read_shared; /* source: bytes that another run has read and hashed for this one */
     _Atomic uint64_t zc_notified, zc_copied; /* notifications */
     _Atomic uint64_t wait_device_ns, wait_network_ns, wait_limit_ns, busy_ns; /* summed over lanes: what the lane waited for */
 };
@@ -123,6 +124,8 @@ struct qrep_source_run {
     uint32_t io_size;          /* bytes per read request; 0: a whole granule */
     uint32_t ring_backend;     /* enum qrep_ring_backend */
     struct qrep_bad_list bad;  /* what could not be read */
+    struct qrep_share *share;  /* share.h: with whom granules are read; NULL: alone */
+    uint32_t share_member;
 };
 
 /* Run one lane to the end of the work, `stop` or `*lane_stop` (then it finishes the granules it has taken and ends its stream in order).

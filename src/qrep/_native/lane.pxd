@@ -44,6 +44,7 @@ cdef extern from "lane.h" nogil:
         uint64_t undo
         uint64_t granules_done
         uint64_t frames
+        uint64_t read_shared
         uint64_t zc_notified
         uint64_t zc_copied
         uint64_t wait_device_ns
@@ -91,7 +92,7 @@ cdef inline dict counters_of(const qrep_run_counters *counters):
         "read": counters.read, "hashed": counters.hashed, "zero": counters.zero, "changed": counters.changed,
         "sent": counters.sent, "received": counters.received, "written": counters.written, "undo": counters.undo,
         "granules_done": counters.granules_done, "frames": counters.frames,
-        "zc_notified": counters.zc_notified, "zc_copied": counters.zc_copied,
+        "read_shared": counters.read_shared, "zc_notified": counters.zc_notified, "zc_copied": counters.zc_copied,
         "wait_device_ns": counters.wait_device_ns, "wait_network_ns": counters.wait_network_ns,
         "wait_limit_ns": counters.wait_limit_ns, "busy_ns": counters.busy_ns,
     }

@@ -186,6 +186,8 @@ int source_hash(struct source_lane *lane, struct source_slot *slot)
     const struct qrep_geometry *geometry = &lane->run->base.geometry;
     uint64_t offset = slot->granule * geometry->granule_size;
 
+    if (slot->shared == SHARED_HASHED)
+        return judge(lane, slot);
     if (slot->leaves_only == LEAVES_IN_PAGE)
         return source_leaves_hash(lane, slot) ? judge(lane, slot) : 0;
     if (slot->hashed == 0 && slot->parts) { /* undefined bytes are hashed as zeroes, and not sent */
@@ -194,6 +196,7 @@ int source_hash(struct source_lane *lane, struct source_slot *slot)
                 memset(slot->data + (size_t)leaf * geometry->leaf_size, 0, geometry->leaf_size);
     } else if (slot->hashed == 0 && qrep_is_zero(slot->data, slot->size)) {
         slot->state = SLOT_FREE;
+        source_hand_on(lane, slot, NULL);
         return source_zero(lane, slot->granule, (int)slot->unknown);
     }
     /* Undisturbed, the whole granule in one call fills the hash's lanes best. */
@@ -215,5 +218,9 @@ int source_hash(struct source_lane *lane, struct source_slot *slot)
     }
     lane->hashing = NULL;
     source_count(&lane->run->base.counters.hashed, slot->size);
+    if (slot->parts)
+        source_give_up(lane, slot);
+    else
+        source_hand_on(lane, slot, slot->leaves);
     return judge(lane, slot);
 }

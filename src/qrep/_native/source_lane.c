@@ -11,6 +11,7 @@
 #define COMPLETIONS_ROOM 64
 #define STOP_POLL_NS (QREP_STOP_POLL_MS * 1000000ull)
 #define YIELD_POLL_NS 5000000ull /* a lane that left the rest to others looks again so often */
+#define SHARED_POLL_NS 500000ull  /* and one that waits for what another run reads */
 #define LEAF_READS 32 /* in flight for one slot of which only some leaves are read */
 #define RING_SPARE 64 /* requests beside the reads: the answer, a send, and notifications that are outstanding */
 
@@ -146,6 +147,8 @@ static int open_lane(struct source_lane *lane)
 static void close_lane(struct source_lane *lane)
 {
     qrep_ring_close(lane->ring); /* R12: waits for everything in flight, so that the memory below is ours again */
+    for (uint32_t i = 0; lane->slots && i < lane->run->slots; i++)
+        source_give_up(lane, &lane->slots[i]);
     qrep_arena_close(&lane->arena);
     for (uint32_t i = 0; lane->slots && i < lane->run->slots; i++) {
         free(lane->slots[i].leaves);
@@ -214,8 +217,8 @@ static int wait_for_something(struct source_lane *lane)
 {
     struct qrep_run_counters *counters = &lane->run->base.counters;
     uint64_t started_ns = qrep_now_ns(), wait_ns = STOP_POLL_NS;
-    int limited = lane->limit_until_ns > started_ns;
-    _Atomic uint64_t *waited = find_slot(lane, SLOT_READING) ? &counters->wait_device_ns
+    int limited = lane->limit_until_ns > started_ns, shared = find_slot(lane, SLOT_WAITING) != NULL;
+    _Atomic uint64_t *waited = shared || find_slot(lane, SLOT_READING) ? &counters->wait_device_ns
                                : limited                     ? &counters->wait_limit_ns
                                                              : &counters->wait_network_ns;
 
@@ -223,10 +226,12 @@ static int wait_for_something(struct source_lane *lane)
         wait_ns = lane->limit_until_ns - started_ns;
     if (lane->yield_until_ns && wait_ns > YIELD_POLL_NS)
         wait_ns = YIELD_POLL_NS;
+    if (shared && wait_ns > SHARED_POLL_NS)
+        wait_ns = SHARED_POLL_NS;
     int rc = 0;
     if (qrep_ring_in_flight(lane->ring)) {
         rc = reap(lane, wait_ns);
-    } else if (limited || lane->yield_until_ns) { /* else nothing is waited for: a blocking connection took all there was, and there is room for more work */
+    } else if (limited || shared || lane->yield_until_ns) { /* else nothing is waited for: a blocking connection took all there was, and there is room for more work */
         struct timespec pause = {0, (long)wait_ns};
         nanosleep(&pause, NULL);
     }
@@ -254,7 +259,7 @@ static int run_granules(struct source_lane *lane)
             rc = reap(lane, 0);
             if (rc == 0)
                 rc = source_hash(lane, slot);
-        } else if (lane->work_done && !find_slot(lane, SLOT_READING) && source_idle(lane)) {
+        } else if (lane->work_done && !find_slot(lane, SLOT_READING) && !find_slot(lane, SLOT_WAITING) && source_idle(lane)) {
             return 0;
         } else {
             rc = wait_for_something(lane);

@@ -4,6 +4,7 @@ from libc.stdint cimport int32_t, uint32_t, uint64_t
 
 from .connection cimport Connection, atomic_int, qrep_connection
 from .lane cimport qrep_bad_list, qrep_run_base
+from .wire cimport qrep_geometry
 
 
 cdef extern from "ring.h" nogil:
@@ -34,11 +35,27 @@ cdef extern from "lane.h" nogil:
         uint32_t io_size
         uint32_t ring_backend
         qrep_bad_list bad
+        void *share
 
     int qrep_source_lane(qrep_source_run *run, int device_fd, qrep_connection *connection, uint32_t lane, atomic_int *lane_stop)
 
 
+cdef extern from "share.h" nogil:
+    struct qrep_share:
+        pass
+
+    qrep_share *qrep_share_open(const qrep_geometry *geometry, uint32_t entries, uint64_t patience_ns)
+    void qrep_share_close(qrep_share *share)
+    int qrep_share_join(qrep_share *share, qrep_source_run *run)
+    void qrep_share_leave(qrep_source_run *run)
+
+
+cdef class SharedScan:
+    cdef qrep_share *share        # NULL only while being made
+
+
 cdef class SourceRun:
+    cdef SharedScan shared        # kept until run has left it
     cdef qrep_source_run *run     # NULL only while being made
     cdef Py_buffer views[7]       # what run points to; [0, view_count) are held
     cdef int view_count

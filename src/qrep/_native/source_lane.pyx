@@ -16,6 +16,24 @@ WORK_LEAVES = QREP_WORK_LEAVES
 BACKENDS = {"auto": QREP_RING_AUTO, "uring": QREP_RING_URING, "threads": QREP_RING_THREADS}
 
 
+cdef class SharedScan:
+    """What several runs over one frozen image share: whoever comes to a granule first reads and hashes it for all (share.h).
+
+    geometry: Geometry of the volume. entries: granules that are kept for those behind, 1 to 1024. patience_s: how long one run may keep the others
+    waiting in all, seconds.
+    """
+
+    def __cinit__(self, Geometry geometry not None, uint32_t entries, double patience_s):
+        if not 1 <= entries <= 1024 or not 0 <= patience_s <= 3600:
+            raise ValueError(f"entries: {entries}, patience_s: {patience_s}")
+        self.share = qrep_share_open(&geometry.geometry, entries, <uint64_t>(patience_s * 1e9))
+        if self.share == NULL:
+            raise MemoryError()
+
+    def __dealloc__(self):
+        qrep_share_close(self.share)
+
+
 cdef class SourceRun:
     """One pass over a volume. Start a thread per connection that calls lane(), join them, then read what came of it.
 
@@ -73,7 +91,20 @@ cdef class SourceRun:
         self.run.frame_size, self.run.slots, self.run.io_size = frame_size, slots, io_size
         self.run.ring_backend = BACKENDS[ring_backend]
 
+    def share(self, SharedScan shared not None):
+        """Read together with the other runs of `shared`. Before the first lane. Raises ValueError where the shape is another one or too many share."""
+        cdef int rc = qrep_share_join(shared.share, self.run)
+        if rc:
+            raise ValueError(f"this run cannot read together with the others ({-rc})")
+        self.shared = shared
+
+    def leave(self):
+        """The lanes have ended: nobody waits for this run any more."""
+        qrep_share_leave(self.run)
+        self.shared = None
+
     def __dealloc__(self):
+        qrep_share_leave(self.run)
         for i in range(self.view_count):
             PyBuffer_Release(&self.views[i])
         free(self.run)

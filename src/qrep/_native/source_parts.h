@@ -1,5 +1,6 @@
 /* Inside a source lane: what its stages share. A granule walks through them in this order:
  *
+ *   source_shared.c  several runs over one image: who reads a granule for all of them
  *   source_read.c    cursor -> reads in flight -> the granule is in its slot (or its bad extents are recorded)
  *   source_leaves.c  the same and the hash for granules of which only some leaves need a look
  *   source_hash.c    zero test -> leaf values and granule value -> compared with the map -> leaf page, and the runs that differ
@@ -17,6 +18,7 @@
 #include "lane.h"
 #include "lane_common.h"
 #include "ring.h"
+#include "share.h"
 
 /* A send in flight makes progress only when the lane looks at its ring, so hashing looks up after each piece. Pieces of this size cost under 1 %
  * (bench/RESULTS.md, hash). */
@@ -33,6 +35,7 @@
 
 enum source_slot_state {
     SLOT_FREE = 0,
+    SLOT_WAITING, /* another run reads its granule, or will have room for it soon */
     SLOT_READING, /* its reads are in flight: the kernel's */
     SLOT_READ,    /* the lane's, to be hashed */
     SLOT_SENDING, /* queued for framing, or named by batches */
@@ -45,8 +48,17 @@ enum source_leaves_only {
     LEAVES_IN_ZEROES, /* the base has it as zero, so what is not read is filled with zeroes, and all of it is hashed */
 };
 
+/* Where a granule comes from when runs read together. */
+enum source_shared {
+    SHARED_NOT = 0,
+    SHARED_PUBLISH, /* this lane reads it, and others wait for it */
+    SHARED_HASHED,  /* another run has read and hashed it */
+};
+
 struct source_slot {
     enum source_slot_state state;
+    enum source_shared shared;
+    uint64_t waiting_since_ns; /* valid in WAITING */
     uint8_t *data;
     uint8_t *leaves;            /* [leaves], valid once hashed */
     struct qrep_leaf_run *runs; /* [leaves]; what is still to be framed, eaten from the front */
@@ -143,6 +155,11 @@ enum { SOURCE_FILE_DEVICE = 0, SOURCE_FILE_SEND = 1, SOURCE_FILE_RECEIVE = 2, SO
 
 /* Give every free slot work and queue its reads; sets work_done at the end of the work. Holes are judged on the way. */
 int source_fill(struct source_lane *lane);
+/* As READ is begun, for runs that read together: the slot is READING, WAITING, READ (hashed by another) or FREE (all zero). */
+int source_begin(struct source_lane *lane, struct source_slot *slot);
+/* The granule of a slot is hashed (leaves NULL: it is zero), or cannot be: if others wait for it, let them know. */
+void source_hand_on(struct source_lane *lane, struct source_slot *slot, const uint8_t *leaves);
+void source_give_up(struct source_lane *lane, struct source_slot *slot);
 /* A read completed; the slot becomes READ with its last one, or FREE if it cannot be read (recorded). */
 int source_read_done(struct source_lane *lane, uint64_t tag, int64_t result);
 

@@ -114,6 +114,9 @@ int source_fill(struct source_lane *lane)
     struct qrep_source_run *run = lane->run;
     int rc = fill_holes(lane);
 
+    for (uint32_t i = 0; i < run->slots && rc == 0; i++)
+        if (lane->slots[i].state == SLOT_WAITING && has_zero_room(lane))
+            rc = source_begin(lane, &lane->slots[i]);
     for (uint32_t i = 0; i < run->slots && !lane->work_done && rc == 0; i++) {
         struct source_slot *slot = &lane->slots[i];
         while (slot->state == SLOT_FREE && !lane->work_done && rc == 0 && has_zero_room(lane) && may_take(lane)) {
@@ -139,8 +142,9 @@ int source_fill(struct source_lane *lane)
             slot->unknown = (item & QREP_WORK_UNKNOWN) != 0;
             slot->size = (uint32_t)qrep_granule_bytes(&run->base.geometry, granule);
             slot->page_lost = 0;
+            slot->shared = SHARED_NOT;
             int begun = item & QREP_WORK_LEAVES ? source_leaves_start(lane, slot) : 0;
-            rc = begun < 0 ? begun : begun ? 0 : run->base.rehearsal ? rehearse_read(slot) : source_read_whole(lane, slot);
+            rc = begun < 0 ? begun : begun ? 0 : run->base.rehearsal ? rehearse_read(slot) : source_begin(lane, slot);
         }
     }
     return rc;
