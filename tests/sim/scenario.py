@@ -1,6 +1,7 @@
 """What happens in one seed: a small volume, its host, one or two controllers, and faults whose intensity the seed draws."""
 
 from qrep._native import wire
+from qrep.errors import QrepError
 from qrep.states import TARGET
 from sim.net import Network
 from sim.oracle import Oracle
@@ -12,6 +13,7 @@ LEAF = 4096
 FAULTS = (
     "kill_source", "kill_target", "power_target", "power_source", "cut", "partition", "disk_read", "disk_write", "disk_flush", "undo_write",
     "undo_flush", "superblock_write", "state_full", "source_read", "source_bad", "target_bad", "rollback", "abandon", "second", "stop", "release", "resize",
+    "snapshot_full",
 )  # fmt: skip
 STEPS = 35
 LIVENESS = 120.0  # virtual seconds after healing within which a run must commit
@@ -143,6 +145,9 @@ class Scenario:
             case "stop":
                 if controller.alive and controller.machine is not None:
                     controller.post(lambda: controller.machine.stop() if controller.machine.phase not in ("done", "failed", "degraded") else [])
+            case "snapshot_full":
+                if controller.alive and controller.machine is not None:
+                    controller.post(lambda: controller.machine.snapshot_lost(QrepError("the snapshot's space is nearly full")))
             case "resize":
                 if controller.alive and controller.machine is not None:
                     controller.resize(random.choice((1, 1, 2, 3, 5, 16)))

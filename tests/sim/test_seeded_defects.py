@@ -599,7 +599,28 @@ def lanes_that_all_left_taken_for_the_end_of_the_work():
     return {"controller_class": Defective, "focus": RESIZED}
 
 
+def the_next_image_taken_for_the_one_that_was_lost():
+    """A snapshot ran full: what was applied of it is taken for content of the one that is frozen after it."""
+
+    def snapshot_lost(self, error):
+        token = self.record.snapshot if self.record is not None else ""
+        actions = SourceMachine.snapshot_lost(self, error)
+        if token and self.record is not None and actions:
+            self.record = msgspec.structs.replace(self.record, snapshot="lost")
+            actions = [do.SaveRun(self.record) if isinstance(action, do.SaveRun) else action for action in actions]
+        return actions
+
+    def frozen(self, token, fuzzy, frozen_at_ns):
+        if self._resuming and self.record.snapshot == "lost" and token:
+            self.record = msgspec.structs.replace(self.record, snapshot=token)
+        return SourceMachine.frozen(self, token, fuzzy, frozen_at_ns)
+
+    focus = {"weights": {"snapshot_full": 3, "cut": 1}, "pace": 20, "frozen": 1.0}
+    return {"controller_class": controller_with(snapshot_lost=snapshot_lost, frozen=frozen), "focus": focus}
+
+
 DEFECTS = [
+    the_next_image_taken_for_the_one_that_was_lost,
     undo_not_flushed, device_not_flushed_before_the_commit, open_cleared_before_the_restored_device_is_flushed, commit_without_a_manifest,
     later_before_image_wins, before_images_put_back_from_an_undo_file_that_was_not_flushed, restart_without_the_claim, closing_taken_for_draining, older_session_not_drained, begin_without_compare_and_swap,
     superblock_written_over_the_valid_slot, superblock_believed_that_was_never_flushed, checkpoint_copied_after_the_flush,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from qrep.errors import ProtocolError, Refused, UndoSpaceError, Unreachable, Unsynced
+from qrep.errors import ProtocolError, QrepError, Refused, UndoSpaceError, Unreachable, Unsynced
 from qrep.protocol import actions as do
 from qrep.protocol import messages as say
 from qrep.protocol.messages import NO_ID
@@ -71,6 +71,25 @@ def test_a_run_from_hello_to_finish():
     assert source.message(say.Prepared(7)) == [do.WritePending(NEW, T, 6), do.Send(say.Commit(7))]
     assert source.message(say.Committed(NEW, 6)) == [do.FoldPending(), do.ClearRun(), do.ReleaseSnapshot("snap"), do.Finish(NEW, 6, False, False)]
     assert source.phase == "done"
+
+
+def test_a_snapshot_that_runs_full_ends_the_run_and_keeps_what_was_applied():
+    full = QrepError("nearly full", code="snapshot-full")
+    source = sending()
+    actions = source.snapshot_lost(full)
+    assert names(actions) == ["StopSending", "SaveRun", "ReleaseSnapshot", "Fail"] and source.phase == "failed"
+    assert actions[1].record.snapshot == "" and actions[1].record.attempt == 7 and actions[2].token == "snap"
+    assert actions[3] == do.Fail(full, True)
+    waiting = machine(record=RECORD)  # a resumed run has its image from the start
+    assert names(waiting.snapshot_lost(full)) == ["SaveRun", "ReleaseSnapshot", "Fail"]
+    assert names(machine().snapshot_lost(full)) == ["Fail"]
+
+
+def test_a_snapshot_that_runs_full_once_all_was_read_is_nothing_to_the_run():
+    source = sending()
+    source.lanes_finished(3, DIGEST, 0)
+    assert source.snapshot_lost(QrepError("full")) == [] and source.phase == "preparing"
+    assert committing().snapshot_lost(QrepError("full")) == []
 
 
 def test_settle_folds_when_the_acknowledgement_was_lost_but_the_commit_was_not():
