@@ -1,7 +1,7 @@
-"""Bring a device's content to rest for a moment: mounted filesystems frozen, dirty pages written down.
+"""Bring volumes to rest for a moment: what writes to them told so, mounted filesystems frozen, dirty pages written down.
 
 A filesystem that stays frozen stops everything that writes to it, so each freeze is guarded by a process of its own
-(thawguard.py) which thaws when this one dies or takes too long.
+(thawguard.py) which thaws when this one dies or takes too long, and runs the commands that undo what was prepared.
 """
 
 import contextlib
@@ -9,66 +9,128 @@ import errno
 import fcntl
 import os
 import sys
-from pathlib import Path
+from typing import NamedTuple
 
 from qrep import blocktree, deviceusers
 from qrep.crashpoint import crashpoint
-from qrep.volumes.base import APPLICATION, CRASH, SnapshotError
+from qrep.device import DeviceInfo
+from qrep.volumes.base import APPLICATION, CRASH, FreezeOptions, SnapshotError
+from qrep.volumes.freezehooks import Guard
 
 FIFREEZE = 0xC0045877
 FITHAW = 0xC0045878
-GUARD = Path(__file__).with_name("thawguard.py")
 FROZEN, THEIRS = "frozen", "theirs"
 
 
+class Subject(NamedTuple):
+    """One volume. left: the (major, minor) whose filesystem the kernel freezes by itself when the snapshot is made."""
+
+    device: DeviceInfo
+    options: FreezeOptions
+    left: tuple | None = None
+
+
 @contextlib.contextmanager
-def quiet(device, options, quieted=""):
+def quiet(device, options, quieted="", left=None):
     """While inside, no filesystem on `device` (DeviceInfo) changes, and what it had written is in the backing file. Gives its consistency.
 
-    quieted: the consistency that the caller has brought it to already; then only what was written is written down.
-
-    Covers filesystems mounted on it, on its partitions or on what is stacked on it, as far as this mount namespace
-    shows them. One that cannot be frozen is synced instead. One that someone else has frozen is left to them.
-    Raises SnapshotError when flushing fails, and at the end when it took longer than options.limit_s: then filesystems may
-    have been written meanwhile, and what was made inside must be thrown away.
+    quieted: the consistency that the caller has brought it to already; then only what was written is written down. left: as of a Subject.
+    Raises as together().
     """
-    limit_s = options.limit_s
     if quieted:
         _flush(_devices_showing(device))
         crashpoint("snapshot-frozen")
         yield quieted
         return
+    with together([Subject(device, options, left)]) as consistencies:
+        yield consistencies[0]
+
+
+@contextlib.contextmanager
+def together(subjects):
+    """Bring several volumes to rest at one moment, and their commands around it. Gives the consistency of each.
+
+    Covers filesystems mounted on a volume, on its partitions or on what is stacked on it, as far as this mount namespace
+    shows them. One that cannot be frozen is synced instead. One that someone else has frozen is left to them.
+    Raises SnapshotError when a command fails or flushing does, and at the end when it took longer than the shortest limit_s: then
+    filesystems may have been written meanwhile, and what was made inside must be thrown away.
+    """
+    limit_s = min(subject.options.limit_s for subject in subjects)
+    hooks = any(subject.options.before or subject.options.after for subject in subjects)
     with contextlib.ExitStack() as stack:
-        fds = [_open_mounted(stack, mounts) for mounts in _filesystems(device)]
+        opened, of_subject = {}, []  # descriptor of each filesystem by its number; those of each subject
+        for subject in subjects:
+            mounts = {group[0].number: group for group in _filesystems(subject.device)}
+            for number, group in mounts.items():
+                if number not in opened:
+                    opened[number] = _open_mounted(stack, group)
+            of_subject.append(set(mounts))
+        fds = list(opened.values())
         for fd in fds:
             _syncfs(fd)  # the bulk is written while others still may write, so that they wait only for the rest
-        showing = _devices_showing(device)
-        guard = stack.enter_context(_guard(fds, limit_s)) if fds else None
-        ours, frozen, held = [], [], 0  # held: by someone else
+        showing = sorted({path for subject in subjects for path in _devices_showing(subject.device)})
+        left = {subject.left for subject in subjects}
+        guard = Guard(fds, [(subject.device.path, subject.options) for subject in subjects], limit_s) if fds or hooks else None
+        if guard:
+            stack.callback(guard.close)
+        ours, frozen, at_rest, prepared = [], [], set(), []
+        held = {fd for fd in fds if hooks and _try(fd) is THEIRS}  # before any hook could have done so
+        for fd in held:
+            guard.leave(fd)
         try:
-            for fd in fds:
+            if hooks:
+                prepared = guard.before()
+            if guard:
+                guard.frozen()
+            for number, fd in opened.items():
+                if number in left:
+                    at_rest |= {number} if _try(fd) else set()
+                    continue
                 ours.append(fd)  # before: an interrupt may come between the freeze and its result
                 result = _freeze(fd)
                 if result is FROZEN:
                     frozen.append(fd)
                 else:
                     ours.remove(fd)
-                    held += result is THEIRS
+                at_rest |= {number} if result else set()
             _flush(showing)
             crashpoint("snapshot-frozen")
-            yield APPLICATION if fds and len(frozen) + held == len(fds) else CRASH
+            yield [
+                APPLICATION if index in prepared or (numbers and numbers <= at_rest) else CRASH for index, numbers in enumerate(of_subject)
+            ]
         finally:
             late = [fd for fd in reversed(ours) if not _thaw(fd) and fd in frozen]
             if guard:
-                with contextlib.suppress(BrokenPipeError):  # someone killed the guard; all is thawed anyway
-                    guard.stdin.write(b"d")
+                guard.thawed()
+            if hooks:
+                _undo(guard, [fd for fd in fds if fd not in held])
         if late:
+            names = ", ".join(subject.device.path for subject in subjects)
             raise SnapshotError(
-                f"{device.path}: its filesystem was frozen for more than {limit_s:g} s and was thawed before the "
-                f"snapshot was complete",
-                code="snapshot-too-slow",
-                hint="try again when the disk below is less busy",
-            )
+                f"{names}: its filesystem was frozen for more than {limit_s:g} s and was thawed before the snapshot was complete",
+                code="snapshot-too-slow", hint="try again when the disk below is less busy",
+            )  # fmt: skip
+
+
+def _undo(guard, fds):
+    """Run the commands that come after, then thaw what a command may have frozen and left so."""
+    failing = sys.exc_info()[1] is not None
+    try:
+        guard.after()
+    except SnapshotError:
+        if not failing:  # else what went wrong first is told, and this is in the log
+            raise
+    finally:
+        for fd in fds:
+            _thaw(fd)
+
+
+def _try(fd):
+    """Freeze a filesystem and thaw it at once: FROZEN if it can be, THEIRS, or None."""
+    result = _freeze(fd)
+    if result is FROZEN:
+        _thaw(fd)
+    return result
 
 
 def _filesystems(device):
@@ -95,22 +157,6 @@ def _open_mounted(stack, mounts):
         f"the filesystem mounted on {mounts[0].point} cannot be reached to freeze it",
         hint="is something else mounted over it?",
     )
-
-
-@contextlib.contextmanager
-def _guard(fds, limit_s):
-    """A standing thawguard process for these descriptors."""
-    import subprocess  # not at import: the command line does not need it
-
-    command = [sys.executable, "-IS", str(GUARD), str(limit_s), *map(str, fds)]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, pass_fds=fds, start_new_session=True
-    ) as process:
-        if process.stdout.read(1) != b"r":
-            raise SnapshotError(
-                "the guard that would thaw the filesystem did not start", hint=f"check {sys.executable}"
-            )
-        yield process
 
 
 def _freeze(fd):
