@@ -101,7 +101,7 @@ class Volume(_Object):
 
     id: Hex
     device: str
-    snapshots: Literal["auto", "reflink", "none"] = "auto"
+    snapshots: Literal["auto", "lvm", "reflink", "none"] = "auto"
     snapshot_space: str = "20%"  # of a snapshot that needs space of its own (classic LVM)
     freeze_before: list[str] = []  # argv of a command that brings to rest what writes to it
     freeze_after: list[str] = []  # and of the one that undoes that

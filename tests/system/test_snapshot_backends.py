@@ -289,4 +289,4 @@ def test_an_image_that_was_replaced_below_its_loop_device_is_not_cloned(xfs, loo
 def test_an_unknown_word_is_a_usage_error_that_lists_the_known_ones(xfs):
     with pytest.raises(UsageError) as caught:
         registry.choose("zfs", device.inspect(image(xfs)))
-    assert "auto, reflink, none" in caught.value.hint
+    assert "auto, lvm, reflink, none" in caught.value.hint

@@ -162,7 +162,7 @@ def check_or_ask(app, end, yes, dry_run):
 @click.option("--rate", metavar="RATE", help="At most this much a second: 50M, 400Mbit.")
 @click.option("--connections", type=click.IntRange(1, 16), default=2, show_default=True, metavar="N", help="How many carry the data.")
 @click.option("--map", "map_dir", type=click.Path(file_okay=False), metavar="DIR", help="Where the digest map is kept (default: the state directory).")
-@click.option("--snapshots", type=click.Choice(["auto", "reflink", "none"]), default="auto", help="How the source is frozen.")
+@click.option("--snapshots", type=click.Choice(["auto", "lvm", "reflink", "none"]), default="auto", help="How the source is frozen.")
 @click.option("-e", "--rsh", metavar="COMMAND", envvar="QREP_RSH", help="Instead of ssh (QREP_RSH).")
 @click.option("--remote-qrep", metavar="COMMAND", default="qrep", help="How qrep is called on HOST.")
 @click.option("--direct", is_flag=True, help="Data over TLS connections to a port of HOST instead of ssh.")

@@ -66,7 +66,7 @@ TEXTS = {
     "Volume": {
         "id": ID,
         "device": "Absolute path of the block device or image file; better one of /dev/disk/by-id than /dev/sda.",
-        "snapshots": "How it is frozen while it is read: auto takes what there is, none reads it live, and its sync points are fuzzy.",
+        "snapshots": "How it is frozen while it is read: auto takes what there is, lvm a snapshot of a logical volume (thin or not), reflink a clone of an image file; none reads it live, and its sync points are fuzzy.",
         "snapshot_space": "What a snapshot may take that needs space of its own (classic LVM): a part of the volume, or a size.",
         "freeze_before": "Command, with its arguments, that brings to rest what writes to the volume, before it is frozen; no shell is involved.",
         "freeze_after": "Command that undoes freeze_before; it is run whenever that one was started, also if it failed.",

@@ -6,11 +6,13 @@ from qrep import units
 from qrep.errors import UsageError
 from qrep.volumes.base import FreezeOptions, SnapshotBackend, SnapshotError
 from qrep.volumes.held import Held
+from qrep.volumes.lvm import LvmThin
+from qrep.volumes.lvm_cow import LvmCow
 from qrep.volumes.none import Live
 from qrep.volumes.reflink import Reflink
 
-BACKENDS = {backend.name: backend for backend in (Reflink(), Live())}  # in the order `auto` prefers them
-KINDS = ("auto", *BACKENDS)
+BACKENDS = {backend.name: backend for backend in (LvmThin(), LvmCow(), Reflink(), Live())}  # in the order `auto` prefers them
+WORDS = {"auto": tuple(BACKENDS), "lvm": ("lvm-thin", "lvm-cow"), "reflink": ("reflink",), "none": ("none",)}  # which of them a word stands for
 
 
 class Choice(NamedTuple):
@@ -21,30 +23,22 @@ class Choice(NamedTuple):
 
 
 def choose(kind, device, options=None):
-    """The Choice for a DeviceInfo. kind: `auto` or a backend's name. options: FreezeOptions. Raises UsageError when that one cannot do it."""
-    choice = _choose(kind, device)
-    return choice if options is None else Choice(type(choice.backend)(options), choice.reason)
-
-
-def _choose(kind, device):
-    if kind not in KINDS:
-        raise UsageError(f"{kind!r} is no way to take snapshots", hint=f"use one of: {', '.join(KINDS)}")
-    if kind != "auto":
-        capability = BACKENDS[kind].probe(device)
-        if not capability.ok:
-            raise UsageError(
-                f"{device.path} cannot be frozen by {kind}: {capability.reason}",
-                code="snapshot-unsupported",
-                hint="use auto, or none if nobody writes the source while it is replicated",
-            )
-        return Choice(BACKENDS[kind], capability.reason)
+    """The Choice for a DeviceInfo. kind: one of WORDS. options: FreezeOptions. Raises UsageError when that one cannot do it."""
+    if kind not in WORDS:
+        raise UsageError(f"{kind!r} is no way to take snapshots", hint=f"use one of: {', '.join(WORDS)}")
     tried = []
-    for backend in BACKENDS.values():
+    for name in WORDS[kind]:
+        backend = BACKENDS[name] if options is None else type(BACKENDS[name])(options)
         capability = backend.probe(device)
         if capability.ok:
-            return Choice(backend, "; ".join([capability.reason, *tried]))
-        tried.append(f"not {backend.name}: {capability.reason}")
-    raise SnapshotError(f"{device.path} cannot be read at all: {'; '.join(tried)}")
+            return Choice(backend, "; ".join([capability.reason, *tried]) if name == "none" else capability.reason)
+        if capability.reason not in (known.partition(": ")[2] for known in tried):
+            tried.append(f"not {name}: {capability.reason}")
+    reason = "; ".join(text.partition(": ")[2] for text in tried)
+    raise UsageError(
+        f"{device.path} cannot be frozen by {kind}: {reason}", code="snapshot-unsupported",
+        hint="use auto, or none if nobody writes the source while it is replicated",
+    )  # fmt: skip
 
 
 def options_of(settings):
