@@ -12,13 +12,16 @@ SETTINGS = {
     "initial": str, "sync_points": int, "keep": str, "connections": int, "timeout": str, "shape": str, "schedule": str, "missed": str, "rpo": str,
     "verify_schedule": str, "verify_rate": str, "group": str,
 }  # fmt: skip
-KEPT = {"snapshots": str, "undo": str, "undo_space": str, "accept": list}
+KEPT = {
+    "snapshots": str, "snapshot_space": str, "freeze_before": list, "freeze_after": list, "freeze_timeout": str, "undo": str, "undo_space": str, "accept": list,
+}  # fmt: skip
 
 # (method, path): fields of the body: required, optional; None means that there must be no body
 REQUESTS = {
     ("GET", "/status"): None, ("GET", "/node"): None, ("GET", "/events"): None, ("GET", "/check"): None, ("GET", "/metrics"): None, ("POST", "/reload"): ({}, {"dry_run": bool}),
     ("GET", "/volumes"): None, ("GET", "/volumes/{}"): None, ("DELETE", "/volumes/{}"): None,
     ("POST", "/volumes"): ({"name": str, "device": str}, {**KEPT, "leaf": str, "granule": str}),
+    ("POST", "/volumes/create"): ({"name": str, "size": str, "in": str}, {**KEPT, "leaf": str, "granule": str, "dry_run": bool}),
     ("PATCH", "/volumes/{}"): ({}, KEPT),
     ("GET", "/volumes/{}/snapshots"): None, ("DELETE", "/volumes/{}/snapshots/{}"): None,
     ("POST", "/volumes/{}/rollback"): ({"point": str}, {"dry_run": bool}),

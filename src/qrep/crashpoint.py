@@ -81,6 +81,7 @@ POINTS = {
     "snapshot-frozen": "the source's filesystem is frozen",
     "snapshot-cloned": "the snapshot has no name yet",
     "snapshot-named": "and has one",
+    "volume-created": "its storage is there, the volume is not known",
     "source-frozen": "the snapshot is there, not noted",
     "source-run-saved": "the run record is durable, the target knows nothing",
     "source-kept-remembered": "the snapshot of what is about to be committed is noted as the one to keep",

@@ -112,9 +112,10 @@ def words(_ctx, _option, text):
         raise UsageError(f"{text!r} is no command: {str(err).lower()}", hint="quote it as for a shell") from err
 
 
+MADE = {"image": "a sparse image file", "thin": "a thin volume of pool {group}/{pool}", "linear": "a logical volume of {group}"}
 SETTINGS = (
     click.option(
-        "--snapshots", type=click.Choice(["auto", "reflink", "none"]), help="How the volume is frozen for a run."
+        "--snapshots", type=click.Choice(["auto", "lvm", "reflink", "none"]), help="How the volume is frozen for a run."
     ),
     click.option("--snapshot-space", metavar="SIZE|20%", help="What a snapshot may take that needs space of its own (classic LVM; default: 20%)."),
     click.option(
@@ -171,6 +172,31 @@ def add(app, name, device, **options):
     import os
 
     answer = app.client().post("/volumes", given(name=name, device=os.path.abspath(device), **options))
+    app.data(answer, lambda: line(answer))
+
+
+@volume.command()
+@click.argument("name")
+@click.option("--size", metavar="SIZE", required=True, help="Such as 500G.")
+@click.option("--in", "place", metavar="DIR|VG", required=True, help="A directory (with a slash, such as ./images) for a sparse image file; or a volume group, or VG/POOL.")
+@settings
+@click.option("--leaf", metavar="SIZE", help="Comparing and sending unit, a power of two, 4K (default) to 1M.")
+@click.option("--granule", metavar="SIZE", help="Scheduling unit, a power of two, 8M by default.")
+@click.option("-n", "--dry-run", is_flag=True, help="Say what would be made; change nothing.")
+@click.pass_obj
+def create(app, name, size, place, dry_run, **options):
+    """Make storage of SIZE and give it a NAME: a sparse image file NAME.img in a directory, or a logical volume NAME in a volume group, a thin
+    one where the group has one thin pool. What was never written needs no first copy."""
+    import os
+
+    if place.startswith(".") or place == "/" or ("/" in place and os.path.isdir(place)):
+        place = os.path.abspath(place)
+    body = given(name=name, size=size, **options) | {"in": place}
+    if dry_run:
+        plan = app.client().post("/volumes/create", body | {"dry_run": True})
+        app.data(plan, lambda: f"Would make {plan['device']}, {MADE[plan['kind']].format(**plan)}, {units.format_size(plan['size'])}, and call it {name}.")
+        return
+    answer = app.client().call("POST", "/volumes/create", body, timeout=120)
     app.data(answer, lambda: line(answer))
 
 

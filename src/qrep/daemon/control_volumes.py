@@ -1,6 +1,7 @@
 """Requests about volumes and their sync points."""
 
 from qrep.daemon.snapshots import copy_out, delete_point, list_points, plan_rollback, roll_back
+from qrep.daemon.volumecreate import create
 
 CHANGES = {
     "snapshots": str, "snapshot_space": str, "freeze_before": list, "freeze_after": list, "freeze_timeout": str, "undo": str, "undo_space": str,
@@ -18,6 +19,13 @@ def add(requests, node):
     requests.with_body(
         "/volumes", "POST", {"name": str, "device": str}, FIELDS, lambda path, body: shown(node.volumes.add(body.pop("name"), body))
     )
+
+    def make(_path, body):
+        name, size, place, dry_run = (body.pop(key, None) for key in ("name", "size", "in", "dry_run"))
+        made = create(node, name, size, place, body, dry_run=bool(dry_run))
+        return made if dry_run else shown(made)
+
+    requests.with_body("/volumes/create", "POST", {"name": str, "size": str, "in": str}, {**FIELDS, "dry_run": bool}, make)
     requests.with_body("/volumes/{name}", "PATCH", {}, CHANGES, lambda path, body: shown(node.volumes.change(path["name"], body)))
     requests.simple("/volumes/{name}", "DELETE", lambda request: node.remove_volume(request.path_params["name"]))
 
