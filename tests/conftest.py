@@ -13,6 +13,7 @@ import random
 import shutil
 import signal
 import tempfile
+import time
 import zlib
 from pathlib import Path
 
@@ -69,9 +70,14 @@ class LoopDevice:
         return int(run("blockdev", "--getsize64", self.path))
 
     def detach(self):
-        """Give the device back; safe to call twice."""
+        """Give the device back; safe to call twice. It goes when nobody has it open any more, whoever looks at all devices just now included."""
         if self.path:
             run("losetup", "--detach", self.path)
+            shown = Path("/sys/class/block", os.path.basename(self.path), "loop/backing_file")
+            deadline = time.monotonic() + 20
+            with contextlib.suppress(OSError):  # it has none any more
+                while shown.read_text().strip() == os.path.realpath(self.backing) and time.monotonic() < deadline:
+                    time.sleep(0.01)
             self.path = ""
 
 
