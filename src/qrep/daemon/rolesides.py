@@ -114,7 +114,9 @@ class LocalSide:
             self.part.volume.inspect()
         except QrepError:
             return None  # its device is gone: as good as a peer that does not answer
-        return self.roles.tell(self.part, allows=True)
+        told = self.roles.tell(self.part, allows=True)
+        told.busy = False  # by whoever asks: one lock is for both sides
+        return told
 
     def give_up(self, task, last_run):
         self.roles.give_up_here(task, self.part, last_run=last_run, why="asked for by the other side", returns=True)
