@@ -207,6 +207,11 @@ def _check_once(job, key):
         raise UsageError(f"a copy is made once: it has no {key}", hint=f"leave the {key} away; or use --mode async")
 
 
+def is_label(text):
+    """Whether a sync point may bear this name: as of an object, and neither a counter nor a generation id, by which it could be meant as well."""
+    return bool(NAME.match(text)) and not text.isdigit() and not re.fullmatch(r"[0-9a-f]{32}", text)
+
+
 def parse_rpo(text):
     """Seconds, or None for "". Raises UsageError."""
     if not text:

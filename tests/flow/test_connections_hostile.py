@@ -110,7 +110,7 @@ def test_an_addition_after_prepare_closes_the_session_and_commits_nothing(hostil
     states, values = bytes(24), bytes(32 * 24)
     rendezvous.withdraw(began.tokens)  # nobody brings it: nothing is sent
     count, manifest = wire.manifest(bytes(24), states, values)
-    hostile.says(say.Prepare(ATTEMPT, count, manifest, True, 0))
+    hostile.says(say.Prepare(ATTEMPT, count, manifest, True, 0, "", ""))
     assert isinstance(hostile.hears(), say.Prepared)
     hostile.says(say.AddConnections(ATTEMPT, 1))
     hostile.is_refused()

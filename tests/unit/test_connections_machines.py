@@ -46,7 +46,7 @@ def begun():
 
 def prepared():
     target = begun()
-    target.message("a", say.Prepare(7, 3, DIGEST, True, 99))
+    target.message("a", say.Prepare(7, 3, DIGEST, True, 99, "", ""))
     target.manifest_collected(3, DIGEST, 0)
     return target
 

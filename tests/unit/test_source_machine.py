@@ -67,7 +67,7 @@ def test_a_run_from_hello_to_finish():
     assert names(actions) == ["SaveRun", "Send"]  # durable before the target hears of it
     assert said(actions) == [say.Begin(T, NEW, 7, 2, 1 << 20)]
     assert source.message(say.Began(7, 1, KEY, TOKENS)) == [do.StartSending(7, 1, KEY, tuple(TOKENS), False, False, "", ())]
-    assert said(source.lanes_finished(3, DIGEST, 0)) == [say.Prepare(7, 3, DIGEST, False, 1)]
+    assert said(source.lanes_finished(3, DIGEST, 0)) == [say.Prepare(7, 3, DIGEST, False, 1, "", "")]
     assert source.message(say.Prepared(7)) == [do.WritePending(NEW, T, 6), do.Send(say.Commit(7))]
     assert source.message(say.Committed(NEW, 6)) == [do.FoldPending(), do.ClearRun(), do.ReleaseSnapshot("snap"), do.Finish(NEW, 6, False, False)]
     assert source.phase == "done"

@@ -52,7 +52,7 @@ def begun(record=COMMITTED):
 
 def prepared(record=COMMITTED):
     target = begun(record)
-    target.message("a", say.Prepare(7, 3, DIGEST, True, 99))
+    target.message("a", say.Prepare(7, 3, DIGEST, True, 99, "", ""))
     target.manifest_collected(3, DIGEST, 0)
     assert target.phase == "prepared"
     return target
@@ -189,7 +189,7 @@ def test_begin_over_an_open_generation_goes_back_first():
 
 def test_prepare_waits_compares_flushes_and_only_then_says_prepared():
     target = begun()
-    assert target.message("a", say.Prepare(7, 3, DIGEST, False, 0)) == [do.WaitLanes(), do.CollectManifest(7)]
+    assert target.message("a", say.Prepare(7, 3, DIGEST, False, 0, "", "")) == [do.WaitLanes(), do.CollectManifest(7)]
     actions = target.manifest_collected(3, DIGEST, 0)
     assert names(actions) == ["FlushDevice", "WritePendingMap", "Reply"]
     assert replies(actions) == [say.Prepared(7)]
@@ -198,7 +198,7 @@ def test_prepare_waits_compares_flushes_and_only_then_says_prepared():
 @pytest.mark.parametrize(("count", "manifest", "partial"), [(2, DIGEST, 0), (3, b"x" * 32, 0), (3, DIGEST, 1)])
 def test_what_was_applied_must_be_exactly_what_was_announced(count, manifest, partial):
     target = begun()
-    target.message("a", say.Prepare(7, 3, DIGEST, False, 0))
+    target.message("a", say.Prepare(7, 3, DIGEST, False, 0, "", ""))
     [answer] = replies(target.manifest_collected(count, manifest, partial))
     assert (answer.code, target.phase) == ("manifest", "open")
     assert replies(target.message("a", say.Commit(7)))[0].code == "attempt-gone"
@@ -215,7 +215,7 @@ def test_a_run_that_could_not_read_everything_leaves_its_attempt_open_and_uncomm
     target = begun()
     assert held(target) == [do.HoldOpen(7, (say.Extent(4096, 512),), ()), do.Reply("a", say.Held(7, []))]
     assert (target.phase, target.record.open_attempt, target.record.committed_id) == ("open", 7, T)
-    for message in (say.Prepare(7, 3, DIGEST, False, 0), say.Hold(7, [say.Extent(0, 512)]), say.Commit(7)):
+    for message in (say.Prepare(7, 3, DIGEST, False, 0, "", ""), say.Hold(7, [say.Extent(0, 512)]), say.Commit(7)):
         assert replies(target.message("a", message))[0].code == "attempt-gone", "the lanes have ended"
     assert target.disconnected("a") == []
     assert names(target.abandon("nobody came")) == ["RestoreUndo"]
@@ -234,7 +234,7 @@ def test_a_held_attempt_is_resumed_by_the_next_session():
 
 def test_blocks_that_the_device_did_not_take_are_named_and_nothing_is_prepared():
     target = begun()
-    [held_open, answer] = held(target, say.Prepare(7, 3, DIGEST, False, 0), [(8192, 512)])
+    [held_open, answer] = held(target, say.Prepare(7, 3, DIGEST, False, 0, "", ""), [(8192, 512)])
     assert held_open == do.HoldOpen(7, (), (say.Extent(8192, 512),)) and answer.message == say.Held(7, [say.Extent(8192, 512)])
     assert target.phase == "open"
 

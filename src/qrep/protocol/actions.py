@@ -191,6 +191,8 @@ class RecordPoint(NamedTuple):
     counter: int
     fuzzy: bool
     frozen_at_ns: int
+    consistency: str = ""
+    label: str = ""  # as a source said it: nobody has checked it yet
 
 
 class PruneUndo(NamedTuple):

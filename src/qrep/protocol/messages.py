@@ -120,13 +120,16 @@ class AddConnections(Message, tag="add-connections"):
 
 
 class Prepare(Message, tag="prepare"):
-    """Everything was sent: make it durable if it is exactly this. fuzzy: no snapshot; frozen_at_ns: wall clock, for people."""
+    """Everything was sent: make it durable if it is exactly this. What follows is for people. fuzzy: no snapshot; frozen_at_ns: wall clock;
+    consistency: application, crash or fuzzy, "": not known; label: a name that the sync point is to bear, "": none."""
 
     attempt: Wide
     count: Count
     manifest: Digest
     fuzzy: bool
     frozen_at_ns: Count
+    consistency: Word
+    label: Word
 
 
 class Hold(Message, tag="hold"):

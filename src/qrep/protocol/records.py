@@ -75,3 +75,5 @@ class RunRecord(msgspec.Struct, frozen=True):
     fuzzy: bool
     frozen_at_ns: int
     mixed: bool  # sessions of this attempt have read different images: what was applied is not all of `snapshot`
+    consistency: str = ""  # of the image: volumes.base.Frozen
+    label: str = ""  # the name that the sync point is to bear

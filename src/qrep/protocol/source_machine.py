@@ -33,12 +33,12 @@ class SourceMachine(SourceReplies, SourceCompare, SourceConnections):
     hold: where blocks cannot be read or written, an attempt on top of a generation stays open for the next run; False: only one that has
     nothing to go back to does.
     in_group: it is committed together with others: it says Agree instead of Commit, and hears Committed when somebody has asked for all.
-    once: mode copy: a target that holds the one generation this map describes is the end of the run, whoever committed it.
+    label: the name that the sync point is to bear, "": none. once: mode copy: a target that holds the one generation this map describes is the end of the run, whoever committed it.
     Public: phase (a key of states.SOURCE), record; plain, set by the driver before connected(): data connections of that session come without TLS.
     """
 
     def __init__(self, *, job_id, volume_id, shape, map_tag, pending_new, record, epoch, draw, initial="auto", connections=2, frame_limit=1 << 20,
-                 hold=True, in_group=False, once=False):  # fmt: skip
+                 hold=True, in_group=False, once=False, label=""):  # fmt: skip
         if initial not in ("auto", "compare", "full"):
             raise ValueError(f"initial: {initial!r} is not auto, compare or full")
         self.phase = "new"
@@ -47,7 +47,7 @@ class SourceMachine(SourceReplies, SourceCompare, SourceConnections):
         self._granules = -(-shape[0] // shape[2])
         self._map_tag, self._pending_new = map_tag, pending_new
         self._epoch = max(epoch, record.epoch if record else 0)
-        self._draw, self._initial = draw, initial
+        self._draw, self._initial, self._label = draw, initial, label
         self._connections, self._frame_limit = connections, frame_limit
         self.plain = False
         self._accepted = False  # the target has accepted an epoch of this run
@@ -117,8 +117,8 @@ class SourceMachine(SourceReplies, SourceCompare, SourceConnections):
         self.phase = "failed"
         return [*done, do.Fail(error, True)]
 
-    def frozen(self, token, fuzzy, frozen_at_ns):
-        """token: "" for a live volume. fuzzy: what is read may change while it is read."""
+    def frozen(self, token, fuzzy, frozen_at_ns, consistency=""):
+        """token: "" for a live volume. fuzzy: what is read may change while it is read. consistency: as of Prepare."""
         self._take("frozen")
         if self._resuming:
             self._go("starting")
@@ -127,14 +127,15 @@ class SourceMachine(SourceReplies, SourceCompare, SourceConnections):
             record = self.record
             self._same_image = bool(token) and not fuzzy and token == record.snapshot and not record.mixed
             self.record = msgspec.structs.replace(
-                record, epoch=self._epoch, snapshot=token, fuzzy=fuzzy, frozen_at_ns=frozen_at_ns, mixed=not self._same_image
+                record, epoch=self._epoch, snapshot=token, fuzzy=fuzzy, frozen_at_ns=frozen_at_ns, mixed=not self._same_image,
+                consistency=consistency, label=self._label or record.label,
             )
             self._numbers = self._connections
             message = say.Resume(self.record.attempt, self._numbers, self._frame_limit, self._same_image)
             return [do.SaveRun(self.record), do.Send(message)]
         # R5: fresh and random, never used again. An attempt of 0 means none.
         new, attempt = self._draw(16), int.from_bytes(self._draw(8), "little") or 1
-        self.record = RunRecord(self._epoch, self._committed, new, attempt, token, fuzzy, frozen_at_ns, False)
+        self.record = RunRecord(self._epoch, self._committed, new, attempt, token, fuzzy, frozen_at_ns, False, consistency, self._label)
         if self._to_search:
             return [do.SaveRun(self.record), *self._search()]
         self._go("starting")
@@ -156,7 +157,7 @@ class SourceMachine(SourceReplies, SourceCompare, SourceConnections):
             self._unreadable = tuple(unreadable)
             return [do.Send(say.Hold(record.attempt, [say.Extent(offset, size) for offset, size in unreadable[: say.EXTENTS_MAX]]))]
         self._go("preparing")
-        return [do.Send(say.Prepare(record.attempt, count, manifest, record.fuzzy, record.frozen_at_ns))]
+        return [do.Send(say.Prepare(record.attempt, count, manifest, record.fuzzy, record.frozen_at_ns, record.consistency, record.label))]
 
     def lanes_failed(self, kind, text):
         """A source lane failed. kind: lower-case name of enum qrep_failure_kind."""

@@ -38,7 +38,7 @@ class TargetMachine(TargetRequests, TargetChecks, TargetGroup, TargetRoles):
         self._numbers = self._ended = 0  # connections of this session that were ever offered; that are over
         self._checkpoints = False  # the open attempt may keep a checkpoint
         self._applied = False  # what the open attempt applied is known (memory or checkpoint): it can be resumed
-        self._point = None  # (fuzzy, frozen_at_ns) told by Prepare
+        self._point = None  # (fuzzy, frozen_at_ns, consistency, label) told by Prepare
         self._prepare = None  # the Prepare being worked on
         self._departures = 0  # how often the device has ceased to hold exactly the committed generation
         self._then = None  # what to do after a roll back: a function that returns actions (default: nothing)
@@ -151,7 +151,7 @@ class TargetMachine(TargetRequests, TargetChecks, TargetGroup, TargetRoles):
             text = f"{count} granules were applied and {partial} in part, {asked.count} were announced, or their digests differ"
             return self._reply(self.session, say.Nak(asked.attempt, "manifest", text))
         self._go("prepared")
-        self._point = (asked.fuzzy, asked.frozen_at_ns)
+        self._point = (asked.fuzzy, asked.frozen_at_ns, asked.consistency, asked.label)
         new, counter = self.record.open_new_id, self.record.committed_counter + 1
         return [
             do.FlushDevice(),

@@ -127,7 +127,7 @@ class Run:
             shape=(self.geometry.size, request.leaf_size, request.granule_size, min(4096, request.device.io_alignment)),
             pending_new=pending.tag if pending is not None else None, record=self._run_file.load(), epoch=0, draw=secrets.token_bytes,
             initial=request.initial, connections=self._connections.count, frame_limit=max(request.frame_limit, request.leaf_size),
-            hold=request.hold, once=request.once, in_group=request.together is not None and request.together.in_group,
+            hold=request.hold, label=self.request.label, once=request.once, in_group=request.together is not None and request.together.in_group,
         )  # fmt: skip
 
     def _run_to_the_end(self):
@@ -328,7 +328,7 @@ class Run:
         self._frozen, self._frozen_at_ns = frozen, frozen.time_ns
         if frozen.fuzzy:
             self._tell("run-fuzzy", f"{self.request.device.path} is read live: the sync point is fuzzy if it is written meanwhile")
-        return self._machine.frozen(token, frozen.fuzzy, frozen.time_ns)
+        return self._machine.frozen(token, frozen.fuzzy, frozen.time_ns, frozen.consistency)
 
     def _image(self, token):
         """The Frozen to read: that of `token` again if it is there, else a new one; with others, what all of them agree on."""
@@ -336,7 +336,8 @@ class Run:
         if request.together is not None:
             frozen = request.together.freeze(token, record.frozen_at_ns if record is not None else 0, self._stopping.is_set)
         else:
-            frozen = request.find(token) if token else None
+            anew = request.label and record is not None and record.label != request.label  # a name is of the moment it was asked for
+            frozen = request.find(token) if token and not anew else None
         if frozen is None or frozen.token != token:
             self._close_source()
             if token:

@@ -36,6 +36,7 @@ class RunRequest:
     size: int = 0  # bytes of the volume where the device is larger; 0: all of it
     once: bool = False  # mode copy: what was committed is the end of it, also for a run that finds it so
     together: object = None  # what this run shares with others that were started with it: daemon/groups.py, source/shared.py; None: nothing
+    label: str = ""  # the name that the sync point is to bear; a run with one always freezes anew
     wanted: object = None  # a callable: how many connections the way has that was just dialled; None: as many as before
 
     def __post_init__(self):

@@ -186,7 +186,7 @@ class TargetDriver(RoleChanges, CheckDriver):
 
     def _record_point(self, action):
         try:
-            self.points.record(action.new, action.counter, action.fuzzy, action.frozen_at_ns)
+            self.points.record(*action)
         except OSError as err:
             log.warning("%s: the sync point's time could not be noted: %s", self.name, err)
 
@@ -209,7 +209,8 @@ class TargetDriver(RoleChanges, CheckDriver):
 
     def _rolled_back(self, action):
         facts = self.points.facts(action.point, 0)
-        self._record_point(do.RecordPoint(action.new, self.machine.record.committed_counter, facts["fuzzy"], facts["frozen_at_ns"]))
+        point = do.RecordPoint(action.new, self.machine.record.committed_counter, facts["fuzzy"], facts["frozen_at_ns"], facts["consistency"])
+        self._record_point(point)
         self._rollback_result = action
 
     def _rollback_failed(self, action):

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 
 from qrep.errors import DamagedError
 from qrep.retention import Point
+from qrep.settings import is_label
 
 NAME = "points.json"
+CONSISTENCIES = ("application", "crash", "fuzzy")
 SIZE_MAX = 1 << 20
 log = logging.getLogger("qrep.target")
 
@@ -28,6 +30,8 @@ class SyncPoint:
     frozen_at_ns: int
     committed_at_ns: int
     undo_bytes: int
+    consistency: str = ""  # application, crash, fuzzy; "": not known
+    name: str = ""  # that somebody gave it
 
 
 class Points:
@@ -42,10 +46,12 @@ class Points:
         except (DamagedError, ValueError) as err:
             log.warning("%s/%s cannot be read and is made anew: %s", directory.path, NAME, err)
 
-    def record(self, new, counter, fuzzy, frozen_at_ns):
-        """Remember a committed generation. Raises OSError; the generation stands all the same."""
+    def record(self, new, counter, fuzzy, frozen_at_ns, consistency="", label=""):
+        """Remember a committed generation. consistency, label: as a source said them; what is none is left out. Raises OSError; the generation
+        stands all the same."""
         self._known[new.hex()] = {
             "counter": counter, "fuzzy": fuzzy, "frozen_at_ns": frozen_at_ns, "committed_at_ns": time.time_ns(),
+            "consistency": consistency if consistency in CONSISTENCIES else "", "name": label if is_label(label) else "",
         }  # fmt: skip
         self.directory.write(NAME, json.dumps(self._known, indent=1).encode())
 
@@ -56,7 +62,7 @@ class Points:
 
     def facts(self, new, counter):
         """A dict as record() stored it, or one that knows the counter only."""
-        unknown = {"counter": counter, "fuzzy": False, "frozen_at_ns": 0, "committed_at_ns": 0}
+        unknown = {"counter": counter, "fuzzy": False, "frozen_at_ns": 0, "committed_at_ns": 0, "consistency": "", "name": ""}
         found = self._known.get(new.hex())
         return {**unknown, **found} if isinstance(found, dict) else unknown
 
@@ -72,7 +78,7 @@ class Points:
             found.append(
                 SyncPoint(
                     new, facts["counter"], index == 0, facts["fuzzy"], facts["frozen_at_ns"], facts["committed_at_ns"],
-                    undo.size(new),
+                    undo.size(new), facts["consistency"], facts["name"],
                 )  # fmt: skip
             )
         return found
