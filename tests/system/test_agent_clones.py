@@ -70,6 +70,8 @@ def test_a_clone_is_made_shown_and_made_again_with_what_changed(agents, disks, l
     assert a.refused("clone", "create", "db-copy", "third")["code"] == "cascading"
     assert a.refused("clone", "create", "third", "db")["code"] == "cascading"
     assert a.refused("clone", "create", "third", "third")["exit"] == 5
+    assert a.refused("job", "demote", "db", "-y")["code"] == "no-roles"
+    assert a.refused("job", "set", "db", "--group", "both")["exit"] == 2
 
     assert "would be forgotten" in a.text("clone", "delete", "db", "-n")[0] and not is_free(copy)
     assert a.refused("clone", "delete", "db")["code"] == "needs-confirmation"
@@ -100,6 +102,8 @@ def test_a_converted_clone_waits_for_its_disk_and_lets_it_go(agents, disks, fill
             assert (error["code"], error["exit"]) == ("disk-moved", 5) and "qrep job rebuild db" in error["hint"]
         assert a.qrep("start", "db", "-n")["db"]["would_send"] == 8192  # it is tracked
         assert "action:" in a.text("status")[0] and a.text("status", "--check")[1] == 3
+        assert all("is on its way" in a.text(*command)[0] for command in (("status", "db"), ("job", "show", "db")))
+        assert a.refused("job", "demote", "db", "-y")["code"] == "no-roles"
         assert "it was converted" in a.refused("clone", "show", "db")["hint"]
         assert a.qrep("check")["problems"] == [] and not a.qrep("reload")["failed"]
         a.end()

@@ -79,6 +79,7 @@ def test_a_copy_to_another_host_is_made_once_and_its_target_can_be_used_at_once(
     for command in (("start", "db"), ("start", "db", "-n"), ("start", "db", "--wait")):
         error = a.refused(*command)
         assert (error["code"], error["exit"]) == ("copy-finished", 5) and "qrep job delete db" in error["hint"]
+    assert a.refused("job", "demote", "db", "-y")["code"] == "no-roles"
     error = a.refused("verify", "db")
     assert error["code"] == "copy-finished" and first["root"] in error["hint"]
     for agent in (a, b):
@@ -121,7 +122,7 @@ def test_what_a_copy_cannot_have_is_refused(agents, devices, loop_device):
     a.qrep("volume", "add", "db", source)
     a.qrep("volume", "add", "copy", target)
     create = ("job", "create", "db", "--source", "db", "--target", "copy", "--mode", "copy")
-    for option in (("--schedule", "every 15m"), ("--rpo", "4h")):
+    for option in (("--schedule", "every 15m"), ("--rpo", "4h"), ("--group", "both")):
         error = a.refused(*create, *option)
         assert error["exit"] == 2 and "made once" in error["message"]
     a.qrep(*create)

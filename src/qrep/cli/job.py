@@ -22,7 +22,7 @@ def listing(jobs):
             (
                 job["name"],
                 job["mode"],
-                f"{job['source']} -> {job['target']}",
+                f"{job['source']} -> {job['target'] or '(moving)'}",
                 *([job.get("group") or "-"] if grouped else []),
                 job["connections"],
                 job["sync_points"],
@@ -58,7 +58,7 @@ def details(job):
         ("id", job["id"]),
         ("mode", job["mode"]),
         ("source", job["source"]),
-        ("target", job["target"]),
+        ("target", job["target"] or "its disk is on its way"),
         ("initial", job.get("initial", "auto")),
         ("connections", job["connections"]),
         ("sync points", f"{job['sync_points']}" + (f", and {job['keep']}" if job.get("keep") else "")),

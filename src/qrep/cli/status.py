@@ -72,7 +72,7 @@ def overview(jobs):
             job["name"],
             job["mode"],
             state_text(job),
-            f"{job['source']} -> {job['target']}",
+            f"{job['source']} -> {job['target'] or '(moving)'}",
             sync_point_text(job),
             lag(job.get("lag_seconds")),
             path_text(job.get("path")),
@@ -187,7 +187,7 @@ def detail(job, node):
             point = f"open generation on top of {when(job['last_sync_point'], precise=True)} (would roll back there)"
     else:
         point = "no sync point yet"
-    lines.append(f"  target  {job['target']}  {point}")
+    lines.append(f"  target  {job['target'] or '(its disk is on its way)'}  {point}")
     if job.get("group"):
         lines.append(f"  group   {job['group']}  (all of its jobs are committed at once, or none)")
     lines += [f"  {line}" for line in timing_lines(job, node)]

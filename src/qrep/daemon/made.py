@@ -32,6 +32,14 @@ def check_may_verify(runner):
     check_may_run(runner)
 
 
+def check_has_roles(name, job):
+    """Raise Refused for a job whose two sides cannot change places. job: config.Job."""
+    what = "waits for its disk" if job.moved and not job.target else {"copy": "is a copy that is made once", "clone": "is a clone"}.get(job.mode)
+    if what:
+        hint = f"qrep job rebuild {name} --target PEER:VOLUME" if not job.target else "only jobs of mode async have roles"
+        raise Refused(f"{name} {what}: it has no roles to change", hint=hint, code="no-roles")
+
+
 class Made:
     """Of one job of mode copy: what happens when it is committed. jobs: joblist.Jobs."""
 

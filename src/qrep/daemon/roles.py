@@ -14,6 +14,7 @@ import msgspec
 
 from qrep.daemon import asks
 from qrep.daemon import standing as standings
+from qrep.daemon.made import check_has_roles
 from qrep.daemon.rolesides import LocalSide, PeerSide, Told
 from qrep.daemon.rolesteps import NOBODY, Part, RoleSteps
 from qrep.digestmap import NO_ID, DigestMap
@@ -49,6 +50,7 @@ class Roles:
 
     def _of_runner(self, name, runner):
         job = runner.settings
+        check_has_roles(name, job)
         peer, _, other = job.target.rpartition(":")
         known = job.target_volume if job.target_volume != NOBODY else ""
         part = Part(job.id, name, peer, self.node.volumes.get(job.source), other, known, job.size, job.leaf, job.granule, job.sync_points, job.keep, runner)
