@@ -165,6 +165,35 @@ def test_a_target_that_lost_its_map_is_read_and_compared_all_the_same(site):
         assert found.target_root == b3sum(site.target_path)
 
 
+def test_more_damage_than_is_held_in_memory_is_told_granule_by_granule_and_sent_by_the_next_run(site, monkeypatch):
+    monkeypatch.setattr("qrep.source.verify.PAGES_MAX", 3 * PER_GRANULE * 32)
+    monkeypatch.setattr("qrep.rehash.LISTED_PER_GRANULE", 100)
+    with site:
+        site.run()
+        damage(site, 2 * MIB, data=os.urandom(6 * MIB))
+        found = check(site)
+        told = found.as_dict()
+        assert told["differences"] == [{"offset": 2 * MIB, "size": 6 * MIB}] and not told["exact"]
+        assert len(found.leaves) == 3 * PER_GRANULE and found.result.granules == {5, 6, 7} and found.target_root is None
+        put_into_map(site.make_run_request())
+        assert site.run().root == b3sum(site.target_path) == b3sum(site.source)
+
+
+def test_while_a_generation_is_open_there_is_nothing_to_compare(site):
+    with site:
+        site.run()
+        machine = site.volume.machine
+        with site.volume.lock:
+            site.volume.execute(machine.connected(99))
+            hello = say.Hello(1, 1, b"j" * 16, machine.record.volume_id, machine.record.max_epoch + 1, size_of(site), LEAF, GRANULE, 512, False)
+            site.volume.execute(machine.message(99, hello))
+            site.volume.execute(machine.message(99, say.Begin(machine.record.committed_id, b"n" * 16, 7, 1, LEAF)))
+        with pytest.raises(Refused) as refusal:
+            check(site)
+        assert refusal.value.code == "generation-open"
+        site.volume.abandon("told to", alone=False)
+
+
 def test_without_a_common_generation_there_is_nothing_to_compare(site):
     with site, pytest.raises(Refused, match="nothing to compare"):
         check(site)

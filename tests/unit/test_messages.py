@@ -23,7 +23,7 @@ EXAMPLES = [
     ("source", say.GetNodes(ID, 63, [0, 1 << 40])),
     ("source", say.Repair(ID, 7, bytes(4096))),
     ("source", say.GetLeaves([0, 5])),
-    ("source", say.GetRoot(True, 0)),
+    ("source", say.GetRoot(1 << 30)),
     ("source", say.Ping()),
     ("source", say.Offer(1, 1, ID, "db", "db", "logs", 1 << 30, 4096, 8 << 20, 7, "24x1h")),
     ("source", say.Sample([0, 5, 7])),

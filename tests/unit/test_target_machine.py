@@ -380,7 +380,7 @@ def test_only_a_retained_point_can_be_rolled_back_to_and_only_under_a_fresh_id(p
         begun().rollback(OTHER, NEW, 9)
 
 
-@pytest.mark.parametrize("message", [say.Ping(), say.GetRoot(False, 0), say.Begin(T, NEW, 7, 1, LEAF), say.Commit(7)])
+@pytest.mark.parametrize("message", [say.Ping(), say.GetRoot(0), say.Begin(T, NEW, 7, 1, LEAF), say.Commit(7)])
 def test_nothing_may_be_said_before_hello(message):
     target = machine(greeted=False)
     target.connected("a")
@@ -402,7 +402,7 @@ def test_questions_are_answered_only_while_the_device_holds_the_committed_genera
     assert target.message("a", say.GetLeaves([63])) == [do.SendLeaves("a", (63,))]
     assert names(target.message("a", say.ScanTarget(61, 4))) == ["Reply", "CloseSession"]
     assert names(machine().message("a", say.GetLeaves([64]))) == ["Reply", "CloseSession"]
-    for question in (say.ScanTarget(0, 1), say.GetRoot(False, 0), say.GetLeaves([0])):
+    for question in (say.ScanTarget(0, 1), say.GetRoot(0), say.GetLeaves([0])):
         assert replies(begun().message("a", question))[0].code == "busy"
 
 

@@ -248,12 +248,6 @@ class SendLeaves(NamedTuple):
     granules: tuple
 
 
-class SendRoot(NamedTuple):
-    """Send the Root of the committed generation, from the map; where the map does not know, from the device."""
-
-    handle: object
-
-
 class StartCheck(NamedTuple):
     """Read the device from granule `first` on beside everything else, without holding anything up, and compare it with the own map: after each
     piece machine.checked(handle, mark, message). What ran before on behalf of anybody ends. rate: bytes per second, 0: as fast as it goes."""

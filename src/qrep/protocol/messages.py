@@ -192,10 +192,9 @@ class GetLeaves(Message, tag="get-leaves"):
 
 
 class GetRoot(Message, tag="get-root"):
-    """The BLAKE3 of the committed generation as the target's map has it; independent: from a fresh read of the whole device by the
-    packaged blake3, with Progress meanwhile (it has no chaining values, so it can only speak of the whole); rate: as in Check."""
+    """The BLAKE3 of the committed generation from a fresh read of the whole device by the packaged blake3, with Progress meanwhile: it has no chaining
+    values, so it can only speak of the whole. rate: as in Check."""
 
-    independent: bool
     rate: Count
 
 

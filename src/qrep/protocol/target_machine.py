@@ -195,7 +195,7 @@ class TargetMachine(TargetRequests, TargetChecks, TargetGroup, TargetRoles):
                 self._go("open")
                 kind = error.kind if isinstance(error, do.LanesFailed) else "memory"
                 return self.lanes_failed(kind, str(error)[:2000])
-            case do.Scan() | do.SendLeaves() | do.SendRoot() | do.SendNodes() | do.StartCheck() | do.StartRoot():
+            case do.Scan() | do.SendLeaves() | do.SendNodes() | do.StartCheck() | do.StartRoot():
                 return self._expel(action.handle, "device-read", str(error))
             case do.AddLanes():  # those that run are not touched, but what the source was promised is not there: it resumes
                 return [*self._stop_lanes(checkpoint=True), *self._reply(handle, say.Nak(attempt, "connection", str(error)[:2000]))]

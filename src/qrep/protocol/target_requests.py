@@ -190,7 +190,7 @@ class TargetRequests:
         granules = -(-self.record.size // self.record.granule_size)
         match message:
             case say.GetRoot():
-                return [do.StartRoot(handle, message.rate, self.mark()) if message.independent else do.SendRoot(handle)]
+                return [do.StartRoot(handle, message.rate, self.mark())]
             case say.GetLeaves():
                 if max(message.granules) >= granules:
                     raise ProtocolError(f"granule {max(message.granules)} of {granules} was asked for")

@@ -18,7 +18,7 @@ from qrep.errors import ProtocolError, QrepError, Refused
 from qrep.maptree import Descent
 from qrep.protocol import messages as say
 from qrep.protocol.transport import Disconnected
-from qrep.rehash import Rehash, tree_of
+from qrep.rehash import Rehash, own_page, tree_of
 from qrep.source import found
 from qrep.source.hints import kept
 from qrep.source.link import Link
@@ -29,6 +29,7 @@ from qrep.volumes import registry
 
 log = logging.getLogger("qrep.source")
 STALE_ANSWERS_MAX = 8
+PAGES_MAX = 8 << 20  # bytes of leaf values that are asked for; granules beyond that are told of as a whole
 SAVE_EVERY_S = 5.0  # how much of a verify may have to be read again after a crash
 
 
@@ -76,6 +77,11 @@ class Verification:
                 raise Refused(
                     f"the map of {self.request.device.path} does not describe what the target holds: there is nothing to compare with",
                     code="no-common-generation", hint="run the job first: qrep start JOB",
+                )  # fmt: skip
+            if state.open_attempt:
+                raise Refused(
+                    "a generation is open at the target: its device does not hold the last sync point now", code="generation-open",
+                    hint="let the run end first: qrep start JOB; or give the generation up: qrep snapshot rollback VOLUME@POINT at the target",
                 )  # fmt: skip
             self._tree = tree_of(self._map)
             token = self._kept_of(state.committed)
@@ -137,7 +143,7 @@ class Verification:
         """Have the target compare its device with its map, and take down what it finds."""
         side, granules = self._position.target, self.geometry.granules
         if self.independent:
-            self._independent_root = self._ask(say.GetRoot(independent=True, rate=self.rate), say.Root).root
+            self._independent_root = self._ask(say.GetRoot(rate=self.rate), say.Root).root
         self._send(say.Check(generation=generation, first=side.next, rate=self.rate))
         done = False
         while not done:
@@ -203,9 +209,13 @@ class Verification:
         return ask
 
     def _pages(self, granules):
-        """{granule: leaf values of what the target's device holds}."""
-        pages = {}
+        """{granule: leaf values of what the target's device holds}, None for those beyond what is held in memory at once."""
+        pages, room = {}, PAGES_MAX
         for granule in granules:
+            room -= self.geometry.granule_leaves(granule) * DIGEST_SIZE
+            if room < 0 or own_page(self._tree, granule) is None:
+                pages[granule] = None
+                continue
             answer = self._ask(say.GetLeaves(granules=[granule]), say.Leaves)
             if answer.granule != granule or len(answer.page) != self.geometry.granule_leaves(granule) * DIGEST_SIZE:
                 raise ProtocolError(f"the leaves of granule {granule} were asked for, and something else came")

@@ -52,7 +52,7 @@ class Result:
 
 def judge(tree, position, descent, pages):
     """The Result. tree: of the source's map. descent: over both maps. pages: {granule: leaf values of the target's device} of granules that neither
-    the target's reading nor the descent could tell leaf by leaf."""
+    the target's reading nor the descent could tell leaf by leaf; None: it was not asked for."""
     level, geometry = tree.granule_level, tree.geometry
     result = Result(geometry, 1 << level, unreadable={"target": position.target.unreadable, "source": position.source.unreadable})
     said = dict(descent.leaves)  # {leaf: what the target's map says}
@@ -62,7 +62,7 @@ def judge(tree, position, descent, pages):
     held = dict(said)  # what the device holds: what its map says, unless it was found to be something else
     held.update(position.target.bad)
     for granule, page in pages.items():
-        ours = own_page(tree, granule)
+        ours = own_page(tree, granule) if page is not None else None
         if ours is None:
             result.granules.add(granule)
             continue
@@ -82,7 +82,8 @@ def judge(tree, position, descent, pages):
         else:  # the device is right, so it is its map that is not
             result.stale_map.add(leaf)
     result.source = dict(position.source.bad)
-    for leaf in [leaf for leaf, value in result.differs.items() if result.source.get(leaf) == value]:
+    # Both devices and the target's map against the source's. Where the maps agree, both devices are wrong, however alike.
+    for leaf in [leaf for leaf in said if leaf not in position.target.bad and result.differs.get(leaf) == result.source.get(leaf) is not None]:
         result.source_map[leaf] = result.differs.pop(leaf)
         del result.source[leaf]
     result.device |= set(position.target.bad) & set(result.differs)

@@ -378,15 +378,6 @@ class TargetDriver(RoleChanges, CheckDriver):
         for granule, page in scan.leaf_pages(self.device_fd, self.geometry, self.device.io_alignment, action.granules):
             self._reply(do.Reply(action.handle, say.Leaves(granule=granule, page=bytes(page))))
 
-    def _send_root(self, action):
-        def progress(done):
-            self._reply(do.Reply(action.handle, say.Progress(received=0, written=done, undo=0)))
-
-        known = self.digest_map.tag == self.machine.record.committed_id
-        root = self.digest_map.root() if known else None
-        root = root or scan.fresh_root(self.device_fd, self.digest_map, self.device.io_alignment, progress)
-        self._reply(do.Reply(action.handle, say.Root(root=root)))
-
     # ---- sessions ----
 
     def _reply(self, action):
@@ -419,6 +410,6 @@ class TargetDriver(RoleChanges, CheckDriver):
         do.StartLanes: _start_lanes, do.AddLanes: _add_lanes, do.SendAdded: _send_added, do.SendBegan: _send_began, do.SendResumed: _send_resumed, do.WaitLanes: _wait_lanes,
         do.DrainLanes: _drain_lanes, do.CollectManifest: _collect_manifest, do.FlushDevice: _flush_device,
         do.TakeCheckpoint: _take_checkpoint, do.SaveCheckpoint: _save_checkpoint, do.ForgetCheckpoint: _forget_checkpoint,
-        do.Scan: _scan, do.SendLeaves: _send_leaves, do.SendRoot: _send_root, do.Reply: _reply, do.CloseSession: _close_session,
+        do.Scan: _scan, do.SendLeaves: _send_leaves, do.Reply: _reply, do.CloseSession: _close_session,
         do.Faulted: _faulted, do.HoldOpen: _hold_open, do.Abandoned: _abandoned,
     } | RoleChanges.role_handlers | CheckDriver.handlers  # fmt: skip

@@ -65,13 +65,3 @@ def leaf_pages(device_fd, geometry, sector_size, granules):
         page = bytearray(geometry.granule_leaves(granule) * digesttree.DIGEST_SIZE)
         hasher.subtree(data, granule * geometry.granule_size, geometry.leaf_size, page)
         yield granule, page
-
-
-def fresh_root(device_fd, digest_map, sector_size, progress=None):
-    """The root from a full read of the device with our own lanes."""
-    geometry = digest_map.geometry
-    states, values = scan(device_fd, digest_map, sector_size, 0, geometry.granules, progress)
-    if geometry.granules > 1:
-        return digesttree.root(geometry, states, values, limit=geometry.size)
-    ((_, page),) = leaf_pages(device_fd, geometry, sector_size, [0])
-    return hasher.root(geometry.size, geometry.leaf_size, page)
