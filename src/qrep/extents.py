@@ -23,8 +23,8 @@ def describe(extents, most=5):
     return shown + (f" and {more} more place{'s' if more > 1 else ''}" if more > 0 else "")
 
 
-def data_extents(fd, size):
-    """Yield, in order, the extents of [0, size) that may hold data.
+def data_extents(fd, size, start=0):
+    """Yield, in order, the extents of [start, size) that may hold data.
 
     What is not yielded was a hole when the kernel was asked, so it read as zeroes. Nothing is promised the other
     way round: a yielded extent may hold zeroes, too. A block device, and a filesystem that cannot tell, is data
@@ -33,12 +33,12 @@ def data_extents(fd, size):
     A hole filled while this runs may be missed, as by any reader who passed there before: freeze the file first.
     Raises OSError on anything but the answers SEEK_DATA is allowed to give.
     """
-    if size <= 0:
+    if size <= start:
         return
     if not stat.S_ISREG(os.fstat(fd).st_mode):
-        yield Extent(0, size)
+        yield Extent(start, size - start)
         return
-    position = 0
+    position = start
     while position < size:
         try:
             start = os.lseek(fd, position, os.SEEK_DATA)
@@ -64,7 +64,7 @@ def data_extents(fd, size):
 
 
 def is_all_hole(path, size):
-    """Whether a file has no data in [0, size) as far as its filesystem tells; False for anything that is not a file."""
+    """Whether a file has no data in [0, size) as far as its filesystem tells; False for anything that is not a file. Raises OSError."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         return next(data_extents(fd, size), None) is None
@@ -75,6 +75,11 @@ def is_all_hole(path, size):
 def allocated_granules(fd, size, granule_size):
     """Yield the index of every granule that may hold data, in order, each once. granule_size: bytes."""
     return granules_of(data_extents(fd, size), granule_size)
+
+
+def clipped(extents, size):
+    """Extents of [0, size) only; the last one may be cut."""
+    return [Extent(extent.offset, min(extent.end, size) - extent.offset) for extent in extents if extent.offset < size]
 
 
 def granules_of(extents, granule_size):

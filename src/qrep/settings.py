@@ -176,6 +176,8 @@ class Job(_Object):
     verify_rate: str = ""  # how much a verify may read a second at each end; "": as fast as it goes
     rpo: str = ""  # how old the last sync point may become; "": no matter
     group: str = ""  # the consistency group that it is committed with; "": none
+    hints: Literal["auto", "off"] = "auto"  # keep the last generation's snapshot where the backend can tell from it what has changed
+    hint_sample: str = "auto"  # of what a hint leaves out, so much is read all the same: a percentage; auto: 1 %, less where little was named
 
     @property
     def has_target(self):
@@ -375,6 +377,7 @@ def bad_values(value):
             ("verify_rate", lambda: check_rate(value.verify_rate) if value.verify_rate else None),
             ("rpo", lambda: parse_rpo(value.rpo)),
             ("keep", lambda: retention.parse_grid(value.keep)),
+            ("hint_sample", lambda: units.parse_sample(value.hint_sample)),
             ("shape", lambda: check_name("shapes", value.shape) if value.shape else None),
             ("group", lambda: check_name("groups", value.group) if value.group else None),
             ("source", lambda: check_name("volumes", value.source)),

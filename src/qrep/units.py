@@ -73,6 +73,17 @@ def parse_share(text, volume_size):
     return size
 
 
+def parse_sample(text):
+    """The share, over 0 to 1, of `0.5%`, `5%` or `100%`; None for `auto`. Raises UsageError."""
+    if text == "auto":
+        return None
+    match = re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]{1,4})?)%", text, re.ASCII) if isinstance(text, str) else None
+    share = float(match[1]) / 100 if match else 0
+    if not 0 < share <= 1:
+        raise UsageError(f"{text!r} is no share", hint="write auto, or a percentage over 0 like 0.5%, 5% or 100%")
+    return share
+
+
 def parse_duration(text):
     """Seconds (float, whole milliseconds) of `30s`, `15m`, `3h12m`, `2d`, `500ms`. Raises UsageError."""
     way_out = "write it like 30s, 15m, 3h12m or 2d"

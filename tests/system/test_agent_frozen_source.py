@@ -30,7 +30,7 @@ def test_a_sync_point_of_a_frozen_source_is_not_fuzzy_though_it_is_written_meanw
     wait_until(lambda: a.job()["counter"] == 1)
     assert b3sum(target) == before == a.job()["root"] != b3sum(image)
     assert not a.job()["fuzzy"] and not b.job()["fuzzy"] and "run-fuzzy" not in a.codes()
-    assert files(image) == [image], "the snapshot was given back"
+    assert len(files(image)) == 2, "the snapshot of the committed generation is kept, and no other"
     assert a.run()["root"] == b3sum(target) == b3sum(image)
 
 
@@ -47,7 +47,7 @@ def test_a_resume_after_kill_minus_nine_shows_the_same_moment_and_reads_what_is_
     assert b3sum(target) == before == a.job()["root"]
     last = a.job()["last_run"]
     assert last["resumed"] and not last["fuzzy"] and last["read"] < SIZE * 0.7 and last["sent"] < SIZE * 0.7
-    assert files(image) == [image]
+    assert len(files(image)) == 2
 
 
 def test_deleting_a_job_that_was_stopped_gives_its_snapshot_back(agents, image, loop_device):

@@ -3,7 +3,7 @@
 import click
 
 from qrep import units
-from qrep.cli import names, roles
+from qrep.cli import hints, names, roles
 from qrep.cli.app import Group
 from qrep.cli.rebuild import rebuild
 from qrep.client import part
@@ -73,6 +73,7 @@ def details(job):
         rows.append(("generation", f"{job['counter']}  {job['generation']}"))
     if job.get("root"):
         rows.append(("root", job["root"]))
+    rows += hints.rows(job)
     width = max(len(name) for name, _ in rows)
     return f"{job['name']}\n" + "\n".join(f"  {name.ljust(width)}  {value}" for name, value in rows)
 
@@ -120,6 +121,8 @@ SETTINGS = (
         "--group", metavar="NAME",
         help='Commit it together with all jobs of this group, of sources frozen at one moment, or none of them; "none" takes it out.',
     ),
+    click.option("--hints", type=click.Choice(["auto", "off"]), help="Read only what the source's filesystem or driver says has changed, where it can (auto)."),
+    click.option("--hint-sample", metavar="SHARE", help="How much of the rest is read in every run all the same: auto, or a percentage like 5%."),
     click.option("--rpo", metavar="TIME", help='How old the last sync point may become before qrep warns; "none" for no matter.'),
 )
 
@@ -138,11 +141,13 @@ def settings(command):
 def create_text(answer):
     name = answer["name"]
     first = "full copy" if answer.get("full", True) else "compare digests"
+    if answer.get("clean"):
+        first = f"{answer['source']} was never written; that is proved on both sides and nothing is copied"
     schedule = f"\n  schedule: {answer['schedule']}, next {when_there(answer['next'][0])} ({answer['next'][0][19:]})" if answer.get("schedule") else ""
     path = f" via {answer['via']}" if answer.get("via") else ""
     return (
         f"Created job {name} ({answer['mode']}): {answer['source']} -> {answer['target']}{path}\n"
-        f"  first run: {first}, {units.format_size(answer['size'])}{schedule}\nNext: qrep start {name}"
+        f"  first run: {first}{'' if answer.get('clean') else ', ' + units.format_size(answer['size'])}{schedule}\nNext: qrep start {name}"
     )
 
 

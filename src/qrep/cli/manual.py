@@ -177,6 +177,15 @@ NOTES = {
         "can be frozen, unless its volume says --snapshots none. Their targets are on one host, where one durable record commits all members or "
         "none: after a crash of anything the targets hold the same moment, the new one or the one before. A member that fails or is stopped ends "
         "the run of the others; what was applied is kept where it can be. The group takes one turn among limits.jobs_running.",
+        "Change hints: where the source is an image file on XFS or btrfs (or a loop device over one), or a thin logical volume, the snapshot of the last committed "
+        "generation is kept, and the next run asks the filesystem or the driver where the new one may differ from it. Only that is read; the rest is "
+        "taken from the digest map. A share of the rest is read in every run all the same (--hint-sample; auto: 1 %, but no more than 15 % of what was named or "
+        "4 MiB, so that a run with little change reads little more than that). If one block there has changed, the run reads everything (event hint-wrong), "
+        "and so do the next ones until a hint was right. qrep job show tells how much was read for each byte that had changed. The snapshot that is "
+        "kept needs room for what is written between two runs; --hints off gives it back at once, or at the next run while one goes on.",
+        "A source that was never written (an image of holes only) is known as such: its first run asks the target for what it holds instead of sending "
+        "everything. Where both ends find nothing but zeroes by looking themselves, nothing is copied, and the run says so. One that was "
+        "erased with zeroes is read, and nothing but a record of how much is zero is sent.",
         "At most limits.jobs_running jobs (32) run at once; more wait in the order in which they came, and status shows their turn. At most "
         "limits.pairs_local jobs (256) within this host, limits.pairs_remote (64) to others and limits.pairs_per_source (8) of one source volume "
         "may be configured. A volume that is a target cannot be a source, nor the other way round.",

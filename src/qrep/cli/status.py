@@ -3,7 +3,7 @@
 import click
 
 from qrep import units
-from qrep.cli import names
+from qrep.cli import hints, names
 from qrep.cli.app import Command, printable
 from qrep.cli.render import lag, table, when, when_there
 from qrep.errors import Degraded
@@ -205,6 +205,8 @@ def detail(job, node):
             f"sent {units.format_size(last.get('sent', 0))}  in {units.format_time_to_go(last.get('seconds', 0))}"
             + ("  (resumed)" if last.get("resumed") else "")
         )
+        spared = hints.read_text(last) if last.get("clean") else hints.hint_text(last)
+        lines += [f"            {printable(spared)}"] if spared else []
     lines += path_lines(job.get("paths") or [])
     lines += problem_lines(job)
     return "\n".join(lines)

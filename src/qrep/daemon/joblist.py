@@ -19,6 +19,8 @@ from qrep.jobs.run import JobRunner
 from qrep.jobs.schedule import Timing
 from qrep.jobs.shown import job_dict, when
 from qrep.settings import AUTO, Pair, bad_values, changed_fields
+from qrep.source.clean import never_written
+from qrep.source.runrecord import RunFile
 from qrep.volumes import registry
 
 FIXED = ("id", "source", "target", "target_volume", "size", "leaf", "granule", "mode", "role", "whole")  # what a job is; anything else is how it is done
@@ -130,7 +132,7 @@ class Jobs:
                 self._keep(name, job)
         return {
             "name": name, "mode": job.mode, "source": source, "target": target, "size": info.size, "full": job.initial != "compare",
-            "via": self.pairs.via(job), "notes": pair["notes"], "id": job.id,
+            "via": self.pairs.via(job), "notes": pair["notes"], "id": job.id, "clean": job.initial == "auto" and never_written(volume.settings, info),
         } | when(Timing(job, self.node.zone))  # fmt: skip
 
     @staticmethod
@@ -214,7 +216,30 @@ class Jobs:
         self.node.shapes.follow(runner.name, changed.shape)
         if "connections" in fields or "paths" in fields:
             runner.set_connections(runner.paths.wanted() if runner.paths is not None else changed.connections)
+        if "hints" in fields and changed.hints == "off":
+            self._let_go_of_kept(runner)
         self.node.scheduler.wake()
+
+    def _let_go_of_kept(self, runner):
+        """The snapshot that was kept for hints is given back at once; while a run goes on, by the one after it."""
+        from qrep.source.kept import Kept
+
+        path = os.path.join(self.node.state.path, "sources", runner.settings.id)
+        if not os.path.isdir(path):
+            return
+        try:
+            runner.begin("settle")
+        except Refused:
+            return
+        kept = Kept(path, registry.release)
+        try:
+            record = RunFile.read(path)
+            kept.let_go(record.snapshot if record is not None else "")
+        except QrepError as error:
+            self.node.events.add("snapshot-left", error.message, job=runner.name)
+        finally:
+            kept.close()
+            runner.end()
 
     # ---- by a reload: the files were changed by somebody else ----
 
@@ -272,18 +297,16 @@ class Jobs:
     def _release_snapshot(self, name, path):
         """A stopped run may hold a snapshot for its resume, and the last committed generation's is kept for hints."""
         from qrep.source.kept import Kept
-        from qrep.source.runrecord import RunFile
 
-        run_file, kept = RunFile(path), Kept(path, registry.release)
+        kept = Kept(path, registry.release)
         try:
-            record = run_file.load()
+            record = RunFile.read(path)
             token = record.snapshot if record is not None else ""
             for token in ([token] if token else []) + kept.tokens:
                 registry.release(token)
         except QrepError as error:
             self.node.events.add("snapshot-left", error.message, job=name, token=token)
         finally:
-            run_file.close()
             kept.close()
 
     # ---- runs ----

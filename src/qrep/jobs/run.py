@@ -14,7 +14,7 @@ TAKE_UP_MAX = 3  # times in a row that a run is started again by an agent that d
 MOVED = {"run": ("read", "hashed", "zero", "changed", "sent", "written"), "estimate": ("read", "hashed", "zero")}  # what is counted of each
 WORDS = {
     "run": "running", "verify": "being verified", "estimate": "being estimated", "delete": "being deleted", "convert": "being converted",
-    "rebuild": "being rebuilt", "role": "changing its role",
+    "rebuild": "being rebuilt", "role": "changing its role", "settle": "being changed",
 }  # fmt: skip
 
 

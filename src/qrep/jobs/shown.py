@@ -48,6 +48,8 @@ def job_dict(runner):
         "timeout": settings.timeout,
         "shape": settings.shape or None,
         "group": settings.group or None,
+        "hints": settings.hints,
+        "hint_sample": settings.hint_sample,
         "size": settings.size,
         "last_sync_point": iso(frozen_at_ns),
         "lag_seconds": max(0, int(time.time() - frozen_at_ns / 1e9)) if frozen_at_ns and not settings.finished else None,

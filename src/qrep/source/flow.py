@@ -23,6 +23,7 @@ from qrep.errors import Interrupted, QrepError, Refused, Unsynced
 from qrep.protocol import actions as do
 from qrep.protocol.source_machine import CONNECTED, SourceMachine
 from qrep.protocol.transport import Disconnected
+from qrep.source import clean
 from qrep.source.connections import Connections
 from qrep.source.hints import Hints
 from qrep.source.kept import Kept
@@ -126,7 +127,7 @@ class Run:
             job_id=request.job_id, volume_id=request.volume_id, map_tag=self._map.tag,
             shape=(self.geometry.size, request.leaf_size, request.granule_size, min(4096, request.device.io_alignment)),
             pending_new=pending.tag if pending is not None else None, record=self._run_file.load(), epoch=0, draw=secrets.token_bytes,
-            initial=request.initial, connections=self._connections.count, frame_limit=max(request.frame_limit, request.leaf_size),
+            initial=clean.initial(request, self._map), connections=self._connections.count, frame_limit=max(request.frame_limit, request.leaf_size),
             hold=request.hold, label=self.request.label, once=request.once, in_group=request.together is not None and request.together.in_group,
         )  # fmt: skip
 
@@ -455,12 +456,13 @@ class Run:
 
     def _report(self):
         ending, totals = self._ending, self._progress.totals()
+        is_clean = self._map.tag == ending.generation and clean.is_clean(self._machine.record.base, self._map.states, totals.get("changed", 0))
         root = self._map.root() if self._map.tag == ending.generation else None
         return RunReport(
             generation=ending.generation.hex(), counter=ending.counter, root=root.hex() if root else None, fuzzy=ending.fuzzy,
             resumed=ending.resumed, frozen_at_ns=self._frozen_at_ns, seconds=self._progress.seconds,
             interruptions=self._interruptions, zero_copy=zero_copy_of(totals), ktls=self._progress.ktls,
-            hints=self._hints.report(), **{name: totals.get(name, 0) for name in ("read", "hashed", "zero", "changed", "sent", "frames")},
+            hints=self._hints.report(), clean=is_clean, **{name: totals.get(name, 0) for name in ("read", "hashed", "zero", "changed", "sent", "frames")},
         )  # fmt: skip
 
     def _sweep_snapshots(self):

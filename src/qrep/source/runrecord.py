@@ -28,6 +28,15 @@ class RunFile:
             log.warning("%s/%s is not used: %s", self.directory.path, NAME, err)
             return None
 
+    @classmethod
+    def read(cls, directory):
+        """As load(), of the job in this state directory."""
+        file = cls(directory)
+        try:
+            return file.load()
+        finally:
+            file.close()
+
     def save(self, record):
         fields = {name: getattr(record, name) for name in _KINDS}
         text = json.dumps({name: value.hex() if isinstance(value, bytes) else value for name, value in fields.items()})

@@ -50,11 +50,11 @@ def spans_of(pairs, geometry):
 
 
 def spans_of_extents(extents, geometry):
-    """Spans of the leaves that extents, in bytes, touch. Raises ValueError for what cannot be a list of changes of this volume."""
-    leaf = geometry.leaf_size
-    if any(extent.size <= 0 or extent.offset < 0 or extent.end > geometry.size for extent in extents):
-        raise ValueError("an extent lies outside the volume, or is empty")
-    return spans_of(((extent.offset // leaf, -(-extent.end // leaf)) for extent in extents), geometry)
+    """Spans of the leaves that extents, in bytes, touch; the device may be larger than the volume. Raises ValueError for what cannot be a list of changes."""
+    leaf, size = geometry.leaf_size, geometry.size
+    if any(extent.size <= 0 or extent.offset < 0 for extent in extents):
+        raise ValueError("an extent begins before the device, or is empty")
+    return spans_of(((extent.offset // leaf, -(-min(extent.end, size) // leaf)) for extent in extents if extent.offset < size), geometry)
 
 
 def left_out(spans, granules, geometry):

@@ -12,7 +12,7 @@ from qrep._native import hasher
 from qrep._native.disk import STATE_HASHED, STATE_MASK, STATE_PAGE, STATE_SLOT, STATE_UNKNOWN, STATE_VALUE
 from qrep._native.source_lane import WORK_HOLE, WORK_LEAVES, WORK_UNKNOWN
 from qrep.digesttree import DIGEST_SIZE, page_offset
-from qrep.extents import data_extents, granules_of
+from qrep.extents import clipped, data_extents, granules_of
 from qrep.store import write_all
 
 PARTS, WHOLE = 1, 2  # marks of an applied list
@@ -114,7 +114,7 @@ def holes_of(source_fd, geometry, allocated=None):
     if allocated is None and not stat.S_ISREG(os.fstat(source_fd).st_mode):
         return None
     holes = bytearray(b"\x01") * geometry.granules
-    extents = data_extents(source_fd, geometry.size) if allocated is None else allocated
+    extents = data_extents(source_fd, geometry.size) if allocated is None else clipped(allocated, geometry.size)
     for granule in granules_of(extents, geometry.granule_size):
         holes[granule] = 0
     return holes if any(holes) else None

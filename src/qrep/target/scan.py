@@ -11,8 +11,9 @@ import threading
 from qrep import digesttree
 from qrep._native import hasher
 from qrep._native.connection import Connection
-from qrep._native.source_lane import SourceRun
+from qrep._native.source_lane import WORK_HOLE, SourceRun
 from qrep.errors import DeviceReadError
+from qrep.extents import data_extents, granules_of
 from qrep.rehash import read_granule
 
 LANES = 2
@@ -25,7 +26,7 @@ def scan(device_fd, digest_map, sector_size, first, count, progress=None):
 
     Raises DeviceReadError with the extents that could not be read.
     """
-    work = array.array("Q", range(first, first + count))
+    work = array.array("Q", _work(device_fd, digest_map.geometry, first, count))
     run = SourceRun(
         digest_map.geometry, attempt=0, session=0, key=bytes(32), sector_size=sector_size, base_states=digest_map.states,
         base_values=digest_map.values, work=work,
@@ -43,6 +44,13 @@ def scan(device_fd, digest_map, sector_size, first, count, progress=None):
                 progress(run.counters()["read"])
     check_readable(run)
     return run.fresh_states, run.fresh_values
+
+
+def _work(device_fd, geometry, first, count):
+    """The granules to read; those that are holes of an image file at this moment need not be."""
+    start, end = first * geometry.granule_size, min((first + count) * geometry.granule_size, geometry.size)
+    data = set(granules_of(data_extents(device_fd, end, start), geometry.granule_size))
+    return (granule if granule in data else granule | WORK_HOLE for granule in range(first, first + count))
 
 
 def check_readable(run):

@@ -2,6 +2,7 @@
 
 import time
 
+from qrep.extents import is_all_hole
 from qrep.volumes.base import FUZZY, Capability, Frozen, SnapshotBackend, check_name
 
 
@@ -26,3 +27,12 @@ class Live(SnapshotBackend):
 
     def stale(self, device, keep=()):
         return []
+
+    def never_written(self, device):
+        path = device.real_path if device.kind == "file" else device.backing_file
+        if not path or device.backing_offset or device.partition_start:
+            return False
+        try:
+            return is_all_hole(path, device.size)
+        except OSError:  # of another mount namespace
+            return False

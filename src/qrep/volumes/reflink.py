@@ -84,7 +84,10 @@ class Reflink(SnapshotBackend):
         return fiemap.changes(self._path(old_token), self._path(new_token))
 
     def never_written(self, device):
-        return is_all_hole(_image(device), device.size)
+        try:
+            return is_all_hole(_image(device), device.size)
+        except (OSError, SnapshotError):
+            return False
 
     def _freeze(self, device, image, name, quieted):
         parent, base = os.path.split(image)
