@@ -8,4 +8,4 @@ MODULES = "crc32c_generic", "loop", "dm_mod", "dm_snapshot", "dm_thin_pool", "ex
 
 
 def test_thin_and_classic_snapshots_pass_the_suite_and_are_given_up_before_they_overflow(guest):
-    assert passed(guest.pytest("tests/guest/lvm_cases.py", modules=MODULES, seconds=900)) > 30
+    assert passed(guest.pytest("tests/guest/lvm_cases.py", modules=MODULES, seconds=1800)) > 30

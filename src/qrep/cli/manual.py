@@ -59,7 +59,12 @@ EXAMPLES = {
         ("On site-b, the target, which says who may write to it:", ("qrep volume add db /dev/vg1/db --accept site-a",)),
         ("On site-a, the source:", ("qrep volume add db /dev/vg0/db", "qrep job create db --source db --target site-b:db", "qrep start db --wait")),
     ),
-    "volume": (("A target that one peer may write to, with its undo elsewhere:", ("qrep volume add db /dev/vg1/db --accept site-a --undo /srv/undo",)),),
+    "volume": (
+        ("A target that one peer may write to, with its undo elsewhere:", ("qrep volume add db /dev/vg1/db --accept site-a --undo /srv/undo",)),
+        ("New storage, an image file or a logical volume:", ("qrep volume create logs --size 100G --in /srv/images", "qrep volume create web --size 50G --in vg0")),
+        ("A database that is told before each snapshot and after it:",
+         ("qrep volume set db --freeze-before '/usr/local/sbin/db-rest begin' --freeze-after '/usr/local/sbin/db-rest end' --freeze-timeout 30s",)),
+    ),
     "job": (
         ("Compare digests first, because both sides are nearly equal already:", ("qrep job create db --source db --target site-b:db --initial compare",)),
         ("Every quarter of an hour, with a warning when a sync point is older than an hour:", ("qrep job set db --schedule 'every 15m' --rpo 1h",)),
@@ -203,7 +208,19 @@ NOTES = {
         "refused. One that was mounted and changed on the way is taken: the leaves that differ are counted, and the next run sends them, keeping what "
         "they held as a sync point. A larger volume is taken, a smaller one refused. A filesystem on it needs no -y: it is proved to be the clone's.",
     ),
-    "volume": ("Adding a volume writes nothing to its device. A peer may replicate onto it only if it is named with --accept.",),
+    "volume": (
+        "Adding a volume writes nothing to its device. A peer may replicate onto it only if it is named with --accept.",
+        "How a source is frozen for a run: lvm, a snapshot of the logical volume, in its pool if it is thin, else with space of its own in the volume group "
+        "(--snapshot-space); reflink, a clone beside the image file, on XFS or btrfs, also below a loop device; none, not at all: it is read live, and its "
+        "sync points are fuzzy. auto takes the first that works, and qrep volume show says which and why.",
+        "The space of an LVM snapshot is looked at every second while a run reads. When it is nearly full, or soon will be, the run ends with snapshot-full and the "
+        "snapshot is removed, so that nothing happens to the source; what was applied is kept, and the next run goes on.",
+        "Filesystems that are mounted on the volume, on its partitions or on what is stacked on it are frozen for the moment of the snapshot, at most for "
+        "--freeze-timeout. Commands: no shell is involved, the first word is an absolute path, what they print is told if they fail. Order: --freeze-before, freeze, "
+        "snapshot, thaw, --freeze-after, which is run also where something failed in between or the agent was killed. Where one fails or takes too long the run ends and "
+        "nothing stays frozen.",
+        "A volume that was created and never written needs no first copy.",
+    ),
 }
 
 
