@@ -32,6 +32,12 @@ def check(site, independent=False, **options):
     return verify(site.make_run_request(), site.local.dial, independent, **options)
 
 
+def target_map(site):
+    """Not before the target has done what follows a commit: the source has its answer before that."""
+    with site.volume.lock:
+        return site.volume.digest_map
+
+
 def size_of(site):
     return site.volume.geometry.size
 
@@ -105,10 +111,10 @@ def test_maps_that_disagree_are_searched_from_the_root_with_few_nodes_for_each_l
             lie(source_map, leaves)
             source_map.close()
         else:
-            lie(site.volume.digest_map, leaves)
+            lie(target_map(site), leaves)
         found = check(site)
         assert not found.ok and not found.equal_maps and found.result.maps == set(leaves)
-        tree = tree_of(site.volume.digest_map)
+        tree = tree_of(target_map(site))
         levels = -(-(tree.top - tree.granule_level) // STEP) + -(-tree.granule_level // STEP)
         bound = 1 + len(leaves) * levels * (1 << STEP)
         assert found.nodes <= bound, f"{found.nodes} nodes; O(log n) is at most {bound}"
@@ -128,7 +134,7 @@ def test_a_stale_leaf_of_an_older_generation_is_found_though_its_map_is_as_old(s
     """Device and map of the target went back together, as with a storage that lost the last writes of both."""
     with site:
         site.run()
-        tree = tree_of(site.volume.digest_map)
+        tree = tree_of(target_map(site))
         leaf = 5 * PER_GRANULE + 9
         with open(site.target_path, "rb") as file:
             old = os.pread(file.fileno(), LEAF, leaf * LEAF)
@@ -136,7 +142,7 @@ def test_a_stale_leaf_of_an_older_generation_is_found_though_its_map_is_as_old(s
         write_at(site.source, leaf * LEAF, b"newer")
         site.run()
         damage(site, leaf * LEAF, data=old)
-        correct(site.volume.digest_map, {leaf: old_value}, set())
+        correct(target_map(site), {leaf: old_value}, set())
         found = check(site)
         assert found.leaves == [leaf] and found.result.maps == {leaf} and not found.result.device
         assert found.as_dict()["differences"] == [{"offset": leaf * LEAF, "size": LEAF}]
@@ -146,7 +152,7 @@ def test_damage_in_many_leaves_of_a_granule_and_without_leaf_pages_is_told_leaf_
     with site:
         site.run()
         damage(site, 7 * MIB, data=os.urandom(GRANULE))
-        pages = site.volume.digest_map.leaves_fd
+        pages = target_map(site).leaves_fd
         os.pwrite(pages, b"gone" * 16, site.volume.geometry.leaf_page_offset(3, 0))
         os.pwrite(pages, b"gone" * 16, site.volume.geometry.leaf_page_offset(3, 1))
         damage(site, 3 * MIB + 5 * LEAF)
@@ -159,9 +165,16 @@ def test_a_target_that_lost_its_map_is_read_and_compared_all_the_same(site):
     with site:
         site.run()
         damage(site, 6 * MIB)
-        site.volume.digest_map.forget()
-        found = check(site)
-        assert found.leaves == [6 * PER_GRANULE] and found.result.granules == set()
+        target_map(site).forget()
+        verification, thread, _ = begin(site, rate=8 * MIB)
+        verification.stop()
+        verification._link.hang_up()
+        thread.join(30)
+        site.close()
+        site.open()
+        assert target_map(site).tag == say.NO_ID
+        found = check(site)  # what was read for lack of a map before the restart is read again
+        assert found.resumed and found.leaves == [6 * PER_GRANULE] and found.result.granules == set()
         assert found.target_root == b3sum(site.target_path)
 
 
@@ -328,7 +341,7 @@ def test_a_target_writes_nothing_but_what_its_own_map_says(site, what):
         elif what == "another place":
             leaf += 1
         else:
-            site.volume.digest_map.forget()
+            target_map(site).forget()
         verification = Verification(site.make_run_request(), site.local.dial)
         verification._link.open()
         state = verification._greet()

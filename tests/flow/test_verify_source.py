@@ -4,6 +4,7 @@ import os
 
 import pytest
 from flow.harness import GRANULE, LEAF, MIB, Site, b3sum, write_at
+from flow.test_verify import target_map
 
 from qrep.rehash import own_page, tree_of
 from qrep.source.found import correct
@@ -76,7 +77,7 @@ def test_a_map_of_the_source_that_is_wrong_is_told_from_a_target_that_is(site):
     told = found.as_dict()
     assert found.leaves == [] and set(found.result.source_map) == {777} and not found.ok
     assert told["map_differences"] == [{"offset": 777 * LEAF, "size": LEAF}] and told["differences"] == told["source_damage"] == []
-    page = own_page(tree_of(site.volume.digest_map), 777 // PER_GRANULE)
+    page = own_page(tree_of(target_map(site)), 777 // PER_GRANULE)
     assert found.result.to_put_right()[0] == {777: bytes(page[777 % PER_GRANULE * 32 :][:32])}
 
 

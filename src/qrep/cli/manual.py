@@ -58,6 +58,10 @@ EXAMPLES = {
         ("On site-a and site-b, each other's address:", ("qrep peer add site-b 10.0.1.2",)),
         ("On site-b, the target, which says who may write to it:", ("qrep volume add db /dev/vg1/db --accept site-a",)),
         ("On site-a, the source:", ("qrep volume add db /dev/vg0/db", "qrep job create db --source db --target site-b:db", "qrep start db --wait")),
+        (
+            "Compare both sides every Sunday, reading at most 100 MiB a second; heal what was found to be damaged:",
+            ("qrep job set db --verify-schedule '0 3 * * sun' --verify-rate 100M", "qrep verify db --repair -n", "qrep verify db --repair"),
+        ),
     ),
     "volume": (
         ("A target that one peer may write to, with its undo elsewhere:", ("qrep volume add db /dev/vg1/db --accept site-a --undo /srv/undo",)),

@@ -22,6 +22,7 @@ from qrep.rehash import Piece, Rehash, independent_root, own_page, read_granule,
 from qrep.store import flush
 
 log = logging.getLogger("qrep.target")
+READERS_MAX = 4  # the last one works, those before it are told to end and do so within moments
 
 
 class Reader:
@@ -65,9 +66,16 @@ class CheckDriver:
             reader.end()
 
     def _read_beside(self, work):
-        for reader in self._readers:
+        going = [reader for reader in self._readers if reader.is_going()]
+        if len(going) >= READERS_MAX:
+            raise QrepError(f"{len(going)} readings are about to end; no more is begun before", code="busy")
+        for reader in going:
             reader.stopped.set()  # not waited for: it may be waiting for the lock that is held here
-        self._readers = (*(reader for reader in self._readers if reader.is_going()), Reader(self.device_fd, work))
+        self._readers = (*going, Reader(self.device_fd, work))
+
+    def _session_ended(self):
+        """What was kept for its questions goes: as much as the map takes."""
+        self._tree = None
 
     def _tree_of(self, mark):
         if self._tree is None or self._tree[0] != mark:

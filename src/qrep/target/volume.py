@@ -261,6 +261,7 @@ class TargetVolume(Keeping, TargetDriver, Member):
             channel.close()
             with self.lock:
                 self._channels.pop(handle, None)
+                self._session_ended()
                 self._left_at = time.monotonic()
         return self._reasons.pop(handle, None)
 
