@@ -88,6 +88,7 @@ CODES = {
     "rpo-met": ("info", "the last sync point of a job is younger than its rpo again"),
     "clock-jumped": ("warning", "the wall clock was set, or the host slept; schedules go by the new time"),
     "hint-wrong": ("warning", "what the filesystem or driver said had not changed since the last run has; everything is read until it was right again"),
+    "snapshot-given-back": ("warning", "a snapshot that waited for the next run was removed before its space ran full; that run scans everything, or starts anew"),
     "snapshot-left": ("warning", "the snapshot of a job could not be given back"),
     "source-unreadable": ("error", "sectors of the source cannot be read; nothing was committed"),
     "target-unwritable": ("error", "sectors of the target cannot be written; nothing was committed"),

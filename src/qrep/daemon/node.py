@@ -8,7 +8,7 @@ import time
 from datetime import UTC, datetime
 
 from qrep import __version__, config, store, timezone
-from qrep.daemon import plain, tls
+from qrep.daemon import plain, snapshotkeeper, tls
 from qrep.daemon.attach import Attachments
 from qrep.daemon.clones import Clones
 from qrep.daemon.events import EventLog
@@ -101,6 +101,7 @@ class Node:
         self.housekeeping = Housekeeping()
         self.housekeeping.every(1.0, self.events.tell_suppressed)
         self.housekeeping.every(10.0, self.hooks.tell_dropped)
+        self.housekeeping.every(snapshotkeeper.EVERY_S, snapshotkeeper.SnapshotKeeper(self).look)
         self.housekeeping.every(1.0, lambda: self.volumes.abandon_old(self.settings.limits.open_generation))
         self.housekeeping.every(60.0, lambda: self.events.prune(self.settings.events))
 

@@ -11,6 +11,7 @@ from qrep.digestmap import NO_ID, DigestMap
 from qrep.errors import DeviceReadError
 from qrep.source.hints import Hints
 from qrep.source.kept import Kept
+from qrep.source.snapshotwatch import SnapshotWatch
 from qrep.source.work import Base, holes_of, work_list
 
 
@@ -46,7 +47,14 @@ def estimate(request, *, on_run=None):
         )  # fmt: skip
         if on_run:
             on_run(run)
-        _scan(run, source_fd, request.connections)
+        lost = []
+        watch = SnapshotWatch(backend, frozen.token, lambda _watch, error: (lost.append(error), run.stop()))
+        try:
+            _scan(run, source_fd, request.connections)
+        finally:
+            watch.stop()
+        if lost:
+            raise lost[0]
         if run.failure() is not None:
             raise DeviceReadError(f"{request.device.path} could not be scanned: {run.failure()[0]}")
         counters = run.counters()

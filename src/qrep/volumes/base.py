@@ -86,7 +86,8 @@ class SnapshotBackend(ABC):
         """The Frozen of a token, None if it is not there (any more) and the caller has to freeze and scan again."""
 
     def check(self, token):  # noqa: B027 - most have nothing to overflow
-        """Raise SnapshotError (code snapshot-full) when the snapshot is about to be lost, or is lost, because its space runs full."""
+        """Raise SnapshotError (code snapshot-full) when the snapshot is about to be lost, or is lost, because its space runs full; or (snapshot-gone)
+        when somebody has removed it."""
 
     @abstractmethod
     def release(self, token):

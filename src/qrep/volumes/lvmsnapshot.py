@@ -101,7 +101,7 @@ class LvmSnapshots(SnapshotBackend):
     def check(self, token):
         volume = self._ours(token)
         if volume is None:
-            raise SnapshotError(f"the snapshot {token.partition(':')[2].partition('@')[0]} was removed", code="snapshot-full", hint="start the run again")
+            raise SnapshotError(f"the snapshot {token.partition(':')[2].partition('@')[0]} was removed", code="snapshot-gone", hint="start the run again")
         self._watch.look(volume.full_name, self.spaces(volume), self.way_out)
 
     way_out = ""
