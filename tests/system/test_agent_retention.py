@@ -2,7 +2,7 @@
 
 import msgspec
 import pytest
-from agents import MIB, b3sum
+from agents import MIB, b3sum, wait_until
 from intruder import admitted, hears, identity_of
 from system.cables import ADDRESSES, Cables
 
@@ -116,3 +116,40 @@ def test_more_than_the_superblock_can_name_are_kept_and_reached(sites, memory_di
     sites.b.start()
     assert sites.points() == [15, *range(14, 0, -1)]
     assert sites.a.run()["counter"] == 16 and b3sum(sites.target) == b3sum(sites.source)
+
+
+def test_what_lies_between_two_that_the_grid_keeps_is_merged_away_and_the_rest_stays_what_it_was(sites, memory_dir):
+    """All are made within one day, so a daily grid keeps the newest; what is protected for its age goes when that is lifted."""
+    sites.replicate("--sync-points", 1, "--keep", "3x1m", volume=("--keep-for", "1d"))
+    sites.run(5)
+    assert sites.points() == [5, 4, 3, 2, 1]
+    assert sites.b.qrep("snapshot", "thin", "db", "-n")["gone"] == []
+    sites.b.qrep("snapshot", "delete", "db@3", "-y")
+    sites.b.qrep("snapshot", "delete", "db@2", "-y")
+    assert sites.points() == [5, 4, 1]
+    sites.shows(1, memory_dir)
+    sites.b.qrep("volume", "set", "db", "--keep-for", "none")
+    wait_until(lambda: len(sites.points()) <= 4 and sites.points()[:2] == [5, 4])
+    assert sites.b.qrep("snapshot", "thin", "db", "-y")["keep"][:2] == ["5", "4"]
+    for counter in sites.points()[1:]:
+        sites.shows(counter, memory_dir)
+    sites.run()
+    assert sites.points()[:2] == [6, 5] and b3sum(sites.target) == b3sum(sites.source)
+
+
+def test_a_sync_point_bears_a_name_and_is_meant_by_it(sites, memory_dir):
+    sites.replicate()
+    sites.run()
+    assert sites.a.qrep("snapshot", "create", "db@before-upgrade", "-n") == {"jobs": ["db"]}
+    sites.fill(sites.source, MIB, offset=0)
+    sites.roots[2] = sites.a.qrep("snapshot", "create", "db@before-upgrade")["db"]["root"]
+    sites.run()
+    found = {point["counter"]: point for point in sites.b.qrep("snapshot", "db")}
+    assert [found[counter]["name"] for counter in (3, 2, 1)] == ["", "before-upgrade", ""]
+    assert {point["consistency"] for point in found.values()} == {"fuzzy"}, "these volumes are read live"
+    assert "before-upgrade" in sites.b.text("snapshot", "db")[0]
+    assert sites.b.qrep("snapshot", "rollback", "db@before-upgrade", "-y")["root"] == sites.roots[2] == b3sum(sites.target)
+    assert sites.b.refused("snapshot", "rollback", f"db@{'0' * 32}", "-y")["code"] == "no-such-point"
+    for name in ("41", "0" * 32, "../x", "a b"):
+        assert sites.a.refused("snapshot", "create", f"db@{name}")["exit"] == 2
+    assert sites.b.refused("snapshot", "create", "db@x")["code"] == "no-jobs"

@@ -70,13 +70,23 @@ def test_a_file_that_is_in_use_or_has_no_directory_is_refused_and_keeps_its_byte
     assert b.refused("snapshot", "copy", "db@4", memory_dir / "none" / "copy.img")["code"] == "no-such-directory"
 
 
-def test_only_the_oldest_can_be_dropped(five_generations):
-    _a, b, _target, _roots = five_generations
-    assert b.refused("snapshot", "delete", "db@3", "-y")["code"] == "not-oldest"
+def test_any_but_the_present_one_can_be_deleted_and_the_others_stay_what_they_were(five_generations, memory_dir):
+    _a, b, target, roots = five_generations
+    image = memory_dir / "point.img"
     assert b.refused("snapshot", "delete", "db@5", "-y")["code"] == "current-point"
+    assert b.refused("snapshot", "delete", "db@4")["code"] == "needs-confirmation"
+    plan = b.qrep("snapshot", "delete", "db@4", "-n")
+    assert plan["merged"] and plan["bytes"] > 0 and len(b.qrep("snapshot", "db")) == 4
+    assert b.qrep("snapshot", "delete", "db@4", "-y")["deleted"] == ["4"]
+    assert [point["point"] for point in b.qrep("snapshot", "db")] == ["5", "3", "2"]
+    for point in ("3", "2"):
+        assert b.qrep("snapshot", "copy", f"db@{point}", image, "-y")["root"] == roots[int(point)] == b3sum(image)
+    assert not b.qrep("snapshot", "delete", "db@2", "-n")["merged"]
     assert b.qrep("snapshot", "delete", "db@2", "-y")["deleted"] == ["2"]
-    assert [point["point"] for point in b.qrep("snapshot", "db")] == ["5", "4", "3"]
-    assert "snapshot-deleted" in b.codes()
+    assert [point["point"] for point in b.qrep("snapshot", "db")] == ["5", "3"]
+    assert b.codes().count("snapshot-deleted") == 2
+    b.qrep("snapshot", "rollback", "db@3", "-y")
+    assert b3sum(target) == roots[3]
 
 
 def test_a_damaged_undo_file_ends_the_list_there_and_the_newer_sync_points_are_reached(five_generations):

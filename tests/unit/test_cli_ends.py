@@ -99,7 +99,6 @@ CHANGES = {
     ("job", "delete", "db"): ("DELETE", "/jobs/db"),
     ("peer", "remove", "site-b"): ("DELETE", "/peers/site-b"),
     ("peer", "add", "site-b", "10.0.0.1"): ("POST", "/peers"),
-    ("snapshot", "delete", "db@3"): ("DELETE", "/volumes/db/snapshots/3"),
 }
 
 

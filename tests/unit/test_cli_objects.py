@@ -87,13 +87,22 @@ def test_snapshot_verbs_name_the_point(agent, qrep):
     assert qrep("snapshot", "db").out.splitlines()[1] == "db@41  2026-11-22T00:00:03  fuzzy  4 KiB"
     agent.task("POST", "/volumes/db/rollback", result={"time": time, "bytes": 8192, "counter": 43, "root": ROOT})
     assert qrep("snapshot", "rollback", "db@41", "-n").out == "db goes back to 2026-11-22T00:00:03: 8 KiB are put back.\n"
-    assert f"root {ROOT}" in qrep("snapshot", "rollback", "db@41", "-y").out
+    assert f"root as recorded {ROOT}" in qrep("snapshot", "rollback", "db@41", "-y").out
     assert qrep("snapshot", "copy", "db@41", "/tmp/x", "-n").out == "Would write 500 GiB of db@41 to /tmp/x.\n"
     agent.task("POST", "/volumes/db/copy", result={"size": 8192, "root": ROOT})
     assert qrep("snapshot", "copy", "db@41", "/tmp/x").out == f"/tmp/x: 8 KiB of db@41\n  root {ROOT}\n"
-    agent.on("DELETE", "/volumes/db/snapshots/41", {"deleted": ["41"]})
+    agent.task("POST", "/volumes/db/delete-point", result={"deleted": ["41"], "bytes": 8192, "merged": True})
+    assert qrep("snapshot", "delete", "db@41", "-n").out == "db@41: this sync point would go; the undo files around it would be merged, 8 KiB.\n"
     assert qrep("snapshot", "delete", "db@41", "-y").code == 0
     assert qrep("snapshot", "rollback", "db").code == 2
+    agent.task("POST", "/volumes/db/thin", result={"keep": ["43", "41"], "gone": ["42"]})
+    assert qrep("snapshot", "thin", "db", "-n").out == "1 of 3 sync points would go: db@42\n"
+    assert qrep("snapshot", "thin", "db").code == 5
+    assert qrep("snapshot", "thin", "db", "-y").out == "db: 1 sync points are gone, 2 are kept\n"
+    agent.on("POST", "/volumes/db/snapshots", {"jobs": ["db", "db-far"]})
+    assert qrep("snapshot", "create", "db@before-upgrade", "-n").out == "Would run db, db-far.\n"
+    assert agent.bodies("POST", "/volumes/db/snapshots") == [{"name": "before-upgrade", "dry_run": True}]
+    assert qrep("snapshot", "create", "db@").code == 2
 
 
 def test_peer_add_pins_what_is_presented_and_refuses_another_fingerprint(agent, qrep):

@@ -8,6 +8,7 @@ from qrep import units
 from qrep.cli import names
 from qrep.cli.app import Command, Group
 from qrep.client import part
+from qrep.cli.everyday import follow_all, run_text
 from qrep.cli.follow import follow_task
 from qrep.cli.render import table, when
 from qrep.errors import NotFound, Refused, UsageError
@@ -31,16 +32,24 @@ def split_point(address):
     return volume, point
 
 
+def kind(point):
+    if point.get("fuzzy"):
+        return "fuzzy"
+    return "frozen" + (f", {point['consistency']}-consistent" if point.get("consistency") else "")
+
+
 def listing(volume, points):
     if not points:
         return f"{volume}: no sync point yet"
+    named = any(point.get("name") for point in points)
     return table(
-        ("POINT", "TIME", "KIND", "UNDO", ""),
+        ("POINT", *(("NAME",) if named else ()), "TIME", "KIND", "UNDO", ""),
         [
             (
                 f"{volume}@{point['point']}",
+                *((point.get("name", ""),) if named else ()),
                 when(point["time"], precise=True),
-                "fuzzy" if point.get("fuzzy") else "frozen",
+                kind(point),
                 units.format_size(point.get("undo_bytes") or 0),
                 "current" if point.get("current") else "",
             )
@@ -97,12 +106,12 @@ def rollback(app, point, dry_run, yes):
     app.data(
         result,
         f"{volume} is at {when(plan['time'], precise=True)} again (generation {result['counter']})"
-        + (f"\n  root {result['root']}" if result.get("root") else ""),
+        + (f"\n  root as recorded {result['root']}" if result.get("root") else ""),
     )
 
 
 def would_copy(client, volume, name, target):
-    if name not in {point["point"] for point in client.get(f"/volumes/{part(volume)}/snapshots")}:
+    if not any(name in (point["point"], point.get("id"), point.get("name")) for point in client.get(f"/volumes/{part(volume)}/snapshots")):
         raise NotFound(f"{volume}@{name}: no such sync point", hint=f"qrep snapshot {volume} lists them", code="no-such-point")
     return {"point": name, "target": os.path.abspath(target), "size": client.get(f"/volumes/{part(volume)}")["size"]}
 
@@ -139,12 +148,52 @@ def copy(app, point, target, dry_run, yes):
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @click.pass_obj
 def delete(app, point, dry_run, yes):
-    """Drop the oldest sync point of a volume and its undo."""
+    """Give up VOL@POINT, any but the present one, and the undo that only it needs. The others stay."""
     volume, name = split_point(point)
-    what = f"{point}: this sync point goes."
+    client, path = app.client(), f"/volumes/{part(volume)}/delete-point"
+    plan = follow_task(app, client, client.post(path, {"point": name, "dry_run": True}), f"{point}: looking")
+    work = f"; the undo files around it are merged, {units.format_size(plan['bytes'])}" if plan.get("merged") else ""
+    what = f"{point}: this sync point goes{work}."
     if dry_run:
-        app.data({"would_delete": point}, what.replace("goes", "would go"))
+        app.data(plan | {"would_delete": point}, what.replace(" goes", " would go").replace(" are merged", " would be merged"))
         return
     app.confirm(what, yes)
-    answer = app.client().call("DELETE", f"/volumes/{part(volume)}/snapshots/{part(name)}", timeout=60)
-    app.data(answer, f"{point}: deleted")
+    result = follow_task(app, client, client.post(path, {"point": name}), f"{point}: merging")
+    app.data(result, f"{point}: deleted")
+
+
+@snapshot.command(cls=Command)
+@click.argument("volume", shell_complete=names.volumes)
+@click.option("-n", "--dry-run", is_flag=True, help="Say which sync points would go; change nothing.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.pass_obj
+def thin(app, volume, dry_run, yes):
+    """Give up the sync points of VOLUME that neither its job nor its floor asks for: what happens by itself after each run."""
+    client, path = app.client(), f"/volumes/{part(volume)}/thin"
+    plan = follow_task(app, client, client.post(path, {"dry_run": True}), f"{volume}: looking")
+    gone = ", ".join(f"{volume}@{point}" for point in plan["gone"])
+    if dry_run or not plan["gone"]:
+        app.data(plan, f"{len(plan['gone'])} of {len(plan['gone']) + len(plan['keep'])} sync points would go: {gone}" if gone else f"{volume}: none would go")
+        return
+    app.confirm(f"{volume}: these sync points go: {gone}.", yes)
+    result = follow_task(app, client, client.post(path, {}), f"{volume}: merging")
+    app.data(result, f"{volume}: {len(result['gone'])} sync points are gone, {len(result['keep'])} are kept")
+
+
+@snapshot.command(cls=Command)
+@click.argument("volume", metavar="VOL[@NAME]", shell_complete=names.volumes)
+@click.option("-n", "--dry-run", is_flag=True, help="Say which jobs would run; change nothing.")
+@click.pass_obj
+def create(app, volume, dry_run):
+    """Make a sync point of source volume VOL now, at the target of each of its jobs; it bears NAME there."""
+    volume, at, name = volume.partition("@")
+    if at and not name:
+        raise UsageError(f"{volume}@ names no sync point", hint="write VOLUME, or VOLUME@NAME")
+    client, path = app.client(), f"/volumes/{part(volume)}/snapshots"
+    body = {"name": name} if name else {}
+    if dry_run:
+        plan = client.post(path, body | {"dry_run": True})
+        app.data(plan, f"Would run {', '.join(plan['jobs'])}.")
+        return
+    results = follow_all(app, client, client.post(path, body), "")
+    app.data(results, "\n".join(run_text(job, result) for job, result in results.items()))

@@ -1,6 +1,7 @@
 """Requests about volumes and their sync points."""
 
-from qrep.daemon.snapshots import copy_out, delete_point, list_points, plan_rollback, roll_back
+from qrep.daemon import retaining
+from qrep.daemon.snapshots import copy_out, list_points, plan_rollback, roll_back
 from qrep.daemon.volumecreate import create
 
 CHANGES = {
@@ -44,4 +45,18 @@ def add(requests, node):
         return node.tasks.start("snapshot-copy", name, lambda task: copy_out(node, task, name, **body)).as_dict()
 
     requests.with_body("/volumes/{name}/copy", "POST", {"point": str, "target": str}, {"overwrite": bool}, copy)
-    requests.simple("/volumes/{name}/snapshots/{point}", "DELETE", lambda request: delete_point(node, **request.path_params))
+
+    def delete(path, body):
+        name, action = path["name"], retaining.plan_delete if body.get("dry_run") else retaining.delete_point
+        return node.tasks.start("snapshot-delete", name, lambda task: action(node, task, name, body["point"])).as_dict()
+
+    def thin(path, body):
+        name, action = path["name"], retaining.plan_thin if body.get("dry_run") else retaining.thin
+        return node.tasks.start("snapshot-thin", name, lambda task: action(node, task, name)).as_dict()
+
+    requests.with_body("/volumes/{name}/delete-point", "POST", {"point": str}, {"dry_run": bool}, delete)
+    requests.with_body("/volumes/{name}/thin", "POST", {}, {"dry_run": bool}, thin)
+    requests.with_body(
+        "/volumes/{name}/snapshots", "POST", {}, {"name": str, "dry_run": bool},
+        lambda path, body: retaining.create(node, path["name"], body.get("name", ""), body.get("dry_run", False)),
+    )  # fmt: skip

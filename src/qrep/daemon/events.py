@@ -108,6 +108,8 @@ CODES = {
     "attach-full": ("warning", "as much was written to an attached sync point as may be; whoever writes is told that there is no space"),
     "attach-ended": ("warning", "an attached sync point cannot be used any more: its process or its volume ended, or the agent did"),
     "snapshot-deleted": ("info", "a sync point was deleted"),
+    "snapshots-thinned": ("info", "sync points that neither the job nor the volume asks for any more were given up"),
+    "retention-failed": ("warning", "sync points that nobody asks for any more could not be given up; it is tried again after the next run"),
     "session-ended": ("warning", "a source's session on a volume here ended with an error"),
 }
 

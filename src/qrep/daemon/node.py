@@ -16,6 +16,7 @@ from qrep.daemon.figures import Figures
 from qrep.daemon.grouptarget import GroupTarget
 from qrep.daemon.hooks import Hooks
 from qrep.daemon.housekeeping import Housekeeping
+from qrep.daemon.retaining import Retaining
 from qrep.daemon.identity import Identity
 from qrep.daemon.joblist import Jobs
 from qrep.daemon.known import KnownPeers
@@ -103,6 +104,7 @@ class Node:
         self.housekeeping.every(10.0, self.hooks.tell_dropped)
         self.housekeeping.every(snapshotkeeper.EVERY_S, snapshotkeeper.SnapshotKeeper(self).look)
         self.housekeeping.every(1.0, lambda: self.volumes.abandon_old(self.settings.limits.open_generation))
+        self.housekeeping.every(2.0, Retaining(self).look)
         self.housekeeping.every(60.0, lambda: self.events.prune(self.settings.events))
 
     def _hold(self):

@@ -10,11 +10,12 @@ READ_SIZE = 4 << 20
 
 
 def find(node, name, point):
-    """(TargetVolume, SyncPoint, all SyncPoints) of VOLUME@POINT, named by its counter or its generation id. Raises NotFound."""
+    """(TargetVolume, SyncPoint, all SyncPoints) of VOLUME@POINT: its counter, its generation id, or the name it was given, of which the newest
+    counts. Raises NotFound."""
     target = node.volumes.get(name).replica()
     points = target.sync_points()
     for found in points:
-        if point in (str(found.counter), found.id.hex()):
+        if point in (str(found.counter), found.id.hex(), found.name):
             return target, found, points
     raise NotFound(f"{name}@{point}: no such sync point", hint=f"qrep snapshot {name} lists them", code="no-such-point")
 
@@ -30,7 +31,9 @@ def list_points(node, name):
             "counter": point.counter,
             "id": point.id.hex(),
             "time": _time(point),
+            "name": point.name,
             "fuzzy": point.fuzzy,
+            "consistency": point.consistency or None,
             "undo_bytes": point.undo_bytes,
             "current": point.current,
             "root": node.db.root(point.id.hex()),
@@ -55,22 +58,22 @@ def plan_rollback(node, _task, name, point):
     return {"point": point, "time": _time(found), "bytes": total, "fuzzy": found.fuzzy}
 
 
-class _Restoring:
+class Restoring:
     """Progress of bytes put somewhere, as the API shows it."""
 
-    def __init__(self, total):
-        self.total, self.done = max(total, 1), 0
+    def __init__(self, total, phase="restoring"):
+        self.total, self.done, self.phase = max(total, 1), 0, phase
 
     def __call__(self, done):
         self.done = done
 
     def shown(self):
-        return {"phase": "restoring", "percent": round(100 * min(1.0, self.done / self.total), 1), "written": self.done}
+        return {"phase": self.phase, "percent": round(100 * min(1.0, self.done / self.total), 1), "written": self.done}
 
 
 def roll_back(node, task, name, point):
     target, found, _points = _earlier(node, name, point)
-    progress = _Restoring(plan_rollback(node, task, name, point)["bytes"])
+    progress = Restoring(plan_rollback(node, task, name, point)["bytes"])
     task.progress = progress.shown
     if target.abandon(f"rolled back to {name}@{point} by hand") and found.current:
         node.events.add("rolled-back", f"to generation {found.counter}, from an open one", volume=name, counter=found.counter)
@@ -90,7 +93,7 @@ def copy_out(node, task, name, point, target, overwrite=False):
     settings.check_path(target, "target of the copy")
     volume, found, _points = find(node, name, point)
     size = volume.machine.record.size
-    progress = _Restoring(2 * size)
+    progress = Restoring(2 * size)
     task.progress = progress.shown
     volume.copy_out(found.id, target, overwrite=overwrite, progress=progress)
     root = _root_of(target, size, lambda done: progress(size + done))
@@ -124,20 +127,3 @@ def _root_of(path, size, progress):
     finally:
         os.close(fd)
     return digest.hexdigest()
-
-
-def delete_point(node, name, point):
-    target, found, points = find(node, name, point)
-    if found.current:
-        raise Refused(
-            f"{name}@{point} is what the volume holds now", hint="only earlier sync points can be deleted", code="current-point"
-        )
-    if found != points[-1]:
-        raise Refused(
-            f"{name}@{point} is not the oldest sync point: newer ones are reached from it",
-            hint=f"delete {name}@{points[-1].counter} first",
-            code="not-oldest",
-        )
-    target.delete_point(found.id)
-    node.events.add("snapshot-deleted", f"{name}@{point}", volume=name)
-    return {"deleted": [str(found.counter)]}

@@ -15,9 +15,9 @@ class Starting:
     def __init__(self, node):
         self.node = node
 
-    def start(self, names, cause=""):
+    def start(self, names, cause="", label=""):
         """Start these jobs now, all of them or, where one cannot begin, none. Returns {name: Task} of what was started: members of their groups
-        come with them. cause: why, if nobody asked for it. Raises what keeps one of them from beginning."""
+        come with them. cause: why, if nobody asked for it. label: a name for the sync points that they make. Raises what keeps one of them from beginning."""
         if not names or len(names) > TOGETHER_MAX or not all(isinstance(name, str) for name in names):
             raise UsageError("jobs: a list of names of jobs is needed")
         runners = {}
@@ -30,6 +30,7 @@ class Starting:
         try:
             for runner in runners.values():
                 runner.begin("run")
+                runner.label = label
                 begun.append(runner)
             links = self._links(runners)
         except BaseException:

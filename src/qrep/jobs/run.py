@@ -48,6 +48,7 @@ class JobRunner:
         self.timing = Timing(settings, zone, db.timer(settings.id))
         self.verifies = Verifies(settings, zone, db)
         last = db.last_run(settings.id)
+        self.label = ""  # the name that the next sync point is to bear
         self.committed_at = last["report"]["frozen_at_ns"] / 1e9 if last else None  # when the last sync point was frozen, wall clock
         kept = db.job(settings.id)
         self.state, self.problem, self.taken_up = kept["state"], kept["problem"], kept["taken_up"]
@@ -223,7 +224,7 @@ class JobRunner:
             self._go("slot", "connecting")
             self._keep()
             request = self.request()
-            request.together = together
+            request.together, request.label = together, self.label
             put_into_map(request)
             run = Run(request, self._dial_for_run, self._connect, observer=self, on_lost=self.paths and self.paths.lost)
             self.follow(run)

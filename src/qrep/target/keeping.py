@@ -105,6 +105,12 @@ class Keeping(Thinning):
             self._check_in_service()
             return retention.plan(self.points.aged(self._within_reach()), self.policy, frozenset(self._pins))
 
+    def retention_state(self):
+        """What the plan depends on, to be compared; None while nothing is to be given up because something goes on."""
+        if self.machine is None or self.machine.phase != "idle" or self.device_fd < 0:
+            return None
+        return self.machine.record.committed_id, self.policy, frozenset(self._pins)
+
     def retain(self):
         """Give up the oldest sync points, as far as the policy wants none of them. Those in the middle: thin(), later. Does not raise."""
         with self.lock:
