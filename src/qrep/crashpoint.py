@@ -98,6 +98,9 @@ POINTS = {
     "source-end": "a connection was ended in order",
     "source-lanes-done": "all is sent and written",
     "source-agreed": "a member of a group is prepared and its digests are pending, the others were not told",
+    "shared-frozen": "a snapshot for several jobs is there, who holds it is not noted",
+    "shared-token-held": "and is, no run has noted it",
+    "shared-token-released": "one job has let go of a shared snapshot, which is not noted",
     "together-frozen": "one of several volumes that are frozen together has its snapshot",
     "source-release-before": "the snapshot is about to go",
 }

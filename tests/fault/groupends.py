@@ -1,7 +1,8 @@
 """The two ends of a consistency group of two volumes as programs, for tests that kill them; started through ends.py.
 
     ends.py grouptarget STATE DEVICE...           prints a JSON line once it is ready: the ports, the status of each volume
-    ends.py groupsource STATE PORT ASK-PORT KIND DEVICE...   one attempt of the group; prints the reports. KIND: none or reflink
+    ends.py groupsource STATE PORTS KIND DEVICE...   one attempt of the group; prints the reports. KIND: none or reflink
+    ends.py groupshared STATE PORTS IMAGE TIMES     as many runs of one image that start together as TIMES says, each to a target of its own
 """
 
 import json
@@ -18,10 +19,13 @@ from qrep import device
 from qrep.copy import local_request
 from qrep.daemon import asks
 from qrep.daemon.groups import GroupAttempt
+from qrep.daemon.joblist import named_tokens
 from qrep.errors import QrepError, Unreachable
+from qrep.jobs.sharedturn import SharedTurn
 from qrep.jobs.slots import Slots
 from qrep.protocol.transport import Channel, DataConnection, Rendezvous, join
 from qrep.source.flow import Run
+from qrep.source.shared import SharedSource, SharedTokens
 from qrep.store import Directory
 from qrep.target.groupcommit import GroupCommits
 from qrep.target.volume import TargetVolume
@@ -92,8 +96,23 @@ def groupsource(state, ports, kind, *paths):
         job_id, volume_id = ids(number)
         runners[f"job{number}"] = SimpleNamespace(settings=SimpleNamespace(id=job_id.hex(), target_volume=volume_id.hex(), target="site-b:x"))
     attempt, reports = GroupAttempt(node, "shop", runners), {}
+    go([attempt.members[f"job{number}"] for number in range(len(paths))], paths, state, ports, kind, reports)
+
+
+def groupshared(state, ports, image, times):
+    """What the agent does with several jobs of one source, its start included."""
+    jobs = {f"job{number}": ids(number)[0].hex() for number in range(int(times))}
+    with Directory(state) as directory:
+        tokens = SharedTokens(directory)
+        tokens.settle(lambda job: named_tokens(os.path.join(state, "sources", job)))
+        shared = SharedSource(tokens, "ab" * 16, jobs, SharedTurn(Slots(8)))
+        go(list(shared.members.values()), [image] * int(times), state, json.loads(ports), "reflink", {}, tokens)
+
+
+def go(links, paths, state, ports, kind, reports, tokens=None):
     threads = [
-        threading.Thread(target=member, args=(attempt.members[f"job{number}"], number, path, state, ports[number], kind, reports)) for number, path in enumerate(paths)
+        threading.Thread(target=member, args=(link, number, path, state, ports[number], kind, reports, tokens))
+        for number, (link, path) in enumerate(zip(links, paths, strict=True))
     ]
     for thread in threads:
         thread.start()
@@ -111,7 +130,7 @@ def connected(port):
         raise Unreachable(str(err)) from err
 
 
-def member(link, number, path, state, port, kind, reports):
+def member(link, number, path, state, port, kind, reports, tokens=None):
     def connect(token, slot):
         index, stream = join(connected(port), token)
         return DataConnection(stream, index)
@@ -121,13 +140,14 @@ def member(link, number, path, state, port, kind, reports):
         path, state, job_id=job_id, volume_id=volume_id, backend=Reflink() if kind == "reflink" else Live(), leaf_size=LEAF, granule_size=GRANULE,
         frame_limit=64 << 10, timeout_s=0.0,
     )  # fmt: skip
-    request.together = link
+    request.together, request.tokens = link, tokens
+    name = f"job{number}"
     run = Run(request, lambda: Channel(connected(port), "target"), connect)
     try:
         link.joined(run)
-        reports[link.job] = run.run().as_dict()
+        reports[name] = run.run().as_dict()
     except QrepError as err:
-        reports[link.job] = err.as_dict()
+        reports[name] = err.as_dict()
         link.ended(err)
     else:
         link.ended(None)

@@ -172,3 +172,25 @@ def test_a_group_of_frozen_sources_goes_on_after_a_kill_of_its_source(frozen, po
     assert frozen.recover() == 1
     assert frozen.complete(frozen.second) == 2
     assert not list((Path(frozen.sources[0]).parent / ".qrep-snapshots").iterdir()), "of all clones none is left"
+
+
+SHARED_POINTS = ("shared-frozen:1", "shared-token-held:1", "shared-token-released:1", "shared-token-released:2", "source-run-saved:2", "source-frame-sent:3")
+
+
+@pytest.mark.parametrize("point", SHARED_POINTS)
+def test_two_jobs_of_one_snapshot_are_killed(nest, xfs, loop_device, memory_dir, random_source, undo_after, point):
+    image, targets, state = xfs / "db.img", [loop_device(SIZE), loop_device(SIZE)], memory_dir / "state"
+    content = random_source.randbytes(SIZE)
+    image.write_bytes(content)
+    pair = Group(nest, [image, image], targets, state, "reflink")
+    undo_after.callback(pair.stop_all)
+    for crash in (point, ""):
+        target, ready = pair.target()
+        source = pair.start("groupshared", json.dumps(ready["ports"]), image, 2, crash=crash)
+        out, _err = source.communicate()
+        target.stdin.close()
+        assert (source.returncode, target.wait()) == (-9 if crash else 0, 0), out
+        pair.stop_all()
+    pair.holds([content, content])
+    assert not list((image.parent / ".qrep-snapshots").iterdir()), "the snapshot was given back by the last of them"
+    assert json.loads((state / "shared.json").read_text()) == {}

@@ -44,7 +44,7 @@ INITIAL_POINTS = ("superblock-create-before", "map-forget-before", "target-write
 ROLLBACK_POINTS = ("undo-create-durable", "rollback-undo-durable", "rollback-applied", "superblock-write-before", "superblock-write-durable", "map-fold-before")
 CONNECTION_POINTS = ("source-lanes-added", "source-lane-leaves", "target-lanes-added")
 # In test_group_kills.py.
-GROUP_POINTS = ("group-record-before", "group-record-durable", "group-member-committed", "group-settle-before", "group-settled", "source-agreed", "together-frozen")
+GROUP_POINTS = ("group-record-before", "group-record-durable", "group-member-committed", "group-settle-before", "group-settled", "source-agreed", "together-frozen", "shared-frozen", "shared-token-held", "shared-token-released")
 COMPARE_POINTS = ("source-searched", "source-leaf-page", "source-lanes-before", "source-frame-sent", "map-pending-durable")
 
 ELSEWHERE = (  # killed at with whole agents

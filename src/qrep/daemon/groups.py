@@ -145,6 +145,9 @@ class Member:
     def left(self):
         self._attempt.tell("left", self.job)
 
+    def share(self, native, token, geometry, stopping):
+        """Members have different sources: nothing is read twice."""
+
     # ---- said to the Run ----
 
     def withdraw(self, error, abort):

@@ -298,12 +298,16 @@ class Jobs:
         """A stopped run may hold a snapshot for its resume, and the last committed generation's is kept for hints."""
         from qrep.source.kept import Kept
 
-        kept = Kept(path, registry.release)
+        def release(token):
+            if not self.node.shared_tokens.release(token, self.get(name).settings.id):
+                registry.release(token)
+
+        kept = Kept(path, release)
         try:
             record = RunFile.read(path)
             token = record.snapshot if record is not None else ""
             for token in ([token] if token else []) + kept.tokens:
-                registry.release(token)
+                release(token)
         except QrepError as error:
             self.node.events.add("snapshot-left", error.message, job=name, token=token)
         finally:
@@ -319,6 +323,10 @@ class Jobs:
         """cause: why, if nobody asked for it. options: independent, repair, dry_run; rate: as a person writes it, else the job's. Returns the task."""
         return verifying.start(self.node, self.get(name), options, cause)
 
+    def settle_shared(self):
+        """At start: snapshots that several jobs hold are given back where no job's records name them any more."""
+        self.node.shared_tokens.settle(lambda job: named_tokens(os.path.join(self.node.state.path, "sources", job)))
+
     def take_up(self):
         """At start: runs that were going when the agent ended go on, and with them what belongs to their groups."""
         names = [name for name, runner in self.all() if runner.may_take_up()]
@@ -332,6 +340,20 @@ class Jobs:
         deadline = time.monotonic() + timeout
         for runner in going:
             runner.wait(max(0.0, deadline - time.monotonic()))
+
+
+def named_tokens(path):
+    """The snapshots that the records of a job name. path: its directory as a source."""
+    from qrep.source.kept import Kept
+
+    if not os.path.isdir(path):
+        return []
+    kept = Kept(path, registry.release)
+    try:
+        record = RunFile.read(path)
+        return ([record.snapshot] if record is not None and record.snapshot else []) + kept.tokens
+    finally:
+        kept.close()
 
 
 def _convert(fields):

@@ -44,6 +44,7 @@ from qrep.errors import Refused
 from qrep.jobs.shown import job_dict
 from qrep.jobs.slots import Slots
 from qrep.protocol import transport
+from qrep.source.shared import SharedTokens
 
 # Seconds for runs to end, for target volumes, and for all of the end together; with 2 for the API's requests before it and KILLED_S for the
 # hooks after it below 10.
@@ -81,7 +82,7 @@ class Node:
             self.events, self.state.path,
         )  # fmt: skip
         self.peers = KnownPeers(self.config, self.identity, self.network, self.events, self.jobs.of_peer)
-        self.group_target = GroupTarget(self)
+        self.group_target, self.shared_tokens = GroupTarget(self), SharedTokens(self.state)
         self.volumes = Volumes(self.config, self.state, self.events, self.group_target.commits)
         self.attachments = Attachments(self, run_dir or os.path.join(self.state.path, "run"))
         self.pairs = Pairs(self)
@@ -134,6 +135,7 @@ class Node:
         self.events.add("agent-started", f"qrep {__version__}, port {self.settings.node.port}", pid=os.getpid())
         self.attachments.recover()
         self.shapes.start()
+        self.jobs.settle_shared()
         self.jobs.take_up()
         self.path_watch.start()
         self.housekeeping.start()

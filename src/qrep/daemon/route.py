@@ -49,7 +49,8 @@ class Route:
             run_directory=directory, leaf_size=settings.leaf, granule_size=settings.granule, connections=settings.connections,
             initial=settings.initial, timeout_s=units.parse_duration(settings.timeout), plain=lambda: self.transport() == "plain",
             hints=settings.hints == "auto" and settings.mode != "copy", hint_sample=units.parse_sample(settings.hint_sample),
-            size=0 if settings.whole else settings.size, once=settings.mode == "copy", wanted=lambda: self.paths.wanted() if self.paths is not None else settings.connections,
+            size=0 if settings.whole else settings.size, once=settings.mode == "copy", tokens=self.node.shared_tokens,
+            wanted=lambda: self.paths.wanted() if self.paths is not None else settings.connections,
         )  # fmt: skip
 
     def _map_directory(self, directory):

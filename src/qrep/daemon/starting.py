@@ -5,6 +5,8 @@ import time
 from qrep.daemon.groups import GroupAttempt, members_of
 from qrep.daemon.made import check_may_run
 from qrep.errors import QrepError, UsageError
+from qrep.jobs.sharedturn import SharedTurn
+from qrep.source.shared import SharedSource
 
 TOGETHER_MAX = 256  # jobs of one request
 
@@ -81,10 +83,16 @@ class Starting:
 
     def _links(self, runners):
         """{name: what its run shares with others}; a job that is not in it runs alone."""
-        links, groups = {}, {}
+        links, groups, sources = {}, {}, {}
         for name, runner in runners.items():
             if runner.settings.group:
                 groups.setdefault(runner.settings.group, {})[name] = runner
+            else:
+                sources.setdefault(runner.settings.source, {})[name] = runner.settings.id
         for group, members in groups.items():
             links |= GroupAttempt(self.node, group, members).members
+        for source, jobs in sources.items():
+            if len(jobs) > 1:
+                volume_id = self.node.volumes.get(source).settings.id
+                links |= SharedSource(self.node.shared_tokens, volume_id, jobs, SharedTurn(self.node.slots)).members
         return links

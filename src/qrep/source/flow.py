@@ -113,6 +113,11 @@ class Run:
         """From any thread: event(machine) is carried out by the run's own, as soon as it may be."""
         self._events.put(("machine", None, event))
 
+    def held_tokens(self):
+        """Snapshots that this job's records name, once run() is over."""
+        record = self._machine.record if self._machine is not None else None
+        return ([record.snapshot] if record is not None and record.snapshot else []) + self._kept.tokens
+
     def progress(self):
         self._progress.received_by_target = self._link.beat.written
         progress, lanes = self._progress.as_dict(self.geometry.granule_size, len(self._unreadable)), self._lanes
@@ -381,6 +386,8 @@ class Run:
             base_states=base.states, base_values=base.values, leaves_fd=self._map.leaves_fd, work=work, wanted=hint and hint.wanted,
             frame_size=max(self.request.frame_limit, self.request.leaf_size), slots=self.request.slots,
         )  # fmt: skip
+        if self.request.together is not None:
+            self.request.together.share(self._run, "" if self._frozen.fuzzy else self._frozen.token, self.geometry, self._stopping.is_set)
         skipped = 0 if work is None else self.geometry.granules - len(work)
         self._progress.begin(self._run, skipped * self.geometry.granule_size)
         self._watch = Watch(time.monotonic())
@@ -401,6 +408,8 @@ class Run:
         lanes, run, search = self._lanes, self._run, self._search
         self._lanes = self._search = None
         self._progress.end()
+        if search is None:
+            run.leave()
         failure = lanes.failure()
         if search is not None:
             crashpoint("source-searched")
@@ -433,6 +442,8 @@ class Run:
             lanes.stop()
             lanes.join()
             self._progress.end()
+            if self._run is not None:
+                self._run.leave()
 
     def _write_pending(self, action):
         run, record = self._run, self._machine.record
@@ -462,7 +473,7 @@ class Run:
             generation=ending.generation.hex(), counter=ending.counter, root=root.hex() if root else None, fuzzy=ending.fuzzy,
             resumed=ending.resumed, frozen_at_ns=self._frozen_at_ns, seconds=self._progress.seconds,
             interruptions=self._interruptions, zero_copy=zero_copy_of(totals), ktls=self._progress.ktls,
-            hints=self._hints.report(), clean=is_clean, **{name: totals.get(name, 0) for name in ("read", "hashed", "zero", "changed", "sent", "frames")},
+            hints=self._hints.report(), clean=is_clean, **{name: totals.get(name, 0) for name in ("read", "read_shared", "hashed", "zero", "changed", "sent", "frames")},
         )  # fmt: skip
 
     def _sweep_snapshots(self):

@@ -15,7 +15,7 @@ _WAITS = {"source": "wait_device_ns", "network": "wait_network_ns", "limit": "wa
 
 @dataclass
 class RunReport:
-    """A committed run. read, hashed, zero, changed: bytes of the volume; sent: bytes of changed data; wire: with headers.
+    """A committed run. read, read_shared, hashed, zero, changed: bytes of the volume; sent: bytes of changed data; wire: with headers.
 
     root: hex of the plain BLAKE3 of the device, or None when too many zeroes would have to be hashed for it.
     """
@@ -28,6 +28,7 @@ class RunReport:
     frozen_at_ns: int
     seconds: float
     read: int = 0
+    read_shared: int = 0  # what another run of the same source, started with this one, has read and hashed for it
     hashed: int = 0
     zero: int = 0
     changed: int = 0
@@ -122,7 +123,7 @@ class Progress:
             "percent": round(100 * fraction, 1),
             "seconds_left": left,
             "bottleneck": max(waits, key=waits.get) if any(waits.values()) else None,
-            **{name: totals.get(name, 0) for name in ("read", "hashed", "zero", "changed", "sent")},
+            **{name: totals.get(name, 0) for name in ("read", "read_shared", "hashed", "zero", "changed", "sent")},
             "written": self.received_by_target,
             "rate_bytes_per_s": recent.get("sent", 0),
             "hash_bytes_per_s": recent.get("hashed", 0),

@@ -35,6 +35,7 @@ class RunRequest:
     hint_sample: float | None = None  # the share, 0 to 1, of what a hint leaves out that is read all the same; None: source/hints.py decides
     size: int = 0  # bytes of the volume where the device is larger; 0: all of it
     once: bool = False  # mode copy: what was committed is the end of it, also for a run that finds it so
+    tokens: object = None  # shared.SharedTokens: snapshots that several jobs hold; None: none are
     together: object = None  # what this run shares with others that were started with it: daemon/groups.py, source/shared.py; None: nothing
     label: str = ""  # the name that the sync point is to bear; a run with one always freezes anew
     wanted: object = None  # a callable: how many connections the way has that was just dialled; None: as many as before
@@ -47,7 +48,10 @@ class RunRequest:
         return self.backend.find(token) if token.startswith(f"{self.backend.name}:") else None
 
     def release(self, token):
-        """Give a snapshot back, also one that another backend made: how a volume is frozen may have changed since."""
+        """Give a snapshot back, also one that another backend made: how a volume is frozen may have changed since. One that others hold, too,
+        stays until the last of them gives it back."""
+        if self.tokens is not None and self.tokens.release(token, self.job_id.hex()):
+            return
         (self.backend if token.startswith(f"{self.backend.name}:") else registry).release(token)
 
     def is_plain(self):
