@@ -39,6 +39,7 @@ REQUESTS = {
     ("POST", "/jobs/{}/verify"): ({}, {"independent": bool, "repair": bool, "dry_run": bool, "rate": str}),
     ("POST", "/jobs/{}/promote"): ({}, {"force": bool, "dry_run": bool}), ("POST", "/jobs/{}/split"): ({}, {"dry_run": bool}),
     ("POST", "/jobs/{}/demote"): ({}, {"dry_run": bool}), ("POST", "/jobs/{}/failback"): ({}, {"swap": bool, "dry_run": bool}),
+    ("POST", "/jobs/{}/restore"): ({"point": str}, {"discard": bool, "dry_run": bool}),
     ("POST", "/jobs/{}/resync"): ({"authoritative": str}, {"dry_run": bool}),
     ("GET", "/shapes"): None, ("GET", "/shapes/{}"): None, ("DELETE", "/shapes/{}"): None, ("GET", "/limit"): None,
     ("PATCH", "/shapes/{}"): ({}, {"peak": str, "hours": list, "off_peak": str, "dry_run": bool}),

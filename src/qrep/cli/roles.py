@@ -1,4 +1,4 @@
-"""qrep job promote, demote, failback, split, resync: who may write (docs/ROLES.md)."""
+"""qrep job promote, demote, failback, split, resync, restore: who may write (docs/ROLES.md)."""
 
 from datetime import datetime
 
@@ -9,6 +9,7 @@ from qrep.cli import names
 from qrep.cli.app import Command
 from qrep.cli.follow import follow_task
 from qrep.client import part
+from qrep.errors import UsageError
 
 DRY_RUN = click.option("-n", "--dry-run", is_flag=True, help="Say what it would do and what it would cost; change nothing.")
 YES = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
@@ -229,4 +230,31 @@ def resync(app, name, authoritative, dry_run, yes):
     app.data(answer, f"{name}: {'this side' if answer['loser'] == 'here' else answer['loser']} is a replica of {authoritative}{done}")
 
 
-COMMANDS = (promote, demote, failback, split, resync)
+@click.command(cls=Command)
+@click.argument("point", metavar="NAME@POINT")
+@click.option("--discard", is_flag=True, help="Do not bring what the volume holds now to the target first; it is lost then.")
+@DRY_RUN
+@YES
+@click.pass_obj
+def restore(app, point, discard, dry_run, yes):
+    """Give the source of job NAME a sync point of its target back; only what differs is sent.
+
+    The volume must not be mounted. What it holds now is brought to the target first, and is a sync point there. The target's volume is
+    then at POINT as well, and the next run goes on from it.
+    """
+    name, at, number = point.rpartition("@")
+    if not at or not name or not number:
+        raise UsageError(f"{point!r} names no sync point", hint="write it JOB@POINT; qrep snapshot VOLUME lists them where the target is")
+    body = {"point": number}
+    plan = _do(app, name, "restore", body | {"dry_run": True}, "asking the other side")
+    first = "what it holds now is lost" if discard else f"what it holds now would be a sync point on {plan['other']}"
+    text = f"{name}: {plan['volume']} would get sync point {number} of {plan['other']} back; {first}."
+    if dry_run:
+        app.data(plan, text)
+        return
+    app.confirm(text.replace("would get", "gets").replace("would be", "is"), yes)
+    answer = _do(app, name, "restore", body | {"discard": discard}, "restoring")
+    app.data(answer, f"{name}: {answer['device']} holds sync point {number} again, and can be mounted.\nNext: qrep start {name}")
+
+
+COMMANDS = (promote, demote, failback, split, resync, restore)

@@ -101,6 +101,20 @@ class TakeBack(_Message, tag="take-back"):
     same_as: str
 
 
+class PinPoint(_Message, tag="pin-point"):
+    """Keep this sync point of your volume of this job: I shall ask for it."""
+
+    job_id: str
+    point: str
+
+
+class SendBack(_Message, tag="send-back"):
+    """My volume of this job is a replica: put sync point `point` of yours back, and send it to me."""
+
+    job_id: str
+    point: str
+
+
 class RunNow(_Message, tag="run-now"):
     """Start your run of this job: my volume is a replica."""
 
@@ -123,7 +137,7 @@ class Answer(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     error: Failure | None = None
 
 
-Question = Hail | CreatePair | ChangePair | DeletePair | GiveBack | CommitGroup | Standing | GiveUp | CountChanges | TakeBack | RunNow
+Question = Hail | CreatePair | ChangePair | DeletePair | GiveBack | CommitGroup | Standing | GiveUp | CountChanges | TakeBack | RunNow | PinPoint | SendBack
 
 
 def _send(stream, message):

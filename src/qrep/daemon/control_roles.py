@@ -28,4 +28,9 @@ def add(requests, node):
     requests.with_body("/jobs/{name}/split", "POST", {}, {"dry_run": bool}, task("split", split))
     requests.with_body("/jobs/{name}/demote", "POST", {}, {"dry_run": bool}, task("demote", demote))
     requests.with_body("/jobs/{name}/failback", "POST", {}, {"swap": bool, "dry_run": bool}, task("failback", failback))
+    def restore(task, name, dry_run, point, discard=False):
+        restoring = node.roles.restoring
+        return restoring.plan(name, point) if dry_run else restoring.restore(task, name, point, discard=discard)
+
+    requests.with_body("/jobs/{name}/restore", "POST", {"point": str}, {"discard": bool, "dry_run": bool}, task("restore", restore))
     requests.with_body("/jobs/{name}/resync", "POST", {"authoritative": str}, {"dry_run": bool}, task("resync", resync))

@@ -41,6 +41,7 @@ CODES = {
     "role-finished": ("warning", "a change of role that the end of the agent had interrupted was finished at its start"),
     "role-taken-back": ("warning", "a change of role that the end of the agent had interrupted did not happen"),
     "role-unfinished": ("error", "a change of role cannot be finished; the next start tries again"),
+    "snapshot-restored": ("warning", "a sync point was put back and sent to the source of its job"),
     "split-brain": ("error", "both sides of a job are primary; a run was refused and nothing written"),
     "pair-created": ("info", "a peer's job may write to a volume here"),
     "target-given-back": ("info", "a copy was made to this volume; its device is free, and it is no replica any more"),

@@ -15,6 +15,7 @@ import msgspec
 from qrep.daemon import asks
 from qrep.daemon import standing as standings
 from qrep.daemon.made import check_has_roles
+from qrep.daemon.restore import Restore
 from qrep.daemon.rolesides import LocalSide, PeerSide, Told
 from qrep.daemon.rolesteps import NOBODY, Part, RoleSteps
 from qrep.digestmap import NO_ID, DigestMap
@@ -29,6 +30,7 @@ class Roles:
 
     def __init__(self, node):
         self.node, self.steps = node, RoleSteps(node)
+        self.restoring = Restore(self)
         self._lock = threading.Lock()
         self._changing = set()  # ids of jobs whose roles are being changed here
         self._asked = {}  # job id -> the Task that the other side asked for last
@@ -204,6 +206,10 @@ class Roles:
             decide.take_back(part.job, self.standing(part), question.id, question.same_as, allowed=allows)
             with self.alone(part), self.job_is_ours(part):
                 self.steps.take_over(part, why=f"{peer} gave it back", same_as=question.id, other_id=part.other_id)
+        elif isinstance(question, asks.PinPoint):
+            self.restoring.pin(part, question.point)
+        elif isinstance(question, asks.SendBack):
+            self._for_peer("send-back", part, lambda task: self._send_back_for(task, part, question.point))
         elif isinstance(question, asks.RunNow):
             self._run_for(part, peer)
         elif not isinstance(question, asks.Standing):
@@ -221,6 +227,10 @@ class Roles:
     def _give_up_for(self, task, part, last_run):
         with self.alone(part):
             return self.give_up_here(task, part, last_run=last_run, why=f"{part.peer} asked for it", returns=True)
+
+    def _send_back_for(self, task, part, point):
+        with self.alone(part):
+            self.restoring.send_back(task, part, PeerSide(self.node, part).ask(), point)
 
     def _run_for(self, part, peer):
         if part.runner is None or part.runner.settings.role != "source":

@@ -98,6 +98,14 @@ class PeerSide:
         """We have given up at `new`, which holds what its `same_as` holds: it is to take over. Raises what it refused with."""
         self._asked(asks.TakeBack(job_id=self.part.job_id, id=new, same_as=same_as), "take-back")
 
+    def pin(self, point):
+        self._asked(asks.PinPoint(job_id=self.part.job_id, point=point), "pin-point")
+
+    def send_back(self, task, point):
+        """Have it send a sync point of its volume to ours, and wait for that. Returns Told of afterwards."""
+        self._asked(asks.SendBack(job_id=self.part.job_id, point=point), "send-back")
+        return self._follow(task, f"{self.name} sends {point} back")
+
     def run_now(self):
         """Its next run brings us what it holds; it may be under way when this returns."""
         self._asked(asks.RunNow(job_id=self.part.job_id), "run-now")
@@ -130,6 +138,14 @@ class LocalSide:
 
     def take_back(self, new, same_as):
         self.roles.steps.take_over(self.part, why="taken back", same_as=new, other_id=self.part.other_id)
+
+    def pin(self, point):
+        self.roles.restoring.pin(self.part, point)
+
+    def send_back(self, task, point):
+        told = self.roles.tell(self.roles.parts(self.part.job)[0], allows=True)
+        self.roles.restoring.send_back(task, self.part, told, point)
+        return self.ask()
 
     def run_now(self):
         raise Refused(f"{self.name} is on this host: start the job", code="local-job")

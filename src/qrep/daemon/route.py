@@ -15,11 +15,11 @@ LOCAL_BUFFER = 4 << 20  # bytes of a local connection's socket buffer
 
 
 class Route:
-    """Of one job. settings: config.Job; its changes count from the next run on, that of connections at once. paths: JobPaths, None where the
+    """Of one job. lends: its source is a replica, which lends a sync point (restore.py). settings: config.Job; its changes count from the next run on, that of connections at once. paths: JobPaths, None where the
     target is on this host."""
 
-    def __init__(self, node, name, settings):
-        self.node, self.name, self.settings = node, name, settings
+    def __init__(self, node, name, settings, *, lends=False):
+        self.node, self.name, self.settings, self._lends = node, name, settings, lends
         peer, _, self._volume = settings.target.rpartition(":")
         self.paths = JobPaths(node, name, settings, peer) if peer else None
 
@@ -31,7 +31,7 @@ class Route:
         self.node.shapes.check(settings.shape)
         volume = self.node.volumes.get(settings.source)
         info = volume.inspect()
-        if volume.is_replica():
+        if volume.is_replica() and not self._lends:
             raise Refused(
                 f"{settings.source} is a replica: job {self.name} runs where the other side is", code="not-source",
                 hint=f"start it there; or, if {settings.source} is to be written again: qrep job promote {self.name}",

@@ -92,7 +92,10 @@ class Shapes:
 
     def bucket(self, job):
         """What the connections of a job are given: they share the job's bucket alike. Raises NotFound when its group is gone."""
-        shape = self.node.jobs.get(job).settings.shape
+        try:
+            shape = self.node.jobs.get(job).settings.shape
+        except NotFound:  # of a target that sends a sync point back
+            shape = ""
         with self._lock:
             if job not in self._jobs:
                 self._jobs[job] = Bucket(0, parent=self._above(shape))

@@ -148,6 +148,8 @@ class Keeping(Thinning):
         self._check_in_service()
         if self.device_fd < 0:  # while this was waited for
             raise Refused(f"{self.name} was closed meanwhile", hint="try again", code="busy")
+        if self.lent_to:
+            raise Refused(f"{self.name}: {self.lent_to}", code="busy", hint="wait for that")
         if self.machine.phase != "idle":
             raise Refused(
                 f"{self.name}: a run is open", code="busy",

@@ -4,6 +4,7 @@
     volume.give_up(new, ...)   # of one that was opened as primary; the claim is kept
 """
 
+import contextlib
 import os
 import threading
 
@@ -49,6 +50,18 @@ class RoleChanges:
     scanning = None  # the SourceRun that reads the device
     _base = None  # a DigestMap to compare with and to take pages from
     _given_up = None
+    lent_to = ""  # why nothing may change the content just now
+
+    @contextlib.contextmanager
+    def lent(self, why):
+        """While in use, the content stays what it is: no rollback and no change of role. why: in words."""
+        with self.lock:
+            self._check_idle()
+            self.lent_to = why
+        try:
+            yield
+        finally:
+            self.lent_to = ""
 
     @property
     def is_primary(self):
@@ -58,6 +71,8 @@ class RoleChanges:
         """From replica to primary; its earlier sync points are gone. new: 16 fresh random bytes. Raises Refused while a generation is open."""
         with self.lock:
             self._check_idle()
+            if self._pins:
+                raise Refused(f"{self.name}: a sync point of it is attached or read", code="busy", hint="qrep attach lists what is; qrep detach VOLUME@POINT")
             crashpoint("role-take-over-before")
             self.execute(self.machine.take_over(new))
             crashpoint("role-taken-over")
