@@ -34,7 +34,7 @@ class CommandFailed(Exception):
         self.code, self.error = code, error
 
 
-_ports = itertools.count()
+_ports = itertools.count(os.getpid() * 61)  # another run of the tests on this machine takes others, also while an agent is started again
 
 
 def free_port(host="127.0.0.1"):

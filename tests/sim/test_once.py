@@ -9,7 +9,7 @@ from sim.scenario import Scenario
 from sim.source import Controller
 from sim.world import Violation
 
-SEEDS = 150
+SEEDS = 60
 FOCUS = {"controllers": 1, "weights": {"kill_source": 3, "power_source": 1, "kill_target": 2, "power_target": 1, "cut": 2}, "frozen": 1.0, "busy": 0.3}
 
 

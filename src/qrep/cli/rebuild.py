@@ -12,7 +12,8 @@ from qrep.client import part
 def rebuild_text(answer):
     name, target = answer["job"], answer["target"]
     if answer["adopted_before"]:
-        return f"{target} holds generation {answer['counter']} of {name} already.\nNext: qrep start {name}"
+        following = f"qrep job rebuild {name} --target {target}" if answer["dry_run"] else f"qrep start {name}"
+        return f"{target} holds generation {answer['counter']} of {name} already.\nNext: {following}"
     would = "would be" if answer["dry_run"] else "is"
     head = f"{target} is the clone of {name}: {units.format_size(answer['read'])} were read there, and nothing was written."
     if answer["differing_leaves"]:

@@ -51,8 +51,13 @@ class Clones:
         with contextlib.suppress(NotFound):
             known = self.get(source)
             raise Refused(f"{source} has a clone already: {known.settings.target}", hint=f"qrep clone show {source}", code="clone-exists")
+        name = name or source
+        if name in dict(self.node.jobs.all()):
+            raise Refused(
+                f"there is a job called {name} already, and a clone is a job too", hint=f"qrep clone create {source} {target} --name JOB", code="name-taken"
+            )
         return self.node.jobs.create(
-            name=name or source, source=source, target=target, overwrite=overwrite, dry_run=dry_run, mode="clone", sync_points=0
+            name=name, source=source, target=target, overwrite=overwrite, dry_run=dry_run, mode="clone", sync_points=0
         )
 
     def shown(self, runner):

@@ -5,6 +5,7 @@ job's file, which names the volume from then on.
 import os
 import shutil
 import threading
+import time
 
 import msgspec
 
@@ -81,8 +82,8 @@ class _Rebuilding:
             job.granule, job.sync_points, job.keep,
         )  # fmt: skip
         self._engine = Rebuild(
-            self.runner.request(), offer, self._dial, counter=last.get("counter") or 0, frozen_at_ns=last.get("frozen_at_ns") or 0,
-            fuzzy=bool(last.get("fuzzy")), where=self.target, check_only=self.dry_run,
+            self.runner.request(), offer, self._dial, frozen_at_ns=last.get("frozen_at_ns") or 0, fuzzy=bool(last.get("fuzzy")), where=self.target,
+            check_only=self.dry_run,
         )  # fmt: skip
         outcome = self._engine.run()
         answer = self._told(outcome)
@@ -92,6 +93,9 @@ class _Rebuilding:
         self.node.config.save("jobs", name, changed)
         crashpoint("rebuild-noted")
         tidy(self.node.state.path, changed)
+        if outcome.generation.hex() != last.get("generation"):  # what status tells of the target from now on
+            found = {"generation": answer["generation"], "counter": outcome.counter, "root": outcome.root.hex() if outcome.root else None}
+            self.node.db.add_run(job.id, time.time(), "committed", last | found | dict.fromkeys(("read", "changed", "sent", "seconds"), 0))
         self.node.events.add("job-rebuilt", f"{self.target} is its clone: {answer['text']}", job=name, generation=answer["generation"])
         self.node.jobs.become(name, changed)
         return answer, True

@@ -237,7 +237,7 @@ class Adopt(Message, tag="adopt"):
     """
 
     generation: Id
-    counter: Wide
+    counter: Count
     frozen_at_ns: Count
     fuzzy: bool
 

@@ -34,24 +34,25 @@ def map_directory(run_directory, volume_id):
 
 @dataclass
 class Outcome:
-    """volume_id: of the volume that was adopted, or would be. verdict: None where it had been adopted before."""
+    """volume_id: of the volume that was adopted, or would be. verdict: None where it had been adopted before. root: of what it holds, if that is known."""
 
     volume_id: bytes
     generation: bytes
     counter: int
     size: int
     verdict: object = None
+    root: bytes | None = None
 
 
 class Rebuild:
     """request: RunRequest of the job; its map is that of the clone. offer: say.Offer. dial(): a fresh control channel to the host of the volume.
 
-    counter, frozen_at_ns, fuzzy: of the generation that the map describes. where: the volume, for people.
+    frozen_at_ns, fuzzy: of the generation that the map describes. where: the volume, for people.
     """
 
-    def __init__(self, request, offer, dial, *, counter, frozen_at_ns, fuzzy, where, check_only=False):
+    def __init__(self, request, offer, dial, *, frozen_at_ns, fuzzy, where, check_only=False):
         self.request, self.offer, self._where, self._check_only = request, offer, where, check_only
-        self._counter, self._frozen_at_ns, self._fuzzy = counter, frozen_at_ns, fuzzy
+        self._frozen_at_ns, self._fuzzy = frozen_at_ns, fuzzy
         self.geometry = request.geometry
         self._events = queue.SimpleQueue()
         self._link = Link(dial, self._events)
@@ -83,7 +84,7 @@ class Rebuild:
             verdict = self._compare()
             if not verdict.is_clone:
                 self._refuse(verdict)
-            generation, counter = (self._map.tag, self._counter) if verdict.exact else (secrets.token_bytes(16), self._counter + 1)
+            generation, counter = (self._map.tag, self._map.counter) if verdict.exact else (secrets.token_bytes(16), self._map.counter + 1)
             outcome = Outcome(offered.volume_id, generation, counter, offered.size, verdict)
             if not self._check_only:
                 self._adopt(outcome)
@@ -135,7 +136,7 @@ class Rebuild:
         judge = self._judge
         fresh = DigestMap(directory, self.geometry, outcome.volume_id)
         try:
-            root = digesttree.root(self.geometry, judge.states, judge.values, fresh.leaves_fd, ROOT_ZEROES)
+            outcome.root = root = digesttree.root(self.geometry, judge.states, judge.values, fresh.leaves_fd, ROOT_ZEROES)
             fresh.write_pending(outcome.generation, NO_ID, outcome.counter, judge.states, judge.values, root)
             fresh.fold(outcome.generation)
         finally:

@@ -21,6 +21,7 @@ from qrep.rehash import read_range
 from qrep.store import Directory
 from qrep.target import scan
 from qrep.target.points import Points
+from qrep.target.superblock import NAME as SUPERBLOCK
 from qrep.target.superblock import SuperblockFile
 
 LANES = 2
@@ -36,6 +37,8 @@ class OfferedDevice:
         self._directory, self._map = directory, None
         self.device_fd = devicesafety.claim(info, wait_seconds=1)  # until the end: what was read stays as it is
         try:
+            if os.path.exists(os.path.join(directory, SUPERBLOCK)):  # it was a replica, not held just now
+                raise Refused(f"{info.path} has become a replica", code="has-sync-points", hint="try again; qrep volume show tells whose")
             if os.path.isdir(directory):
                 shutil.rmtree(directory)
             self._map = DigestMap(os.path.join(directory, "map"), geometry, volume_id)
@@ -101,8 +104,6 @@ class OfferedDevice:
     def write_superblock(self, generation, counter, frozen_at_ns, fuzzy):
         """From here on the device is a replica that holds this generation. The superblock is the one durable step that says so."""
         with Directory(self._directory) as directory:
-            if os.path.exists(os.path.join(self._directory, "superblock")):
-                raise Refused("the volume became a replica meanwhile", code="has-sync-points", hint="see qrep volume show there")
             Points(directory).record(generation, counter, fuzzy, frozen_at_ns)
             record = TargetRecord(
                 self.volume_id, self.geometry.size, self.geometry.leaf_size, self.geometry.granule_size, committed_id=generation, committed_counter=counter
@@ -128,5 +129,5 @@ class OfferedDevice:
         if self._map is not None:
             self._map.close()
             self._map = None
-        if forget and os.path.isdir(self._directory) and not os.path.exists(os.path.join(self._directory, "superblock")):
+        if forget and os.path.isdir(self._directory) and not os.path.exists(os.path.join(self._directory, SUPERBLOCK)):
             shutil.rmtree(self._directory)
