@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from agents import Agents
+from agents import Agents, b3sum, wait_until
 from copying import Copier
 from machine import MIB, image, run
 from system.conformance_snapshot import VOLUME_SIZE, SnapshotConformance, elsewhere, read, write
@@ -271,3 +271,31 @@ def test_a_logical_volume_is_made_where_it_is_asked_for(group, agents):
     a.kill()
     run("vgremove", "--force", "--yes", "qrepplain")
     run("lvremove", "--yes", f"{group}/one")
+
+
+def test_a_job_of_a_thin_volume_reads_what_changed_and_gives_its_snapshot_back_before_the_pool_is_full(group, agents, loop_device):
+    run("lvcreate", "--yes", "-L", "48m", "--poolmetadatasize", "4m", "-T", f"{group}/tiny")
+    for name in ("hinted", "filler"):
+        run("lvcreate", "--yes", "-V", f"{VOLUME_SIZE}b", "-T", f"{group}/tiny", "-n", name)
+    volume, target = f"/dev/{group}/hinted", loop_device(VOLUME_SIZE)
+    write(volume, 1)
+    a = agents.agent("site-a", start=False)
+    a.start(seconds=300)
+    a.qrep("volume", "add", "db", volume, "--granule", "1M")
+    a.qrep("volume", "add", "copy", target)
+    a.qrep("job", "create", "db", "--source", "db", "--target", "copy")
+    assert a.run()["root"] == b3sum(target)
+    write(volume, 2, 4 * MIB, 1 * MIB)
+    report = a.run()
+    print(f"hints of thin_delta: {report['read']} bytes read, {report['changed']} changed")
+    assert report["root"] == b3sum(target) and report["changed"] == MIB and report["hints"]["state"] == "used" and report["read"] <= 1.2 * MIB
+    assert len(lvmtools.report('lv_tags="qrep"')) == 1  # kept for the next run
+    write(volume, 3)  # what is kept pins 16 of 48 MiB
+    write(f"/dev/{group}/filler", 4, 0, 12 * MIB)
+    os.sync()
+    wait_until(lambda: a.events("snapshot-given-back"), seconds=60)
+    assert lvmtools.report('lv_tags="qrep"') == []
+    assert a.run()["root"] == b3sum(target) == b3sum(volume)
+    a.qrep("job", "delete", "db", "-y")
+    a.kill()
+    run("lvremove", "--force", "--yes", f"{group}/tiny")

@@ -20,6 +20,20 @@ def test_volume_add_set_show_and_remove(agent, qrep):
     assert (answer.code, answer.err) == (5, "refused: volume db is used by nightly\n  action: qrep job delete nightly\n")
 
 
+def test_volume_create_says_what_it_makes_and_of_a_logical_volume_where_its_snapshots_find_space(agent, qrep):
+    plan = {"name": "db", "kind": "thin", "device": "/dev/vg0/db", "size": 500 << 30, "group": "vg0", "pool": "thin"}
+    thin = VOLUME | {"snapshots": {"backend": "lvm-thin", "fuzzy": False, "reason": "pool vg0/thin, 620 GiB free"}}
+    agent.on("POST", "/volumes/create", lambda body, _query: plan if body.get("dry_run") else thin)
+    assert qrep("volume", "create", "db", "--size", "500G", "--in", "vg0", "-n").out == (
+        "Would make /dev/vg0/db, a thin volume of pool vg0/thin, 500 GiB, and call it db.\n"
+    )
+    made = qrep("volume", "create", "db", "--size", "500G", "--in", "vg0", "--freeze-after", "/bin/thaw -a 'b c'")
+    assert made.out == "db  /dev/vg0/db  500 GiB  snapshots: lvm-thin (pool vg0/thin, 620 GiB free)\n"
+    assert agent.bodies("POST", "/volumes/create")[-1] == {"name": "db", "size": "500G", "in": "vg0", "freeze_after": ["/bin/thaw", "-a", "b c"]}
+    assert qrep("volume", "create", "db", "--size", "500G").code == 2
+    assert qrep("volume", "set", "db", "--freeze-before", "'open").code == 2
+
+
 def test_volume_set_can_take_every_peer_back_and_refuses_what_says_nothing(agent, qrep):
     agent.on("PATCH", "/volumes/db", VOLUME)
     assert qrep("volume", "set", "db", "--accept-nobody").code == 0

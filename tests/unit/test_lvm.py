@@ -167,7 +167,7 @@ def test_what_cannot_be_frozen_says_why(lvm, volume, memory_dir):
 
 
 def test_a_snapshot_that_cannot_be_made_leaves_nothing_and_says_what_lvm_said(lvm, volume):
-    (lvm.directory / "lvcreate.fails").write_text("device-mapper: suspend ioctl on (253:0) failed: Device or resource busy")
+    (lvm.directory / "lvcreate.fails").write_text("device-mapper: suspend ioctl on (253:0) failed: Device or resource busy\n  Run `lvcreate --help' for more information.")
     with pytest.raises(SnapshotError, match="suspend ioctl") as caught:
         LvmCow().freeze(volume, "x")
     assert volume.path in caught.value.message and "frozen by somebody else" in caught.value.hint and lvm.names() == ["db"]

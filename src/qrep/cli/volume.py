@@ -18,7 +18,9 @@ def snapshots_text(volume):
 
 
 def line(volume):
-    return f"{volume['name']}  {volume['device']}  {units.format_size(volume['size'])}  snapshots: {snapshots_text(volume)}"
+    snapshots = volume["snapshots"]
+    space = f" ({snapshots['reason']})" if snapshots["backend"].startswith("lvm") else ""
+    return f"{volume['name']}  {volume['device']}  {units.format_size(volume['size'])}  snapshots: {snapshots_text(volume)}{space}"
 
 
 def listing(volumes):

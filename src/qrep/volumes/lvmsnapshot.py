@@ -153,4 +153,6 @@ class LvmSnapshots(SnapshotBackend):
 def _way_out(message):
     if "resource busy" in message.lower():
         return "is the filesystem on it frozen by somebody else? kernels before 6.8 cannot freeze it twice"
+    if "not detected in your kernel" in message:
+        return "modprobe -a dm-snapshot dm-thin-pool"
     return "see lvs -a -o +devices,tags"

@@ -88,7 +88,7 @@ def call(*words, seconds=CHANGE_S, kill=False):
             f"{words[0]} took more than {seconds:g} s", code="lvm-timeout", hint="does another LVM command hold the volume group? see ps and lvs"
         ) from None
     if process.returncode:
-        said = [line.strip() for line in err.splitlines() if line.strip() and not line.strip().startswith("WARNING")]
+        said = [line.strip() for line in err.splitlines() if line.strip() and not line.strip().startswith(("WARNING", "Run `"))]
         raise SnapshotError(f"{words[0]}: {said[-1] if said else f'exit {process.returncode}'}", code="lvm")
     return out
 
