@@ -22,3 +22,7 @@ def test_rings_send_and_receive_on_the_stock_kernel(guest):
 
 def test_data_connections_are_encrypted_by_the_kernel_that_has_tls(guest):
     assert passed(guest.pytest("tests/system/test_agent_kernel_tls.py", modules=KERNEL_TLS)) > 0
+
+
+def test_sync_points_are_devices_of_the_kernels_own_nbd_client(guest):
+    assert passed(guest.pytest("tests/system/test_agent_attach_kernel.py", modules=["loop", "nbd", "ext4", "crc32c_generic"])) == 1

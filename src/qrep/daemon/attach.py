@@ -39,6 +39,7 @@ class Attachment:
         self.server = self.device = None
         self.socket_path, self.addresses = "", []
         self.error = ""  # why it is of no use any more
+        self.made = False  # all of it is there: until then nobody takes it apart but who makes it
 
     def as_dict(self):
         server, figures = self.server, self.server.figures if self.server is not None else {}
@@ -98,6 +99,7 @@ class Attachments:
             self._all[name] = made
         try:
             self._make(made, target, address)
+            made.made = True
         except BaseException:
             with self._lock:
                 del self._all[name]
@@ -207,6 +209,8 @@ class Attachments:
             if name in self._left:
                 return self._take_left(name)
             made = self._all[name]
+            if not made.made:
+                raise Refused(f"{name} is being attached", hint="try again in a moment", code="busy")
             self._check_unused(made)
             written = made.server.figures["written"]
             try:
@@ -265,7 +269,7 @@ class Attachments:
     def stop(self):
         """At the end: all go. What is mounted gives errors from here on, and is taken away by the next start once it is not."""
         with self._lock:
-            for made in self._all.values():
+            for made in [each for each in self._all.values() if each.made]:  # what is being made ends with us
                 use = attachdevice.users(made.device.path) if made.device is not None else ""
                 try:
                     if use:

@@ -101,6 +101,9 @@ class Pairs:
                 hint="a volume takes one source; delete that job first",
                 code="target-taken",
             )
+        attached = self.node.attachments.of_volume(volume.name)
+        if attached:  # the checks that follow let go of the device for a moment
+            raise Refused(f"{where}: {attached[0]} is attached", hint=f"there: qrep detach {attached[0]}", code="attached")
         if volume.name in self.node.jobs.sources():
             raise Refused(
                 f"{where} is itself the source of a job",

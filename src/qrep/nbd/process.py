@@ -16,7 +16,7 @@ import time
 import traceback
 
 from qrep._native import disk, sandbox, undo_view
-from qrep.errors import ProtocolError, QrepError
+from qrep.errors import DamagedError, NotFound, ProtocolError, QrepError
 from qrep.nbd import talk
 from qrep.nbd.handshake import Export
 from qrep.nbd.overlay import Overlay
@@ -45,6 +45,17 @@ class HandedReader(view.Reader):
     def __init__(self, line, answers, device_fd, epoch, setup):
         super().__init__(device_fd, setup.size, setup.align, setup.cell_size, epoch)
         self._line, self._answers = line, answers
+        self._told = False
+
+    def read_into(self, buffer, offset):
+        try:
+            super().read_into(buffer, offset)
+        except (DamagedError, NotFound, view.Gone) as err:  # for good: the agent's people are to know
+            if not self._told:
+                self._told = True
+                with contextlib.suppress(talk.Gone):
+                    self._line.send(talk.Lost(reason=str(err)[: talk.TEXT_MAX]))
+            raise
 
     def _list(self):
         self._line.send(talk.Look())
@@ -54,8 +65,6 @@ class HandedReader(view.Reader):
             raise OSError(f"the agent says nothing for {ANSWER_S:g} s") from None
         if isinstance(answer, tuple):
             return answer
-        with contextlib.suppress(talk.Gone):
-            self._line.send(talk.Lost(reason=answer[: talk.TEXT_MAX]))
         raise view.Gone(answer)
 
 
