@@ -195,6 +195,10 @@ NOTES = {
         "A source that was never written (an image of holes only) is known as such: its first run asks the target for what it holds instead of sending "
         "everything. Where both ends find nothing but zeroes by looking themselves, nothing is copied, and the run says so. One that was "
         "erased with zeroes is read, and nothing but a record of how much is zero is sent.",
+        "Jobs of one source volume that start together, by one qrep start or because they are due at the same moment, share one frozen snapshot, which "
+        "is given back with the last of them, and one pass over it: each granule is read and hashed once, and each target is sent what it lacks. A "
+        "target that is slower than the others keeps them for five seconds in all; then it reads by itself. What a run took from another is told as "
+        "read_shared. They take one turn among limits.jobs_running. A source without snapshots is read by each of them.",
         "At most limits.jobs_running jobs (32) run at once; more wait in the order in which they came, and status shows their turn. At most "
         "limits.pairs_local jobs (256) within this host, limits.pairs_remote (64) to others and limits.pairs_per_source (8) of one source volume "
         "may be configured. A volume that is a target cannot be a source, nor the other way round.",
