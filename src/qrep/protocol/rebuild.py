@@ -28,6 +28,7 @@ SAMPLE_GRANULES = 1024  # from which the sample is drawn, themselves drawn at ra
 DRAWS = 32 * say.SAMPLE_MAX  # tries to hit a leaf that is not zero
 PAGES_BYTES = 4 << 20  # of leaf pages asked for at a time
 EXACT_BYTES = 32 << 30  # equal granules are counted leaf by leaf up to this much, if the verdict does not need it
+READ_GRANULES = 64  # asked for at a time: so often progress is told
 
 
 @dataclass
@@ -87,7 +88,7 @@ class Judge:
 
     def _scan(self):
         self.phase = "reading"
-        return say.ScanTarget(first=self._first, count=min(say.GRANULES_PER_SCAN, self.geometry.granules - self._first))
+        return say.ScanTarget(first=self._first, count=min(READ_GRANULES, self.geometry.granules - self._first))
 
     # ---- the sample ----
 
@@ -136,7 +137,7 @@ class Judge:
     # ---- everything ----
 
     def _on_digests(self, message):
-        count = min(say.GRANULES_PER_SCAN, self.geometry.granules - self._first)
+        count = min(READ_GRANULES, self.geometry.granules - self._first)
         if message.first != self._first or len(message.states) != count:
             raise ProtocolError(f"digests of granules from {message.first} on were not asked for")
         for index in range(count):
