@@ -6,7 +6,7 @@ import pytest
 from unit.test_source_machine import JOB, NEW, T, TOKENS, DIGEST, KEY, draw, names, said, state
 from unit.test_target_machine import COMMITTED, machine, prepared, replies
 
-from qrep.errors import DamagedError, QrepError, Refused, Unreachable
+from qrep.errors import DamagedError, Interrupted, QrepError, Refused, Unreachable
 from qrep.jobs.groups import Ask, FreezeAll, GroupRun, Reconnect, Withdraw
 from qrep.protocol import actions as do
 from qrep.protocol import messages as say
@@ -218,6 +218,14 @@ def test_nobody_is_withdrawn_while_the_record_may_exist():
     assert run.ended("b", Unreachable("away"), True) == [], "it may be committed"
     [withdrawn] = run.agreed("a", (2, 7, NEW))
     assert isinstance(withdrawn, Withdraw) and withdrawn.member == "a", "its attempt is open, so nothing was committed"
+
+
+def test_whoever_stops_one_member_stops_all_whatever_is_known():
+    run = GroupRun("ab")
+    run.agreed("a", (1, 7, NEW))
+    run.agreed("b", (1, 8, T))
+    [withdrawn] = run.ended("b", Interrupted("stopped"), True)
+    assert (withdrawn.member, withdrawn.abort) == ("a", False) and isinstance(withdrawn.error, Interrupted)
 
 
 def test_an_answer_that_was_lost_is_asked_for_again_when_all_say_that_they_are_open():

@@ -154,7 +154,9 @@ class Member:
         with self._attempt._news:
             self._withdrawn = error
             self._attempt._news.notify_all()
-        if self.run is not None:
+        if self.run is not None and isinstance(error, Interrupted):
+            self.run.stop()  # also while it has no connection
+        elif self.run is not None:
             self.run.tell_machine(lambda machine: machine.withdraw(error, abort))
 
     def reconnect(self, why):

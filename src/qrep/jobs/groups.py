@@ -111,7 +111,8 @@ class GroupRun:
             return []
         if self._doom is None:
             self._doom = (_of_another(member, error), not keep)
-        return [] if self.uncertain else self._withdraw_all()
+        # Who is stopped gives nothing up: whether it was committed is found by its next start.
+        return self._withdraw_all() if isinstance(error, Interrupted) or not self.uncertain else []
 
     def _ask(self):
         if self._asking or self._doom is not None or self._agreed.keys() != self._members:
