@@ -163,7 +163,9 @@ class Scenario:
 
     def _in_use(self, token):
         """A snapshot that a lane reads cannot vanish under it; one that only waits for a resume may."""
-        return any(c.alive and c.machine is not None and c.machine.record and c.machine.record.snapshot == token for c in self.controllers)
+        return any(
+            c.keeps(token) or (c.alive and c.machine is not None and c.machine.record and c.machine.record.snapshot == token) for c in self.controllers
+        )
 
     def _events(self):
         return TARGET[self.target.machine.phase]

@@ -115,6 +115,10 @@ class Controller(Process):
         self.connect()
         yield from self.serve()
 
+    def keeps(self, token):
+        """Whether a snapshot is kept beyond the run, of the last generation (hinted.py)."""
+        return False
+
     def draw(self, size):
         return self.world.random.randbytes(size)
 
