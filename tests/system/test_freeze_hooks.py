@@ -95,7 +95,7 @@ def test_a_command_that_is_not_there_is_named(disk):
 
 def test_one_that_hangs_is_killed_with_all_that_it_started(disk, point, hook, memory_dir):
     pid = memory_dir / "pid"
-    options = FreezeOptions(hook("before", f"sleep 1000 & echo $! >{pid}; wait"), hook("after"), limit_s=1.0)
+    options = FreezeOptions(hook("before", f"sleep 1000 & echo $! >{pid}; wait"), hook("after"), limit_s=3.0)
     with pytest.raises(SnapshotError, match="killed at its time limit"):
         Reflink(options).freeze(device.inspect(disk), "x")
     eventually(lambda: not is_running(int(pid.read_text())))
