@@ -86,6 +86,10 @@ def test_a_converted_clone_waits_for_its_disk_and_lets_it_go(agents, disks, fill
     cloned(a, source, copy)
     fill(source, 4096, 12 * MIB)
     root = a.qrep("clone", "start", "db", "--wait")["root"]
+    a.qrep("attach", "db-copy", "--nbd", "--read-only")
+    for command in (("convert", "db", "-n"), ("delete", "db", "-y")):
+        assert a.refused("clone", *command)["code"] == "volume-in-use"
+    a.qrep("detach", "db-copy")
     plan = a.qrep("clone", "convert", "db", "-n")["would_convert"]
     assert plan["counter"] == 2 and not is_free(copy)
     assert a.refused("clone", "convert", "db")["code"] == "needs-confirmation"
@@ -287,17 +291,53 @@ def test_a_disk_that_comes_back_to_its_own_host_is_a_local_job(agents, disks, fi
 
 
 @pytest.mark.slow
-def test_a_rebuild_that_is_stopped_begins_anew(agents, disks):
+@pytest.mark.parametrize("changed", [False, True], ids=["as it was", "changed on the way"])
+def test_a_frozen_source_goes_on_with_what_its_filesystem_says_was_changed(agents, xfs, random_source, changed):
+    source, copy = xfs / "source.img", xfs / "copy.img"
+    source.write_bytes(random_source.randbytes(SIZE))
+    copy.write_bytes(bytes(SIZE))
+    a = agents.agent("site-a")
+    carried(a, a, source, copy)
+    before = a.job()["last_run"]
+    assert not before["fuzzy"]
+    if changed:
+        with open(copy, "r+b") as file:
+            file.seek(5 * MIB)
+            file.write(b"on the way")
+    with open(source, "r+b") as file:
+        file.seek(9 * MIB)
+        file.write(b"meanwhile")
+    assert a.qrep(*rebuild("logs"))["differing_leaves"] == changed
+    report = a.run()
+    assert report["root"] == b3sum(copy) == b3sum(source) and report["changed"] == 4096 * (1 + changed)
+    assert (report["hints"]["state"] == "used") == (not changed)  # else the snapshot that was kept is of another generation than the volume's
+    assert a.qrep("verify", "db")["equal"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["stop", "the target dies", "the source dies", "the link is gone"])
+def test_a_rebuild_that_is_interrupted_while_it_reads_leaves_everything_as_it_was(agents, disks, how):
     source, copy = disks
     a, b = agents.pair(link_rate=4096)  # the sample takes seconds to come back
     carried(a, b, source, copy)
+    before = writes_of(copy)
     task = a.client().post("/jobs/db/rebuild", {"target": "site-b:logs"})
     wait_until(lambda: not is_free(copy))
     assert a.refused("start", "db")["code"] == "disk-moved" and a.refused(*rebuild())["code"] == "busy"
-    a.qrep("stop", "db")
-    assert a.client().get(f"/tasks/{task['id']}")["error"]["code"] == "interrupted"
-    wait_until(lambda: is_free(copy))
-    assert a.job()["state"] == "moving"
+    if how == "stop":
+        a.qrep("stop", "db")
+        assert a.client().get(f"/tasks/{task['id']}")["error"]["code"] == "interrupted"
+    elif how == "the source dies":
+        a.kill()
+        a.start()
+    else:
+        b.kill() if how == "the target dies" else agents.link.cut()
+        wait_until(lambda: a.client().get(f"/tasks/{task['id']}")["state"] == "failed", seconds=30)
+        assert a.client().get(f"/tasks/{task['id']}")["error"]["exit"] == 4
+        if how == "the target dies":
+            b.start()
+    wait_until(lambda: is_free(copy), seconds=30)
+    assert a.job()["state"] == "moving" and not b.db_pairs() and writes_of(copy) == before
 
 
 @pytest.mark.parametrize(

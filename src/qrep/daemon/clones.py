@@ -76,6 +76,7 @@ class Clones:
     def convert(self, source, dry_run=False):
         """Let the job wait for its disk elsewhere. Raises Refused unless the clone is finished. Returns what there is to say."""
         runner = self.get(source)
+        self._check_not_attached(runner.settings.target)
         runner.begin("convert")
         done = False
         try:
@@ -100,6 +101,11 @@ class Clones:
             volume=volume.name, counter=counter, generation=generation,
         )  # fmt: skip
         return answer
+
+    def _check_not_attached(self, volume):
+        attached = self.node.attachments.of_volume(volume)
+        if attached:
+            raise Refused(f"{attached[0]} is attached", hint=f"qrep detach {attached[0]}", code="volume-in-use")
 
     def _check_finished(self, runner, volume):
         """(counter, generation) of a clone whose disk holds exactly what this host's map says; its leaf values are durable from now on."""
@@ -140,6 +146,7 @@ class Clones:
         """Forget the clone; its device keeps its bytes and is nobody's replica any more."""
         runner = self.get(source)
         target = runner.settings.target
+        self._check_not_attached(target)
         self.node.jobs.delete(runner.name)
         with contextlib.suppress(NotFound):
             volume = self.node.volumes.get(target)
