@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from flow.harness import MIB, write_at
 
-from qrep.errors import DamagedError, NotFound, QrepError
+from qrep.errors import DamagedError, NotFound, QrepError, Refused
 from qrep.target.view import Gone, PointView
 
 SIZE = 24 * MIB
@@ -77,7 +77,7 @@ def test_every_retained_point_reads_as_it_was_whatever_goes_on_above_it(site, ra
             readers.append(Reader(volume, newest, images[newest], seed + step))
             if len(readers) > 3:
                 readers.pop(random_source.randrange(len(readers))).stop()
-            kind = random_source.choice(["run", "run", "give up", "rollback"])
+            kind = random_source.choice(["run", "run", "give up", "rollback", "delete"])
             change(site.source, random_source)
             if kind == "run":
                 site.run()
@@ -88,6 +88,9 @@ def test_every_retained_point_reads_as_it_was_whatever_goes_on_above_it(site, ra
                     site.run()
                 timer.join()
                 volume.abandon("for a test")
+            elif kind == "delete":
+                with contextlib.suppress(Refused):  # the present one, or one that is read
+                    volume.delete_point(random_source.choice([point.id for point in volume.sync_points()]))
             else:
                 back = random_source.choice([point.id for point in volume.sync_points()])
                 if back != newest:

@@ -47,6 +47,19 @@ def read_export(attached, memory_dir):
     return out.read_bytes()
 
 
+def check_refusals(a, b):
+    """What cannot be attached is refused with a reason; here rather than in a scene of its own, which costs seconds."""
+    assert a.refused("attach", "db")["code"] == "not-a-replica"
+    assert b.refused("attach", "db@77", "--read-only")["code"] == "no-such-point"
+    assert b.refused("attach", "db@77", "-n")["code"] == "no-such-point"
+    assert b.refused("attach", "other")["exit"] == 7
+    assert b.refused("attach", "db", "--nbd", "nowhere")["exit"] == 2
+    assert b.refused("attach", "db", "--nbd", "10.99.99.99:10809")["code"] == "address"
+    assert b.refused("attach", "db", "--space", "much")["exit"] == 2
+    assert b.refused("attach", "--read-only")["exit"] == 2
+    assert b.qrep("attach") == []
+
+
 def test_an_export_of_an_older_point_is_right_while_runs_commit_and_older_points_go(hosts, fill, memory_dir):
     a, b, source, target, image = hosts
     would = b.qrep("attach", "db@1", "--read-only", "-n")
@@ -82,6 +95,7 @@ def test_an_export_of_an_older_point_is_right_while_runs_commit_and_older_points
 def test_what_is_written_goes_to_an_overlay_with_a_limit_and_never_to_the_replica(hosts, memory_dir):
     need_tool("qemu-io")
     a, b, source, target, image = hosts
+    check_refusals(a, b)
     attached = b.qrep("attach", "db", "--nbd", "127.0.0.1:10809", "--space", "1M")
     assert attached["point"] == "2" and attached["addresses"] == ["127.0.0.1:10809"] and attached["space"]["limit"] == MIB
     matches(attached, "ATTACHMENT")
@@ -97,7 +111,14 @@ def test_what_is_written_goes_to_an_overlay_with_a_limit_and_never_to_the_replic
     assert b3sum(target) == b3sum(source)
     wait_until(lambda: b.qrep("attach")[0]["space"]["used"] == 512 << 10)
     a.run()
+    said, _code = b.text("attach", "db@1", "--read-only", "--nbd", "127.0.0.1:10810")
+    assert "nbd://127.0.0.1:10810" in said and "NBD is plain" in said
+    assert b.refused("detach", "db", "-y")["exit"] == 2, "which of the two?"
+    b.qrep("detach", "db@1")
+    said, _code = b.text("attach")
+    assert "512 KiB written of 1 MiB" in said and "not in use" in said
     assert b.refused("detach", "db@2")["code"] == "needs-confirmation"
+    assert b.qrep("detach", "db@2", "-n") == {"would_detach": ["db@2"], "written": 512 << 10} and len(b.qrep("attach")) == 1
     assert b.qrep("detach", "db@2", "-y")["written"] == 512 << 10
 
 
@@ -115,19 +136,6 @@ def test_the_server_has_no_rights_and_when_it_is_killed_that_is_told_and_the_eng
     assert a.run()["root"] == b3sum(source)
     b.qrep("detach", "db@1")
     assert read_export(b.qrep("attach", "db@1", "--nbd"), memory_dir), "it can be attached again"
-
-
-def test_what_cannot_be_attached_is_refused_with_a_reason(hosts):
-    a, b, *_rest = hosts
-    assert a.refused("attach", "db")["code"] == "not-a-replica"
-    assert b.refused("attach", "db@77", "--read-only")["code"] == "no-such-point"
-    assert b.refused("attach", "db@77", "-n")["code"] == "no-such-point"
-    assert b.refused("attach", "other")["exit"] == 7
-    assert b.refused("attach", "db", "--nbd", "nowhere")["exit"] == 2
-    assert b.refused("attach", "db", "--nbd", "10.99.99.99:10809")["code"] == "address"
-    assert b.refused("attach", "db", "--space", "much")["exit"] == 2
-    assert b.refused("attach", "--read-only")["exit"] == 2
-    assert b.qrep("attach") == []
 
 
 @pytest.mark.slow
@@ -151,3 +159,18 @@ def test_after_the_agent_was_killed_nothing_is_attached_and_it_says_so(hosts):
     b.start()
     assert b.qrep("attach") == []
     assert b.qrep("attach", "db@1", "--nbd")["socket"] == attached["socket"]
+
+
+@pytest.mark.slow
+def test_a_before_image_that_rotted_is_an_error_and_never_data_and_is_told(hosts, memory_dir):
+    _a, b, *_rest = hosts
+    attached = b.qrep("attach", "db@1", "--read-only", "--nbd")
+    (undo,) = Path(b.state).glob("targets/*/undo/*.undo")
+    with open(undo, "r+b") as file:  # in the payload of the first batch, of 4 MiB
+        file.seek((16 << 20) + (64 << 10))
+        file.write(b"rot" * 100)
+    with pytest.raises(RuntimeError, match="nbdcopy"):
+        read_export(attached, memory_dir)
+    wait_until(lambda: b.events("attach-ended"))
+    assert "cannot be believed" in b.qrep("attach")[0]["error"]
+    assert read_export(b.qrep("attach", "db@2", "--read-only", "--nbd"), memory_dir)

@@ -57,7 +57,7 @@ class FuseDevice:
     kind = "nbdfuse"
 
     def __init__(self, directory, address, *, read_only):
-        for tool, package in (("nbdfuse", "nbdfuse"), ("losetup", "mount")):
+        for tool, package in (("nbdfuse", "libnbd-bin"), ("losetup", "mount")):
             if shutil.which(tool) is None:
                 raise Refused(
                     f"this kernel has no nbd loaded, and {tool} is not installed", code="no-nbd-client",
