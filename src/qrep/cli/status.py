@@ -201,7 +201,9 @@ def detail(job, node):
     last = job.get("last_run")
     if last and not progress:
         lines.append(
-            f"  last run  read {units.format_size(last.get('read', 0))}  changed {units.format_size(last.get('changed', 0))}  "
+            f"  last run  read {units.format_size(last.get('read', 0))}"
+            + (f" and {units.format_size(last['read_shared'])} with others" if last.get("read_shared") else "")
+            + f"  changed {units.format_size(last.get('changed', 0))}  "
             f"sent {units.format_size(last.get('sent', 0))}  in {units.format_time_to_go(last.get('seconds', 0))}"
             + ("  (resumed)" if last.get("resumed") else "")
         )
