@@ -23,6 +23,7 @@ class Oracle:
         self.epoch = 0  # highest that was accepted
         self.values_of = {}
         self.role = REPLICA
+        self.deleted = {}  # committed id -> ids of sync points that were deleted while it was
         self.firsts = set()  # ids that nothing is kept before: of changes of role
 
     def granules(self):
@@ -113,11 +114,22 @@ class Oracle:
             if not right:
                 raise Violation(f"INV-I: the map of {who} lies about granule {index} of {tag.hex()[:8]}")
 
+    def kept(self, count):
+        """Ids that must be within reach, newest first: each commit kept the newest `count` earlier ones that were there."""
+        ids = []
+        for new in self.chain:
+            ids = [new] if new in self.firsts else [new, *(old for old in ids if old not in self.deleted.get(ids[0], ()))][: count + 1]
+        return [ids[0], *(old for old in ids[1:] if old not in self.deleted.get(ids[0], ()))]
+
+    def delete(self, point):
+        """A sync point was taken out of the middle, while the last of the chain was committed."""
+        self.deleted.setdefault(self.chain[-1], set()).add(point)
+
     def retained(self, target):
         """INV-K: every sync point that was asked for can still be shown; so many as were made, or as are kept."""
         content = bytearray(self.images[self.chain[-1]])
-        first = max(i for i, new in enumerate(self.chain) if not i or new in self.firsts)  # nothing is kept before it
-        wanted = min(target.sync_points, len(self.chain) - 1 - first)
+        kept = self.kept(target.sync_points)
+        wanted = len(kept) - 1
         new, shown = target.machine.record.committed_id, 0
         if target.machine.chain[0] != new or len(target.machine.chain) <= wanted:
             raise Violation("INV-K: the machine does not know what is within reach")
@@ -125,13 +137,15 @@ class Oracle:
             file = target.undo.get(new)
             if file is None:
                 raise Violation("INV-K: the undo file of a retained generation is missing")
-            header = records.UndoHeader.unpack(bytes(file.cache[: records.UNDO_HEADER_SIZE]))
             try:
+                header = records.UndoHeader.unpack(bytes(file.cache[: records.UNDO_HEADER_SIZE]))
                 for offset, data in before_images(file, header, self.size):
                     content[offset : offset + len(data)] = data
             except records.RecordDamaged as err:
                 raise Violation(f"INV-K: the undo file of a retained generation is damaged: {err}") from err
             base = header.base_id
+            if base != kept[shown + 1]:
+                raise Violation("INV-K: a sync point is missing, or one is there that was given up")
             if base not in self.images or bytes(content) != self.images[base]:
                 raise Violation("INV-K: a retained sync point does not show its image")
             new, shown = base, shown + 1

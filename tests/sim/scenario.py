@@ -40,6 +40,7 @@ class Scenario:
         ids = random.randbytes(16), random.randbytes(16)
         undo_limit = random.choice((1 << 30, 1 << 30, 120_000))
         self.target = target_class(world, self.oracle, geometry, volume_id=ids[1], sync_points=random.choice((0, 1, 3, 7)), undo_limit=undo_limit)
+        self.target.sync_points = focus.get("sync_points", self.target.sync_points)
         names = ["source", "other"][: focus.get("controllers") or random.choice((1, 1, 2))]
         self.controllers = [
             controller_class(world, self.oracle, geometry, self.volume, self.network, self.target, name=name, ids=ids) for name in names
@@ -131,6 +132,8 @@ class Scenario:
                     places.clear()
                 else:
                     places.add(random.randrange(self.geometry.size // LEAF) * LEAF)
+            case "merge":
+                target.merge_some()
             case "rollback":
                 self.rollback()
             case "take_over":

@@ -11,6 +11,7 @@ from qrep.protocol import actions as do
 from qrep.protocol import messages as say
 from qrep.protocol.records import TargetRecord
 from qrep.protocol.target_machine import TargetMachine
+from qrep.target.undomerge import Covered
 from sim.disk import Disk, MediumError, SparseFile, Store
 from sim.oracle import before_images
 from sim.roles import Roles
@@ -69,7 +70,7 @@ class Target(Process, Roles):
         self.handles = 0
         self.data_ends = []
         self.machine = self.run = None
-        self.ready = False
+        self.ready = self.merging = False
         self.wanted = True
         self.lies = 0.0  # how often a frame of an earlier session, a frame twice or a flipped bit comes out of a connection
         self.checkpoint_every = 0.3  # seconds, scale
@@ -80,7 +81,7 @@ class Target(Process, Roles):
     # ---- life ----
 
     def main(self):
-        self.ready = False
+        self.ready = self.merging = False
         yield from self.claim()
         try:
             block, self.slot = records.choose_superblock(self._slot(0), self._slot(1))
@@ -565,7 +566,10 @@ class Target(Process, Roles):
         chain = [record.committed_id] if record is not None and record.committed_id != say.NO_ID else []
         while chain and chain[-1] in self.undo:
             file = self.undo[chain[-1]]
-            base = records.UndoHeader.unpack(bytes(file.cache[: records.UNDO_HEADER_SIZE])).base_id
+            try:
+                base = records.UndoHeader.unpack(bytes(file.cache[: records.UNDO_HEADER_SIZE])).base_id
+            except records.RecordDamaged:
+                break
             if base in chain:
                 break
             chain.append(base)
@@ -580,6 +584,71 @@ class Target(Process, Roles):
             self.undo.pop(new, None)
             yield self.world.delay(0.002)  # a place to be killed at
         self.machine.set_chain(self.way_back(self.machine.record))
+
+    def merge_some(self):
+        """Take sync points out of the middle, beside everything else that goes on."""
+        chain = list(self.machine.chain) if self.ready else []
+        if len(chain) > 2 and self.machine.phase == "idle" and not self.merging:
+            first = self.world.random.randrange(1, len(chain) - 1)
+            last = self.world.random.randrange(first, len(chain) - 1)
+            self.merging = True
+            self.spawn(self.merge(chain[first - 1 : last + 2]))
+
+    def merge(self, ids):
+        """As target/undomerge.py: one file of several, written beside them, flushed, renamed over the newest; then the others go."""
+        self.world.log(f"target merges {len(ids) - 1} undo files")
+        header = records.UndoHeader.unpack(bytes(self.undo[ids[0]].cache[: records.UNDO_HEADER_SIZE])).replace(base_id=ids[-1])
+        merged, covered, places = SparseFile(self.world, "undo"), Covered(), []
+        for new in self.order_of_merging(ids[:-1]):
+            file = self.undo.get(new)
+            if file is None:  # it was pruned meanwhile
+                self.merging = False
+                return
+            of_file = records.UndoHeader.unpack(bytes(file.cache[: records.UNDO_HEADER_SIZE]))
+            for offset, data in reversed(list(before_images(file, of_file, self.geometry.size))):
+                places += [(start, data[start - offset : start - offset + size]) for start, size in covered.take(offset, len(data))]
+            yield self.world.delay(0.02)
+        position = records.UNDO_SEGMENT_SIZE
+        for sequence, start in enumerate(range(0, len(places), 4)):
+            some = places[start : start + 4]
+            batch = records.UndoBatch(
+                base_id=ids[-1], attempt=header.attempt, sequence=sequence, position=position, flushed=position, payload=b"".join(data for _, data in some if any(data)),
+                extents=tuple((offset, len(data), records.UNDO_DATA if any(data) else records.UNDO_ZERO) for offset, data in some),
+            ).pack(self.geometry.size)  # fmt: skip
+            yield merged.submit(position, batch)
+            position += len(batch)
+        yield merged.submit(0, header.pack())
+        yield from self.flush_merged(merged)
+        self.between_actions(lambda: self.finish_merge(ids, merged))
+
+    def between_actions(self, function):
+        """What needs the volume's lock: while a commit is carried out the machine is ahead of the superblock."""
+        self.post(lambda: function() or [])
+
+    def order_of_merging(self, ids):
+        """The oldest file first: of every place what it holds stays."""
+        return reversed(ids)
+
+    def flush_merged(self, file):
+        yield from file.flush()
+
+    def finish_merge(self, ids, merged):
+        """The rename, if the files are still those of `ids`."""
+        self.merging = False
+        chain = self.way_back(self.machine.record)
+        at = chain.index(ids[0]) if ids[0] in chain else None
+        if at is None or chain[at : at + len(ids)] != ids:
+            return
+        self.undo[ids[0]] = merged
+        self.machine.set_chain(self.way_back(self.machine.record))
+        for gone in ids[1:-1]:
+            self.oracle.delete(gone)
+        self.spawn(self.remove_merged(ids[1:-1]))
+
+    def remove_merged(self, ids):
+        for gone in ids:
+            yield self.world.delay(0.02)  # a place to be killed at
+            self.undo.pop(gone, None)
 
     def plan(self, points):
         return retention.plan(points, retention.Policy(count=self.sync_points))

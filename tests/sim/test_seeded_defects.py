@@ -251,13 +251,13 @@ class Forgetful(Controller):
     """A source without randomness to speak of: it names a new generation as one before it was named."""
 
     def draw(self, size):
-        used = self.oracle.chain
+        used = self.target.machine.chain if self.target.machine is not None else ()  # within reach
         return self.world.random.choice(used) if size == 16 and used and self.world.chance(0.3) else super().draw(size)
 
 
 def an_id_used_before_taken_again():
     """Begin does not look for the ids of what is within reach: the way back would lead in a circle."""
-    return {"target_class": target_with(used_ids=lambda self: {say.NO_ID}), "controller_class": Forgetful, "focus": {"controllers": 1}}
+    return {"target_class": target_with(used_ids=lambda self: {say.NO_ID, self.record.committed_id}), "controller_class": Forgetful, "focus": {"controllers": 1}}
 
 
 BAD_BLOCKS = {"weights": {"source_bad": 2, "target_bad": 2, "cut": 1, "kill_target": 1}, "pace": 1, "latency": 0.001}
@@ -619,6 +619,41 @@ def the_next_image_taken_for_the_one_that_was_lost():
     return {"controller_class": controller_with(snapshot_lost=snapshot_lost, frozen=frozen), "focus": focus}
 
 
+MERGES = {"weights": {"merge": 6, "power_target": 1, "kill_target": 1, "rollback": 1}, "sync_points": 7, "controllers": 1, "pace": 1, "frozen": 1.0, "hot": 0.8, "lies": 0}
+
+
+def the_newer_before_image_kept_in_a_merge():
+    """Where both files hold a place, what the device held at the point that goes is not what it held at the older one."""
+    return {"target_class": type("DefectTarget", (Target,), {"order_of_merging": lambda self, ids: ids}), "focus": MERGES}
+
+
+def merged_undo_not_flushed_before_the_rename():
+    """A power cut leaves a torn file in the place of two whole ones."""
+
+    def flush_merged(self, file):
+        yield 0
+
+    return {"target_class": type("DefectTarget", (Target,), {"flush_merged": flush_merged}), "focus": MERGES | {"weights": {"merge": 6, "power_target": 6}}}
+
+
+def a_merge_finished_whatever_came_meanwhile():
+    """Another merge, or a commit that pruned, came between: the file takes the place of one that leads elsewhere."""
+
+    def finish_merge(self, ids, merged):
+        self.merging = False
+        self.undo[ids[0]] = merged
+        for gone in ids[1:-1]:
+            self.oracle.delete(gone)
+
+    return {"target_class": type("DefectTarget", (Target,), {"finish_merge": finish_merge}), "focus": MERGES | {"sync_points": 3, "busy": 0.05}}
+
+
+def a_merge_finished_in_the_middle_of_a_commit():
+    """The machine is ahead of the superblock then: a power cut goes back to one that needs the undo file as it was."""
+    focus = MERGES | {"weights": {"merge": 6, "power_target": 2, "rollback": 2}, "superblock_latency": 0.3}
+    return {"target_class": type("DefectTarget", (Target,), {"between_actions": lambda self, function: function()}), "focus": focus}
+
+
 DEFECTS = [
     the_next_image_taken_for_the_one_that_was_lost,
     undo_not_flushed, device_not_flushed_before_the_commit, open_cleared_before_the_restored_device_is_flushed, commit_without_a_manifest,
@@ -632,6 +667,8 @@ DEFECTS = [
     the_image_after_one_with_bad_blocks_taken_for_the_same, unreadable_granules_left_out, frames_of_any_session_taken, leaf_pages_of_a_lying_target_believed,
     lanes_that_all_left_taken_for_the_end_of_the_work, given_up_under_the_id_of_before, given_up_without_a_flush, given_up_while_the_host_writes,
     sync_points_kept_by_a_volume_that_took_over, a_run_admitted_by_a_primary_volume, an_id_used_before_taken_again,
+    the_newer_before_image_kept_in_a_merge, merged_undo_not_flushed_before_the_rename, a_merge_finished_whatever_came_meanwhile,
+    a_merge_finished_in_the_middle_of_a_commit,
 ]  # fmt: skip
 
 
@@ -647,7 +684,7 @@ def catch(defect, first, count):
 
 
 # Where the search starts for the rare ones, so that the fast tier stays fast; any start finds them.
-START = {parts_of_a_live_granule_not_sent_again: 370, restart_without_the_claim: 5, given_up_while_the_host_writes: 20, an_interrupted_second_image_forgotten: 70}
+START = {parts_of_a_live_granule_not_sent_again: 370, restart_without_the_claim: 5, given_up_while_the_host_writes: 20, an_interrupted_second_image_forgotten: 70, a_merge_finished_in_the_middle_of_a_commit: 10}
 
 
 @pytest.mark.parametrize("defect", DEFECTS, ids=lambda defect: defect.__name__)
@@ -665,6 +702,12 @@ def test_a_run_whose_connections_all_left_is_resumed():
 def test_an_id_of_what_is_within_reach_is_refused_and_the_run_goes_on_with_another():
     for seed in range(40):
         Scenario(seed, controller_class=Forgetful, focus={"controllers": 1}).play()
+
+
+def test_sync_points_taken_out_of_the_middle_leave_the_others_whole():
+    """Beside runs, kills, power cuts and rollbacks."""
+    for seed in range(100, 160):
+        Scenario(seed, focus=MERGES).play()
 
 
 def changed_and_changed_back(*, focus=None, **classes):

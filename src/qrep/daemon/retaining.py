@@ -84,36 +84,26 @@ class Retaining:
         self._lock = threading.Lock()
 
     def look(self):
-        """Now and then, in a thread that may wait for nothing."""
+        """Now and then, in a thread that may wait for nothing: what there is to do is done in another one."""
         for volume in self.node.volumes.all():
             target = volume.target
-            if target is None or target.damaged or not target.lock.acquire(blocking=False):
+            state = target.retention_state() if target is not None and not target.damaged else None
+            if state is None or self._seen.get(volume.name) == state:
                 continue
-            try:
-                self._look(volume.name, target)
-            finally:
-                target.lock.release()
-
-    def _look(self, name, target):
-        state = target.retention_state()
-        if state is None or self._seen.get(name) == state:
-            return
-        plan = target.retention()
-        self._seen[name] = state
-        if plan.cut or plan.merge:
             with self._lock:
-                if name in self._going:
-                    return
-                self._going.add(name)
-            threading.Thread(target=self._thin, args=(name, target), name=f"retention of {name}", daemon=True).start()
+                if volume.name in self._going:
+                    continue
+                self._going.add(volume.name)
+            self._seen[volume.name] = state
+            threading.Thread(target=self._thin, args=(volume.name, target), name=f"retention of {volume.name}", daemon=True).start()
 
     def _thin(self, name, target):
         try:
             _tell(self.node, name, target.thin(stopped=lambda: target.machine.phase != "idle"))
         except (QrepError, OSError) as error:
-            busy = isinstance(error, QrepError) and error.code == "busy"
-            if busy:  # a run has come: after its commit
+            if isinstance(error, QrepError) and error.code == "busy":  # a run has come: when it has ended
                 log.info("%s: %s", name, error)
+                self._seen.pop(name, None)
             else:
                 self.node.events.add("retention-failed", str(error), volume=name)
         finally:

@@ -106,10 +106,11 @@ class Keeping(Thinning):
             return retention.plan(self.points.aged(self._within_reach()), self.policy, frozenset(self._pins))
 
     def retention_state(self):
-        """What the plan depends on, to be compared; None while nothing is to be given up because something goes on."""
-        if self.machine is None or self.machine.phase != "idle" or self.device_fd < 0:
+        """What the plan depends on, to be compared; None while nothing can be given up because something goes on. Waits for nothing."""
+        machine = self.machine
+        if machine is None or machine.phase != "idle" or self.device_fd < 0:
             return None
-        return self.machine.record.committed_id, self.policy, frozenset(self._pins)
+        return machine.record.committed_id, self.policy, tuple(sorted(dict(self._pins)))
 
     def retain(self):
         """Give up the oldest sync points, as far as the policy wants none of them. Those in the middle: thin(), later. Does not raise."""
