@@ -75,3 +75,15 @@ def test_the_target_is_killed_while_a_sync_point_is_taken_out_of_the_middle(thre
         assert shown(three) == expected(three, 3, 1)
     three.complete(three.images[3])
     assert shown(three) == expected(three, 4, 3, 1)
+
+
+@pytest.mark.parametrize("slot", [0, 4096])
+def test_a_slot_of_the_superblock_rots_after_the_undo_of_the_last_commit_was_merged(three, slot):
+    """The older slot no longer speaks of an open generation whose undo file leads elsewhere now."""
+    three.start("delete", 2).communicate()
+    three.stop_all()
+    with open(three.state / "target" / "superblock", "r+b") as file:
+        file.seek(slot)
+        file.write(bytes(512))
+    assert three.recover() == 3
+    assert shown(three) == expected(three, 3, 1)

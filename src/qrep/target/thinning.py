@@ -3,6 +3,7 @@
 import itertools
 
 from qrep.errors import Refused
+from qrep.protocol.actions import WriteSuperblock
 from qrep.target.undomerge import Merge
 
 
@@ -74,6 +75,9 @@ class Thinning:
             try:
                 with self.lock:
                     self._check_unchanged(ids)
+                    if ids[0] == self.machine.record.committed_id:
+                        # The older slot of the superblock may still say `open` and name the way back as it was: from now on both say what is.
+                        self.execute([WriteSuperblock(self.machine.record)])
                     merge.finish()
                     self._given_up()
             except BaseException:
