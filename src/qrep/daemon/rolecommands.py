@@ -4,7 +4,7 @@ A command that is interrupted can be given again: it finds what is durable and g
 """
 
 from qrep.daemon.roles import lag
-from qrep.errors import QrepError, Refused
+from qrep.errors import QrepError
 from qrep.jobs import roles as decide
 
 
@@ -31,8 +31,7 @@ class RoleCommands:
             if what == "ask":
                 told = other.give_up(task, True)
                 theirs = told.standing(other.name)
-                if not decide.equal(self.roles.standing(part), theirs):
-                    raise Refused(f"{part.job}: {other.name} gave up, and does not hold what is here", code="not-equal", hint=f"qrep job promote {part.job}")
+                decide.gave_up(part.job, self.roles.standing(part), theirs, other=other.name)
                 what = "planned"
             answer = self._promoted(part, other, told, what)
             same_as = theirs.id if what == "planned" else ""
@@ -111,6 +110,8 @@ class RoleCommands:
             what = decide.failback(part.job, self.roles.standing(part), theirs, other=other.name)
             if what == "ask":
                 told = other.give_up(task, False)
+                if told.role != decide.REPLICA:
+                    raise decide.split_brain(part.job, self.node.name, other.name)
             self._know(part, told)
             if not swap:
                 report = self._run(task, part)

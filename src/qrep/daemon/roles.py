@@ -203,8 +203,8 @@ class Roles:
             if self.tell(part, allows=allows).role == decide.PRIMARY:
                 self._for_peer("count", part, lambda task: self.count_here(task, part))
         elif isinstance(question, asks.TakeBack):
-            decide.take_back(part.job, self.standing(part), question.id, question.same_as, allowed=allows)
             with self.alone(part), self.job_is_ours(part):
+                decide.take_back(part.job, self.standing(part), question.id, question.same_as, allowed=allows)
                 self.steps.take_over(part, why=f"{peer} gave it back", same_as=question.id, other_id=part.other_id)
         elif isinstance(question, asks.PinPoint):
             self.restoring.pin(part, question.point)

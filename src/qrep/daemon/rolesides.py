@@ -87,7 +87,9 @@ class PeerSide:
             lost = lost + 1 if told is None else 0
             if lost > 100:
                 raise TimedOut(f"{self.name} does not answer any more while {doing}", hint="see qrep status there")
-            state = (told.task or {}).get("state") if told is not None else "running"
+            if told is not None and told.task is None:
+                raise QrepError(f"{self.name}: its agent ended in the middle of it", code="interrupted-there", hint="give the command again")
+            state = told.task.get("state") if told is not None else "running"
             if state == "failed":
                 raise _failure(told.task.get("error"))
             if state != "running":

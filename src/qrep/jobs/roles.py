@@ -66,6 +66,15 @@ def promote(job, ours, theirs, *, force=False, other=""):
     )  # fmt: skip
 
 
+def gave_up(job, ours, theirs, *, other=""):
+    """After the other side was asked to give up: raises Refused unless it has, and holds what is here. It may have died in the middle of it."""
+    if theirs is None or theirs.role != REPLICA or not equal(ours, theirs):
+        raise Refused(
+            f"{job}: {other} was asked to give up its role, and has not brought it to an end", code="not-equal",
+            hint=f"qrep status {job} on both sides; then qrep job promote {job} again",
+        )  # fmt: skip
+
+
 def demote(job, ours, theirs, *, other=""):
     """last-run: the other side is a replica and gets everything first; overtaken: it is primary, and this side's changes will be kept aside."""
     if ours.role == REPLICA:
