@@ -14,7 +14,7 @@ from fault.test_kill_matrix import GROUP_POINTS
 
 pytestmark = pytest.mark.root
 TARGET_POINTS = tuple(point for point in GROUP_POINTS if point.startswith("group-"))
-SOURCE_POINTS = ("source-agreed", "map-pending-durable", "map-fold-before", "source-release-before")
+SOURCE_POINTS = ("source-agreed", "map-fold-before")
 
 
 class Group:
@@ -125,6 +125,7 @@ def test_the_target_is_killed(group, point):
     assert group.complete(group.second) in (2, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("point", ["superblock-write-before", "superblock-write-durable"])
 def test_the_target_is_killed_between_the_superblocks_of_the_commit(group, point):
     # Of each volume: Hello, Begin, and then the commit; so the fifth is the first of the commit, the sixth the second.
@@ -141,11 +142,12 @@ def test_the_source_is_killed(group, point):
     codes, _reports = group.run(crash_source=f"{point}:1")
     assert codes[0] == -9
     counter = group.recover()
-    assert counter == (2 if point in ("map-fold-before", "source-release-before") else 1)
+    assert counter == (2 if point == "map-fold-before" else 1)
     group.images[counter + 1] = group.second
     group.complete(group.second)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("point", ["superblock-write-before", "group-settle-before"])
 def test_the_target_is_killed_again_while_it_rolls_forward(group, point):
     group.run(crash_target="group-record-durable:1")
@@ -165,7 +167,7 @@ def test_both_are_killed(group, source, target):
     group.complete(group.second)
 
 
-@pytest.mark.parametrize("point", ["together-frozen:1", "together-frozen:2", "source-agreed:2"])
+@pytest.mark.parametrize("point", ["together-frozen:2", *(pytest.param(point, marks=pytest.mark.slow) for point in ("together-frozen:1", "source-agreed:2"))])
 def test_a_group_of_frozen_sources_goes_on_after_a_kill_of_its_source(frozen, point):
     codes, _reports = frozen.run(crash_source=point)
     assert codes[0] == -9
@@ -177,7 +179,7 @@ def test_a_group_of_frozen_sources_goes_on_after_a_kill_of_its_source(frozen, po
 SHARED_POINTS = ("shared-frozen:1", "shared-token-held:1", "shared-token-released:1", "shared-token-released:2", "source-run-saved:2", "source-frame-sent:3")
 
 
-@pytest.mark.parametrize("point", SHARED_POINTS)
+@pytest.mark.parametrize("point", [*SHARED_POINTS[:3], *(pytest.param(point, marks=pytest.mark.slow) for point in SHARED_POINTS[3:])])
 def test_two_jobs_of_one_snapshot_are_killed(nest, xfs, loop_device, memory_dir, random_source, undo_after, point):
     image, targets, state = xfs / "db.img", [loop_device(SIZE), loop_device(SIZE)], memory_dir / "state"
     content = random_source.randbytes(SIZE)

@@ -61,6 +61,7 @@ def test_eight_targets_of_one_source_cost_one_pass_over_it(sites, xfs, loop_devi
     assert not snapshots(image)
 
 
+@pytest.mark.slow
 def test_a_snapshot_that_several_jobs_hold_outlives_a_kill_until_the_last_has_committed(sites, xfs, loop_device, fill):
     a, b = sites
     image, targets = fan_out(sites, xfs, loop_device, fill, 2)
@@ -76,3 +77,44 @@ def test_a_snapshot_that_several_jobs_hold_outlives_a_kill_until_the_last_has_co
     wait_until(lambda: all(a.job(job)["counter"] == 1 for job in targets), 60)
     assert {b3sum(target) for target in targets.values()} == {before}, "both resumed from the snapshot that they share"
     assert not snapshots(image)
+
+
+@pytest.mark.slow
+def test_a_shared_snapshot_is_kept_for_hints_once_and_goes_with_the_last_job(agents, xfs, loop_device, fill):
+    image = xfs / "db.img"
+    image.write_bytes(b"")
+    fill(image, SIZE)
+    a = agents.agent("site-a")
+    a.qrep("volume", "add", "db", image)
+    targets = {f"db{number}": loop_device(SIZE) for number in range(2)}
+    for job, target in targets.items():
+        a.qrep("volume", "add", job, target)
+        a.qrep("job", "create", job, "--source", "db", "--target", job)
+    for _ in range(3):
+        fill(image, GRANULE, 3 * GRANULE)
+        reports = a.qrep("start", *targets, "--wait")
+        assert {report["root"] for report in reports.values()} == {b3sum(image)} == {b3sum(target) for target in targets.values()}
+    assert len(snapshots(image)) == 1, "of the last generation, for both"
+    assert reports["db0"]["hints"]["state"] == "used" and read_by(reports) < SIZE
+    a.qrep("job", "delete", "db0", "-y")
+    assert len(snapshots(image)) == 1
+    assert a.run("db1")["root"] == b3sum(image) and len(snapshots(image)) == 1
+    a.qrep("job", "delete", "db1", "-y")
+    assert not snapshots(image)
+
+
+def test_nothing_cascades(agents, loop_device):
+    a = agents.agent("site-a")
+    for name in ("x", "y", "z"):
+        a.qrep("volume", "add", name, loop_device(SIZE))
+    a.qrep("job", "create", "first", "--source", "x", "--target", "y")
+    for ways in (
+        ("job", "create", "next", "--source", "y", "--target", "z"),
+        ("job", "create", "next", "--source", "y", "--target", "z", "--mode", "copy"),
+        ("job", "create", "next", "--source", "z", "--target", "x"),
+        ("clone", "create", "y", "z"),
+        ("clone", "create", "z", "x"),
+    ):
+        refusal = a.refused(*ways)
+        assert (refusal["code"], refusal["exit"]) == ("cascading", 5), ways
+    assert [job["name"] for job in a.qrep("job")] == ["first"]
