@@ -65,7 +65,7 @@ def test_a_local_source_that_was_lost_and_comes_back_gets_the_differences(pair, 
     fill(target, MIB, offset=6 * MIB)
     assert agent.refused("start", "db", "--wait")["exit"] == 5
     plan = agent.qrep("job", "failback", "db", "-n")
-    assert plan["changed_here"] == MIB
+    assert (plan["changed_here"], plan["changed_there"]) == (MIB, MIB)
     answer = agent.qrep("job", "resync", "db", "--authoritative", "copy", "-y")
     assert b3sum(source) == b3sum(target) != lost
     (kept,) = [point for point in agent.qrep("snapshot", "db") if not point["current"]]

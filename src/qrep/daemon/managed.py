@@ -162,7 +162,7 @@ class ManagedVolume:
         if self.error is not None:
             return self._tried_again()
         if self.role() == "primary":
-            raise Refused(f"{self.name} is primary: its host writes it", hint="docs/ROLES.md; qrep job shows whose source it is", code="split-brain")
+            raise Refused(f"{self.name} is primary: its host writes it", hint="it has no sync points to show; qrep job lists whose source it is", code="primary")
         raise Refused(
             f"{self.name} is not a replica", hint="it becomes one when a job names it as its target", code="not-a-replica"
         )

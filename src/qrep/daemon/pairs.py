@@ -104,6 +104,11 @@ class Pairs:
         attached = self.node.attachments.of_volume(volume.name)
         if attached:  # the checks that follow let go of the device for a moment
             raise Refused(f"{where}: {attached[0]} is attached", hint=f"there: qrep detach {attached[0]}", code="attached")
+        if volume.role() == "primary":
+            raise Refused(
+                f"{where} is primary: its host writes it since it was promoted", code="primary",
+                hint=f"there: qrep volume remove {volume.name}, and add it again; what it holds is then overwritten by the first run",
+            )  # fmt: skip
         if volume.name in self.node.jobs.sources():
             raise Refused(
                 f"{where} is itself the source of a job",

@@ -167,6 +167,8 @@ class Roles:
             return None
         with self._counting(part):
             request = part.runner.request()
+            if part.runner.settings.source != part.volume.name:  # the other side of a local pair
+                request = dataclasses.replace(request, device=part.volume.inspect(), volume_id=bytes.fromhex(part.other_id))
             own = DigestMap(f"{part.volume.directory}/map", part.geometry, bytes.fromhex(part.volume.settings.id))
             of_job = DigestMap(request.map_directory, part.geometry, request.volume_id)
             tags = (own.tag.hex(), of_job.tag.hex())
@@ -221,6 +223,8 @@ class Roles:
         with self._lock:
             running = self._asked.get(part.job_id)
             if running is not None and running.state == "running":
+                if running.kind != kind:
+                    raise Refused(f"{part.job}: {self.node.name} is busy with it ({running.kind})", code="busy", hint="wait for that, then try again")
                 return
             self._asked[part.job_id] = self.node.tasks.start(kind, part.job, action)
 
