@@ -84,6 +84,7 @@ def test_an_export_of_an_older_point_is_right_while_runs_commit_and_older_points
     shown = b.qrep("attach")[0]
     assert shown["name"] == "db@1" and shown["error"] == ""
     assert b.refused("volume", "remove", "db", "-y")["code"] == "volume-in-use"
+    assert b.refused("job", "promote", "db", "-y")["exit"] == 5
     assert b.qrep("detach", "db@1")["detached"] == "db@1" and b.qrep("attach") == []
     assert not os.path.exists(attached["socket"])
     assert b.refused("detach", "db@1")["code"] == "not-attached"

@@ -195,6 +195,8 @@ class Attachments:
     def _lost(self, made, why):
         made.error = why
         self.node.events.add("attach-ended", f"{made.name} cannot be read any more: {why}", volume=made.volume)
+        if made.server is not None:
+            made.server.stop()  # it lets go of the device and of the undo files
 
     def _full(self, made):
         text = f"{made.name}: {units.format_size(made.limit)} were written, which is its limit; whoever writes is told that there is no space"

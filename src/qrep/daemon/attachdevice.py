@@ -5,6 +5,7 @@ Each has: kind, path (of the device), facts() (what is written down, so that a l
 
 import contextlib
 import os
+import secrets
 import shutil
 import subprocess
 import time
@@ -35,17 +36,15 @@ class KernelDevice:
 
     def __init__(self, server, size, flags):
         sockets = [server.connect() for _ in range(LANES)]
+        self.whose = f"qrep-{secrets.token_hex(8)}"
         try:
-            self.path = kernel.connect(sockets, size, flags, SECTOR)
+            self.path = kernel.connect(sockets, size, flags, SECTOR, self.whose)
         finally:
             for each in sockets:
                 each.close()  # the kernel has its own
 
     def facts(self):
-        return {"kind": self.kind, "path": self.path}
-
-    def alive(self):
-        return True
+        return {"kind": self.kind, "path": self.path, "whose": self.whose}
 
     def close(self):
         kernel.disconnect(self.path)
@@ -87,9 +86,6 @@ class FuseDevice:
     def facts(self):
         return {"kind": self.kind, "path": self.path, "directory": self.directory}
 
-    def alive(self):
-        return self._process.poll() is None
-
     def close(self):
         """What can be taken away is. Raises QrepError."""
         take_away({"path": self.path, "directory": self.directory})
@@ -103,8 +99,11 @@ class FuseDevice:
 
 
 def take_away(facts):
-    """A loop device and the nbdfuse below it, whoever made them; what is not there any more is no error. Raises QrepError."""
-    path, directory = facts.get("path", ""), facts.get("directory", "")
+    """What an agent wrote down: the kernel's device, or a loop device and the nbdfuse below it. What is not there any more, or somebody else's by now,
+    is no error. Raises QrepError."""
+    path, directory, whose = facts.get("path", ""), facts.get("directory", ""), facts.get("whose", "")
+    if whose and kernel.backend(path) == whose:
+        kernel.disconnect(path)
     file = os.path.join(directory, "disk") if directory else ""
     if path.startswith("/dev/loop") and _shows(path, file):
         run("losetup", "--detach", path)

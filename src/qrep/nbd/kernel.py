@@ -16,6 +16,7 @@ ERROR = 2  # type of a message
 GENERIC, CONTROLLER, GET_FAMILY, FAMILY_ID, FAMILY_NAME = 16, 16, 3, 1, 2
 CONNECT, DISCONNECT = 1, 2
 INDEX, SIZE, BLOCK_SIZE, TIMEOUT, SERVER_FLAGS, CLIENT_FLAGS, SOCKETS = range(1, 8)
+BACKEND = 10  # since Linux 5.14; sysfs shows it
 SOCKET_ITEM, SOCKET_FD = 1, 1
 NESTED = 1 << 15
 TIMEOUT_S = 10
@@ -78,8 +79,17 @@ def available():
     return os.path.isdir("/sys/module/nbd")
 
 
-def connect(sockets, size, flags, block_size):
-    """The path of a new block device over connected sockets, which the kernel keeps. Raises QrepError."""
+def backend(path):
+    """What connect() was told of whose device it is; "" if nobody said or nothing is connected."""
+    try:
+        with open(f"/sys/block/{os.path.basename(path)}/backend") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+def connect(sockets, size, flags, block_size, whose):
+    """The path of a new block device over connected sockets, which the kernel keeps. whose: a word to know it by again. Raises QrepError."""
     try:
         netlink = _Netlink()
     except OSError as err:
@@ -89,7 +99,7 @@ def connect(sockets, size, flags, block_size):
         answer = netlink.ask(netlink.family(), CONNECT, [
             _attribute(SIZE, struct.pack("=Q", size)), _attribute(BLOCK_SIZE, struct.pack("=Q", block_size)),
             _attribute(TIMEOUT, struct.pack("=Q", REQUEST_S)), _attribute(SERVER_FLAGS, struct.pack("=Q", flags)),
-            _attribute(SOCKETS | NESTED, items),
+            _attribute(SOCKETS | NESTED, items), _attribute(BACKEND, whose.encode() + b"\0"),
         ])  # fmt: skip
         return f"/dev/nbd{struct.unpack_from('=I', answer[INDEX])[0]}"
     except (OSError, KeyError, struct.error) as err:

@@ -48,11 +48,21 @@ class HandedReader(view.Reader):
         self._told = False
 
     def read_into(self, buffer, offset):
-        try:
+        with self._telling():
             super().read_into(buffer, offset)
-        except (DamagedError, NotFound, view.Gone) as err:  # for good: the agent's people are to know
-            if not self._told:
-                self._told = True
+
+    def renew(self):
+        with self._telling():
+            super().renew()
+
+    @contextlib.contextmanager
+    def _telling(self):
+        """What is for good, the agent's people are to know, once."""
+        try:
+            yield
+        except (DamagedError, NotFound, view.Gone) as err:
+            told, self._told = self._told, True
+            if not told:
                 with contextlib.suppress(talk.Gone):
                     self._line.send(talk.Lost(reason=str(err)[: talk.TEXT_MAX]))
             raise
@@ -78,7 +88,7 @@ class Nbd:
         device_fd, epoch_fd, *others = descriptors
         self._listening = [socket.socket(fileno=each) for each in others[: setup.listening]]
         self._kept = {device_fd, *others}
-        epoch = mmap.mmap(epoch_fd, view.PAGE, prot=mmap.PROT_READ)
+        self._epoch = epoch = mmap.mmap(epoch_fd, view.PAGE, prot=mmap.PROT_READ)
         os.close(epoch_fd)
         self.reader = content = HandedReader(line, self._answers, device_fd, epoch, setup)
         self._overlay = None
@@ -98,8 +108,12 @@ class Nbd:
     def serve(self):
         for listening in self._listening:
             threading.Thread(target=self.server.listen, args=(listening,), name="port", daemon=True).start()
-        told = None
+        told, epoch = None, 0
         while True:
+            if undo_view.read_counter(self._epoch) != epoch:  # also when nobody reads: files that went away are not held open for long
+                epoch = undo_view.read_counter(self._epoch)
+                with contextlib.suppress(QrepError, OSError):  # who reads next gets it
+                    self.reader.renew()
             figures = self.server.figures() | {"overlay": self._overlay.used if self._overlay is not None else 0}
             if figures != told:
                 self.line.send(talk.Figures(**figures))
