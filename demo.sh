@@ -4,6 +4,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 . ./prepare.sh
 require_root demo.sh
+case " $* " in *" --all "*) DEMO_PACKAGES+=(libnbd-bin fuse3) ;; esac
 need_packages "${DEMO_PACKAGES[@]}"
 prepare_venv ""
 qrep probe

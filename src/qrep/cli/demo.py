@@ -22,13 +22,14 @@ def _ended(_number, _frame):
 
 @click.command(cls=Command)
 @click.option("--keep", is_flag=True, help="Leave the agents' directories, devices and mounts, and say where.")
+@click.option("--all", "everything", is_flag=True, help="Also verify and heal, copies, clones, groups, and a change of roles and back; some minutes more.")
 @click.pass_obj
-def demo(app, keep):
+def demo(app, keep, everything):
     """Replicate a real volume with real files between two agents on this machine, through kills, a rollback and a pulled cable, and prove each step."""
-    from qrep.demo.place import Place, check_machine
+    from qrep.demo.place import TOOLS, TOOLS_OF_ALL, Place, check_machine
     from qrep.demo.story import Story
 
-    check_machine()
+    check_machine(TOOLS_OF_ALL if everything else TOOLS)
     started = time.monotonic()
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _ended)
@@ -36,7 +37,7 @@ def demo(app, keep):
     with Place(app.say, keep) as place:
         story = Story(place, app.say)
         try:
-            story.tell()
+            story.tell(everything)
         except (Interrupted, KeyboardInterrupt):
             raise
         except (OSError, QrepError) as caught:

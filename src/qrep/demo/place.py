@@ -15,6 +15,7 @@ SPARSE = GIB  # of the volume
 TOOLS = {
     "losetup": "mount", "mount": "mount", "mkfs.ext4": "e2fsprogs", "mkfs.xfs": "xfsprogs", "b3sum": "b3sum", "fallocate": "util-linux", "ip": "iproute2",
 }  # fmt: skip
+TOOLS_OF_ALL = TOOLS | {"nbdfuse": "libnbd-bin", "fusermount3": "fuse3"}  # what `--all` needs
 
 
 def run(*command, check=True):
@@ -30,13 +31,13 @@ def b3sum(path):
     return run("b3sum", "--no-names", path)
 
 
-def check_machine():
+def check_machine(tools=TOOLS):
     """Raise Refused with the way out if this machine cannot show it."""
     if os.geteuid() != 0:
         raise Refused("the demo makes loop devices and mounts them: it needs root", hint="sudo qrep demo", code="not-root")
-    missing = [tool for tool in TOOLS if not shutil.which(tool)]
+    missing = [tool for tool in tools if not shutil.which(tool)]
     if missing:
-        packages = " ".join(sorted({TOOLS[tool] for tool in missing}))
+        packages = " ".join(sorted({tools[tool] for tool in missing}))
         raise Refused(f"missing: {', '.join(missing)}", hint=f"apt-get install {packages}", code="missing-tools")
     if not os.path.exists("/dev/loop-control"):
         raise Refused("there are no loop devices here (no /dev/loop-control)", hint="run it on a machine of its own, not in a container", code="no-loop")

@@ -1,13 +1,14 @@
 """What the demo shows, from beginning to end."""
 
+from qrep.demo.life import Life
 from qrep.demo.replica import Replica
 from qrep.demo.unattended import Unattended
 
 
-class Story(Replica, Unattended):
+class Story(Replica, Unattended, Life):
     """place: a Place. say: as there."""
 
-    def tell(self):
+    def tell(self, everything=False):
         self.set_up()
         self.first_run()
         self.differential_run()
@@ -18,6 +19,8 @@ class Story(Replica, Unattended):
         self.schedule()
         self.share_a_rate()
         self.lose_a_path()
+        if everything:
+            self.life()
 
     def kept(self):
         """Where everything is, and how to look at it and to end it."""

@@ -9,6 +9,7 @@ from qrep.demo.site import COMMAND_S
 from qrep.errors import QrepError
 
 POLL_S = 0.004
+WAIT_S = 60.0
 TRIES = 4  # to hit a run in the middle
 MIDDLE = 96 << 20  # bytes sent when an agent dies: more than the lanes have under way, so that some of it was applied
 ROOT = re.compile(r"^\s*root ([0-9a-f]{64})", re.MULTILINE)
@@ -79,6 +80,19 @@ class Telling:
             sent = self.a.job("data")["last_run"]["sent"]
             step.measured(f"{text}, sent {units.format_size(sent)}, {time.monotonic() - started:.1f} s", equal)
         return sent
+
+    def until(self, condition, otherwise):
+        """Wait for something that comes about by itself, while the witness keeps what is frozen. Raises Failed with `otherwise`."""
+        deadline = time.monotonic() + WAIT_S
+        while not condition():
+            self.witness.look()
+            if time.monotonic() > deadline:
+                raise Failed(f"{otherwise} in {WAIT_S:g} s")
+            time.sleep(POLL_S)
+
+    def sent(self, name):
+        """Bytes that the run of a job that goes on has sent."""
+        return (self.a.job(name)["progress"] or {}).get("sent", 0)
 
     def committed(self, site):
         return site.job("data")["counter"]

@@ -5,10 +5,9 @@ import time
 
 from qrep import units
 from qrep.demo.place import b3sum
-from qrep.demo.telling import POLL_S, Failed, Telling
+from qrep.demo.telling import POLL_S, Telling
 
 LOGS = 64 << 20  # bytes of the second volume
-WAIT_S = 30.0
 SAMPLE_S = 0.8  # over which rates are measured
 SLOW, FAST = 40 << 20, 100 << 20  # bytes per second of the shape, before and after
 
@@ -26,9 +25,9 @@ class Unattended(Telling):
             a.qrep("job", "create", "logs", "--source", "logs", "--target", "site-b:logs", "--schedule", "every 2s")
             for _ in range(2):
                 self._write_logs(1 << 20)
-                self._wait(lambda: a.job("logs")["root"] == b3sum(self.logs), "the schedule brought no run")
+                self.until(lambda: a.job("logs")["root"] == b3sum(self.logs), "the schedule brought no run")
             a.qrep("job", "set", "logs", "--schedule", "none")
-            self._wait(lambda: a.job("logs")["state"] == "idle", "the last run did not end")
+            self.until(lambda: a.job("logs")["state"] == "idle", "the last run did not end")
             job = a.job("logs")
             equal = job["root"] == b3sum(self.logs) == b3sum(self.logs_target)
             step.measured(f"{job['counter']} runs, {'equal' if equal else 'different'}", equal and job["counter"] >= 2)
@@ -44,7 +43,7 @@ class Unattended(Telling):
             self.content.change_much(6)
             self._write_logs(LOGS)
             commands = [a.begin("start", name, "--wait") for name in ("data", "logs")]
-            self._wait(lambda: min(self._sent("data"), self._sent("logs")) > 1 << 20, "the two runs did not begin to send")
+            self.until(lambda: min(self.sent("data"), self.sent("logs")) > 1 << 20, "the two runs did not begin to send")
             rates, total = self._rates("data", "logs")
             a.qrep("status")
             near = all(0.3 * SLOW < rate < 0.7 * SLOW for rate in rates) and total < 1.15 * SLOW
@@ -65,10 +64,10 @@ class Unattended(Telling):
             a.qrep("shape", "set", "office", "--peak", units.exact_rate(SLOW))
             self.content.change_much(4)
             command = a.begin("start", "data", "--wait")
-            self._wait(lambda: self._sent("data") > 16 << 20, "the run did not begin to send")
+            self.until(lambda: self.sent("data") > 16 << 20, "the run did not begin to send")
             self.cables.set(1, "down")
             pulled = time.monotonic()
-            self._wait(lambda: a.job("data")["path"]["active"] == 2 and a.job("data")["state"] == "degraded", "no fail-over")
+            self.until(lambda: a.job("data")["path"]["active"] == 2 and a.job("data")["state"] == "degraded", "no fail-over")
             seconds = time.monotonic() - pulled
             a.qrep("status", code=None)
             equal, text = self.compare_output(self.to_the_end(command))
@@ -82,26 +81,15 @@ class Unattended(Telling):
             file.write(os.urandom(size))
             os.fsync(file.fileno())
 
-    def _wait(self, condition, otherwise):
-        deadline = time.monotonic() + WAIT_S
-        while not condition():
-            self.witness.look()
-            if time.monotonic() > deadline:
-                raise Failed(f"{otherwise} in {WAIT_S:g} s")
-            time.sleep(POLL_S)
-
     def _interruptions(self):
         return [event for name in ("data", "logs") for event in self.a.events(name) if event["code"] == "run-interrupted"]
 
-    def _sent(self, name):
-        return (self.a.job(name)["progress"] or {}).get("sent", 0)
-
     def _rates(self, *names):
         """(bytes per second of each job as the agent counts them, of all together as the kernel counts them on the cables)"""
-        began, before, carried = time.monotonic(), [self._sent(name) for name in names], self.cables.carried("site-a")
+        began, before, carried = time.monotonic(), [self.sent(name) for name in names], self.cables.carried("site-a")
         while time.monotonic() < began + SAMPLE_S:
             self.witness.look()
             time.sleep(POLL_S)
-        after, now = [self._sent(name) for name in names], self.cables.carried("site-a")
+        after, now = [self.sent(name) for name in names], self.cables.carried("site-a")
         seconds = time.monotonic() - began
         return [(new - old) / seconds for new, old in zip(after, before, strict=True)], (now - carried) / seconds
