@@ -29,6 +29,7 @@ class Life(Telling):
         self.carry_a_clone()
         self.switch_as_planned()
         self.lose_the_source()
+        self.go_back()
 
     # ---- a volume that was never written ----
 
@@ -248,6 +249,19 @@ class Life(Telling):
         with self.step("one more run, the first way again", "equal") as step:
             last = self._wait_run(self.a, "books")
             step.measured("equal", last["root"] == b3sum(self.books.device) == b3sum(self.books_target.device))
+
+    def go_back(self):
+        self.say("\nA ledger is lost by a mistake that was replicated, too. The source gets back what its target still holds.")
+        with self.step("restore the source from a sync point", "the files of then, only what differs is sent") as step:
+            point = self._wait_run(self.a, "books")["counter"]
+            then = self._files_here()
+            here = self.place.mount(self.books.device, "books")
+            os.unlink(os.path.join(here, "ledger"))
+            self.place.unmount(here)
+            self._wait_run(self.a, "books")
+            self.a.qrep("job", "restore", f"books@{point}", "-y")
+            found = self._files_here()
+            step.measured(f"{len(found)} files equal" if found == then else "they differ", found == then)
 
     def _files_here(self):
         point = self.place.mount(self.books.device, "books", "-o", "ro")
