@@ -10,7 +10,7 @@ SIZE = 64 * MIB
 def test_a_run_that_does_not_fit_into_the_undo_space_is_taken_back_exactly_and_says_so(agents, loop_device, fill):
     source, target = loop_device(SIZE), loop_device(SIZE)
     fill(source, SIZE)
-    a, b = agents.replica(source, target, volume=("--undo-space", "20M"), job=("--sync-points", 0))
+    a, b = agents.replica(source, target, volume=("--undo-space", "32M"), job=("--sync-points", 0))
     first = a.run()["root"]
 
     fill(source, SIZE)
