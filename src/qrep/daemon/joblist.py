@@ -217,29 +217,44 @@ class Jobs:
         if "connections" in fields or "paths" in fields:
             runner.set_connections(runner.paths.wanted() if runner.paths is not None else changed.connections)
         if "hints" in fields and changed.hints == "off":
-            self._let_go_of_kept(runner)
+            self._let_go_when_idle(runner)
         self.node.scheduler.wake()
 
-    def _let_go_of_kept(self, runner):
+    def _let_go_when_idle(self, runner):
         """The snapshot that was kept for hints is given back at once; while a run goes on, by the one after it."""
-        from qrep.source.kept import Kept
-
-        path = os.path.join(self.node.state.path, "sources", runner.settings.id)
-        if not os.path.isdir(path):
-            return
         try:
             runner.begin("settle")
         except Refused:
             return
-        kept = Kept(path, registry.release)
+        try:
+            self.let_go_of_kept(runner.name, runner.settings.id)
+        finally:
+            runner.end()
+
+    def let_go_of_kept(self, name, job_id):
+        """Give back what is kept of the last generation. No run of the job goes on."""
+        from qrep.source.kept import Kept
+
+        path = os.path.join(self.node.state.path, "sources", job_id)
+        if not os.path.isdir(path):
+            return
+        kept = Kept(path, self._releaser(job_id))
         try:
             record = RunFile.read(path)
             kept.let_go(record.snapshot if record is not None else "")
         except QrepError as error:
-            self.node.events.add("snapshot-left", error.message, job=runner.name)
+            self.node.events.add("snapshot-left", error.message, job=name)
         finally:
             kept.close()
-            runner.end()
+
+    def _releaser(self, job_id):
+        """release(token) of a job: what others hold too stays."""
+
+        def release(token):
+            if not self.node.shared_tokens.release(token, job_id):
+                registry.release(token)
+
+        return release
 
     # ---- by a reload: the files were changed by somebody else ----
 
@@ -298,10 +313,7 @@ class Jobs:
         """A stopped run may hold a snapshot for its resume, and the last committed generation's is kept for hints."""
         from qrep.source.kept import Kept
 
-        def release(token):
-            if not self.node.shared_tokens.release(token, self.get(name).settings.id):
-                registry.release(token)
-
+        release = self._releaser(self.get(name).settings.id)
         kept = Kept(path, release)
         try:
             record = RunFile.read(path)
