@@ -51,7 +51,7 @@ class Made:
         try:
             self.jobs.pairs.give_back(self.settings)
             text = f"{self.settings.target} is given back"
-        except (Unreachable, NotFound) as error:  # it gives the device back by itself when the session ends
+        except (Unreachable, NotFound, Refused) as error:  # committed all the same; it gives the device back by itself when the session ends
             text = f"{self.settings.target} gives its device back by itself; it could not be asked: {error.message}"
         self.jobs.node.events.add("copy-made", text, job=self.name)
 

@@ -1,6 +1,7 @@
 """One volume of this node: its settings, its device, and the target end while it is a replica."""
 
 import dataclasses
+import logging
 import os
 import shutil
 import threading
@@ -14,6 +15,10 @@ from qrep.target.rolechange import durable_role
 from qrep.target.superblock import NAME as SUPERBLOCK
 from qrep.target.undostore import SLACK
 from qrep.volumes import registry
+
+
+log = logging.getLogger("qrep.agent")
+FREE_S = 3.0
 
 
 def shape(settings):
@@ -144,6 +149,7 @@ class ManagedVolume:
     def forget_target(self):
         """It is no replica any more: the device is given back, and what was kept of it as a target is gone; the superblock goes first."""
         with self.lock:
+            was_held = self.target is not None
             self.close_target()
             self.error = None
             with Directory(self.directory) as directory:
@@ -151,6 +157,15 @@ class ManagedVolume:
             for path in (self.directory, self.settings.undo and os.path.join(self.settings.undo, self.settings.id)):
                 if path and os.path.isdir(path):
                     shutil.rmtree(path)
+            if was_held:
+                self._wait_until_free()
+
+    def _wait_until_free(self):
+        """A ring that was closed holds its files a moment longer, by a thread of the kernel: whoever mounts the device now shall not meet that."""
+        try:
+            os.close(devicesafety.claim(self.inspect(), wait_seconds=FREE_S))
+        except (OSError, QrepError) as error:  # somebody else has it already, or it is gone
+            log.info("%s: %s", self.name, error)
 
     def replica(self):
         """The open target end. Raises Refused if this volume is none, or whatever keeps it out of service."""

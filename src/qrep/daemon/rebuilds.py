@@ -2,6 +2,7 @@
 job's file, which names the volume from then on.
 """
 
+import math
 import os
 import shutil
 import threading
@@ -125,7 +126,7 @@ class _Rebuilding:
             text = f"{differing} {'leaf' if differing == 1 else 'leaves'} ({verdict.differing_bytes} bytes) changed on the way"
         return {
             "job": self.runner.name, "target": self.target, "generation": outcome.generation.hex(), "counter": outcome.counter,
-            "percent": round(100 * verdict.share, 3) if verdict else None, "differing_leaves": differing,
+            "percent": math.floor(100_000 * verdict.share) / 1000 if verdict else None, "differing_leaves": differing,
             "differing_bytes": verdict.differing_bytes if verdict else 0, "read": verdict.read if verdict else 0, "size": self.runner.settings.size,
             "target_size": outcome.size, "dry_run": self.dry_run, "adopted_before": verdict is None, "text": text,
         }  # fmt: skip

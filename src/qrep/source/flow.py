@@ -466,8 +466,9 @@ class Run:
     # ---- the rest ----
 
     def _report(self):
-        ending, totals = self._ending, self._progress.totals()
-        is_clean = self._map.tag == ending.generation and clean.is_clean(self._machine.record.base, self._map.states, totals.get("changed", 0))
+        ending, totals, record = self._ending, self._progress.totals(), self._machine.record
+        known = record is not None and self._map.tag == ending.generation  # no record: another process committed it
+        is_clean = known and clean.is_clean(record.base, self._map.states, totals.get("changed", 0))
         root = self._map.root() if self._map.tag == ending.generation else None
         return RunReport(
             generation=ending.generation.hex(), counter=ending.counter, root=root.hex() if root else None, fuzzy=ending.fuzzy,
