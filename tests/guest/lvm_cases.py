@@ -18,8 +18,10 @@ from qrep.volumes import lvmtools, registry
 from qrep.volumes.base import FreezeOptions, SnapshotError
 from qrep.volumes.lvm import LvmThin
 from qrep.volumes.lvm_cow import LvmCow
+from qrep.volumes.together import Wanted, freeze_all
 
-GROUP = "qrepvg"
+GROUP = "qrep-vg"
+MAPPED = "qrep--vg"  # as the device-mapper spells it
 CONF = """
 devices { use_devicesfile = 0 scan = [ "/dev" ] global_filter = [ "a|^/dev/loop|", "r|.*|" ] }
 activation { udev_sync = 0 udev_rules = 0 monitoring = 0 }
@@ -231,11 +233,11 @@ def test_a_thin_pool_tells_what_two_snapshots_do_not_share_and_what_was_never_wr
     assert backend.changes(info, second.token, second.token) == []
     assert backend.changes(info, empty.token, first.token) == [(MIB, MIB)]
     pool = lvmtools.report('lv_name="pool"')[0]
-    run("dmsetup", "message", f"{group}-pool-tpool", "0", "reserve_metadata_snap")  # another program's
-    with pytest.raises(SnapshotError, match=f"held by another program.*{group}-pool-tpool"):
+    run("dmsetup", "message", f"{MAPPED}-pool-tpool", "0", "reserve_metadata_snap")  # another program's
+    with pytest.raises(SnapshotError, match=f"held by another program.*{MAPPED}-pool-tpool"):
         backend.changes(info, first.token, second.token)
     assert backend.allocated(first.token) is None
-    run("dmsetup", "message", f"{group}-pool-tpool", "0", "release_metadata_snap")
+    run("dmsetup", "message", f"{MAPPED}-pool-tpool", "0", "release_metadata_snap")
     assert pool.active and backend.changes(info, first.token, second.token) == changed
     for frozen in (empty, first, second):
         backend.release(frozen.token)
@@ -299,3 +301,21 @@ def test_a_job_of_a_thin_volume_reads_what_changed_and_gives_its_snapshot_back_b
     a.qrep("job", "delete", "db", "-y")
     a.kill()
     run("lvremove", "--force", "--yes", f"{group}/tiny")
+
+
+def test_filesystems_on_several_logical_volumes_are_frozen_at_one_moment(group, mount):
+    wanted, points = [], []
+    for name, backend in (("thin", LvmThin(FreezeOptions(limit_s=120))), ("plain", LvmCow(FreezeOptions(space="8M", limit_s=120)))):
+        volume = f"/dev/{group}/{name}"
+        run("mkfs.ext4", "-q", "-F", volume)
+        points.append(mount(volume, "defaults"))
+        (points[-1] / "file").write_bytes(b"x" * MIB)
+        wanted.append(Wanted(device.inspect(volume), backend, "x"))
+    began = time.monotonic()
+    images = freeze_all(wanted)  # they are frozen here, and once more by the device-mapper
+    print(f"two logical volumes frozen at one moment in {time.monotonic() - began:.1f} s")
+    assert [frozen.consistency for frozen in images] == ["application", "application"]
+    for (_info, backend, _name), point, frozen in zip(wanted, points, images, strict=True):
+        subprocess.run(["touch", point / "later"], timeout=60, check=True)
+        run("e2fsck", "-f", "-n", frozen.path)
+        backend.release(frozen.token)

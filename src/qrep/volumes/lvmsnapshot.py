@@ -58,7 +58,8 @@ class LvmSnapshots(SnapshotBackend):
     def freeze(self, device, name, *, quieted=""):
         check_name(name)
         volume = lvmtools.of_device(device)
-        self.suits(volume, device)
+        if not quieted:  # others wait, frozen; and who froze them has asked
+            self.suits(volume, device)
         random, made = os.urandom(4).hex(), ""
         try:
             with quiet(device, self.options, quieted, left=device.device_number) as consistency:
@@ -79,10 +80,7 @@ class LvmSnapshots(SnapshotBackend):
                 raise SnapshotError(f"{device.path}: {err.message}", code=err.code, hint=err.hint or _way_out(err.message)) from err
             raise
         token = f"{self.name}:{volume.vg}/{made}@{name}~{mark}{random}"
-        found = self.find(token)
-        if found is None:
-            raise SnapshotError(f"{volume.vg}/{made} was made and is not there", hint=f"lvs {volume.vg}")
-        return found
+        return Frozen(lvmtools.path_of(volume.vg, made), volume.size, False, time_ns, token, consistency)
 
     def find(self, token):
         volume = self._ours(token)

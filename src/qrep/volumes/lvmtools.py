@@ -142,6 +142,11 @@ def status(path, kind):
     return words[3:]
 
 
+def path_of(vg, name):
+    """Where the device-mapper shows a logical volume."""
+    return f"/dev/mapper/{vg.replace('-', '--')}-{name.replace('-', '--')}"
+
+
 def pair(text):
     """(used, total) of a USED/TOTAL."""
     used, slash, total = text.partition("/")
