@@ -3,6 +3,7 @@ the moment when the source notes what the target holds instead of what it should
 
 import json
 import os
+import time
 from pathlib import Path
 
 import blake3
@@ -70,3 +71,27 @@ def test_the_source_is_killed_while_its_map_learns_what_the_target_holds(committ
     assert [place["offset"] for place in report["differences"]] == [leaf * LEAF for leaf in leaves]
     assert committed.run(crash_source=f"{point}:1")[0] == -9
     committed.complete(committed.second)
+
+
+@pytest.mark.slow
+def test_the_target_is_killed_at_any_time_while_it_heals_many_leaves(committed, random_source):
+    right = committed.images[1]
+    committed.write(right)
+    killed = 0
+    for number in range(12):
+        wrong, _ = damaged(committed, random_source, count=200)
+        target = committed.start("target")
+        source = committed.start("verify", committed.ready(target)["port"])
+        time.sleep(random_source.random() * 0.5)
+        killed += target.poll() is None
+        target.kill()
+        target.wait()
+        source.communicate()
+        committed.stop_all()
+        now = held(committed)
+        for place in range(0, SIZE, SECTOR):
+            assert now[place : place + SECTOR] in (wrong[place : place + SECTOR], right[place : place + SECTOR]), f"kill {number}, {place}"
+        report, codes = verify(committed)
+        assert codes == [0, 0] and report["ok"] and held(committed) == right, report
+    assert killed > 6
+    committed.recover()

@@ -74,8 +74,9 @@ class CheckDriver:
         self._readers = (*going, Reader(self.device_fd, work))
 
     def _session_ended(self):
-        """What was kept for its questions goes: as much as the map takes."""
-        self._tree = None
+        """What was kept for questions goes with the last session: it takes as much as the map."""
+        if not self._channels:
+            self._tree = None
 
     def _tree_of(self, mark):
         if self._tree is None or self._tree[0] != mark:
