@@ -1,5 +1,6 @@
 """Verify: each end reads its own device, and what differs is told exactly, leaf for leaf, whoever it is that is wrong."""
 
+import json
 import os
 import random
 import threading
@@ -13,7 +14,7 @@ from qrep.maptree import NODES_MAX, STEP
 from qrep.protocol import messages as say
 from qrep.rehash import own_page, tree_of
 from qrep.source.estimate import estimate
-from qrep.source.found import correct, position_of, put_into_map
+from qrep.source.found import AGAIN_MAX, Side, correct, position_of, put_into_map
 from qrep.source.verify import Verification, verify
 
 pytestmark = pytest.mark.root
@@ -166,10 +167,7 @@ def test_a_target_that_lost_its_map_is_read_and_compared_all_the_same(site):
         site.run()
         damage(site, 6 * MIB)
         target_map(site).forget()
-        verification, thread, _ = begin(site, rate=8 * MIB)
-        verification.stop()
-        verification._link.hang_up()
-        thread.join(30)
+        interrupted(site, rate=8 * MIB)
         site.close()
         site.open()
         assert target_map(site).tag == say.NO_ID
@@ -218,8 +216,8 @@ def test_without_a_common_generation_there_is_nothing_to_compare(site):
 class Slow(Verification):
     """Reads one granule at a time and can be looked at in between."""
 
-    def _check_piece(self, piece, next_granule, granules):
-        super()._check_piece(piece, next_granule, granules)
+    def _check_piece(self, piece, side, granules):
+        super()._check_piece(piece, side, granules)
         self.came.set()
 
 
@@ -254,30 +252,62 @@ def test_the_volume_is_not_held_while_its_device_is_read_and_a_rollback_ends_the
         assert not thread.is_alive() and raised[0].code in ("disconnected", "new-generation", "unreachable")
 
 
-def test_a_verify_that_was_interrupted_goes_on_where_it_was_until_there_is_a_new_generation(site):
+def interrupted(site, rate=4 * MIB):
+    """A verify that has read something and was ended. Returns how many granules it knows of."""
+    verification, thread, raised = begin(site, rate=rate)
+    verification.stop()
+    verification._link.hang_up()
+    thread.join(30)
+    assert isinstance(raised[0], Exception)
+    return position_of(site.make_run_request().run_directory)["granule"]
+
+
+def test_a_verify_that_was_interrupted_goes_on_where_it_was_with_what_it_had_found(site):
     with site:
         site.run()
         damage(site, 5 * LEAF)
-        verification, thread, raised = begin(site, rate=4 * MIB)
-        verification.stop()
-        verification._link.hang_up()
-        thread.join(30)
-        assert isinstance(raised[0], Exception)
-        kept = position_of(site.make_run_request().run_directory)
-        assert kept["granule"] >= 1
+        assert interrupted(site) >= 1
         site.close()
         site.open()  # also over a restart of the target
         found = check(site)
-        assert found.resumed and found.leaves == [5], "what was found before the interruption is not forgotten"
+        assert found.resumed and found.leaves == [5] and found.read_target == size_of(site)
         assert position_of(site.make_run_request().run_directory) is None
-        verification, thread, raised = begin(site, rate=4 * MIB)
-        verification.stop()
-        verification._link.hang_up()
-        thread.join(30)
-        put_into_map(site.make_run_request())
+
+
+def test_over_a_new_generation_only_what_it_changed_is_read_again_and_what_had_been_found(site):
+    with site:
+        site.run()
+        damage(site, 3, GRANULE + 5 * LEAF)
+        before = 0
+        while before < 4:  # 24 granules
+            before = interrupted(site, rate=8 * MIB)
+        write_at(site.source, 2 * MIB, b"in granule 2, which was read")
+        write_at(site.source, 20 * MIB, b"in granule 20, which is or will be")
         site.run()
         found = check(site)
-        assert found.ok and not found.resumed and found.read_target == size_of(site)
+        assert found.leaves == [0, PER_GRANULE + 5] and found.resumed
+        # granules 0 and 1, in which something was found, which a run might have put right, 2, and 20 if it had been read
+        assert found.read_target == size_of(site) + (3 + (before > 20)) * GRANULE
+        put_into_map(site.make_run_request())
+        site.run()
+        interrupted(site)
+        os.remove(site.make_run_request().run_directory + "/verify.seen")
+        write_at(site.source, 2 * MIB, b"again")
+        site.run()
+        found = check(site)
+        assert found.ok and not found.resumed, "where it is not known what the other generation was, all is read"
+
+
+def test_so_many_granules_are_read_again_one_by_one_and_the_rest_from_the_first_of_them_on(site):
+    side = Side(next=9000, read=1, bad={3: b"x" * 32}, whole={8000}, unreadable=[[GRANULE, LEAF]])
+    with site:
+        tree = tree_of(target_map(site))
+    side.changed(range(10, 8990), tree)
+    assert side.again == [0, 1, *range(10, 10 + AGAIN_MAX - 2)] and side.next == 10 + AGAIN_MAX - 2
+    assert not side.bad and not side.whole and not side.unreadable
+    side.changed([11, 8999], tree)
+    assert side.again[:4] == [0, 1, 10, 11] and len(side.again) == AGAIN_MAX
+    assert Side.from_json(json.loads(json.dumps(side.as_json()))) == side
 
 
 def test_closing_the_volume_ends_the_reading_before_its_device_is_given_back(site):
@@ -352,7 +382,7 @@ def test_a_target_writes_nothing_but_what_its_own_map_says(site, what):
 
 
 def test_the_bound_of_a_question_is_what_one_message_holds():
-    assert NODES_MAX == say.NODES_MAX and NODES_MAX >> STEP == say.NODE_GRANULES_MAX
+    assert AGAIN_MAX == say.AGAIN_MAX and NODES_MAX == say.NODES_MAX and NODES_MAX >> STEP == say.NODE_GRANULES_MAX
     assert hasher.merge(bytes(32)) == bytes(32), "a node of one leaf is that leaf"
 
 

@@ -66,6 +66,7 @@ class RottenOracle(Oracle):
 
 class CheckedTarget(Target):
     readers = 0
+    pause = 0.05  # seconds, scale: before and after a granule is read
 
     def mark(self, run, frame):
         """As the real one, which trusts its map for leaves that a run does not touch."""
@@ -95,7 +96,7 @@ class CheckedTarget(Target):
     def read_beside(self, action, number):
         g = self.geometry
         for granule in range(action.first, g.granules):
-            yield self.world.delay(0.05)
+            yield self.world.delay(self.pause)
             if number != self.readers:
                 return
             try:
@@ -103,7 +104,7 @@ class CheckedTarget(Target):
             except OSError:
                 return
             wrong = self.is_right(granule, content) is False
-            yield self.world.delay(0.05)
+            yield self.world.delay(self.pause)
             message = say.Checked(granule, 1, len(content), [], [granule] if wrong else [], [], 0, granule + 1 == g.granules)
             self.post(self.tell_checked, action.handle, action.mark, message)
 
@@ -185,7 +186,7 @@ class Verifier(Process):
                 return
             if message.open_attempt:  # it is asked all the same, and must refuse
                 self.heal(self.world.random.randrange(self.scenario.geometry.granules))
-            self.send(say.Check(self.generation, 0, 0))
+            self.send(say.Check(self.generation, 0, 0, []))
         elif isinstance(message, say.Checked):
             for granule in message.whole:
                 self.heal(granule)

@@ -86,7 +86,7 @@ def a_rollback_that_fails_under_a_check(seed, **classes):
     world.run(world.now + 5.0)
     scenario.verifier.start()
     assert world.run(world.now + 20.0, lambda: target.readers)
-    target.device.latency = 0.5
+    target.device.latency, target.pause = 0.5, 0.5
     target.device.faults.arm("write", 3, False)
     scenario.rollback()
     world.run(world.now + 60.0)

@@ -408,8 +408,8 @@ def test_questions_are_answered_only_while_the_device_holds_the_committed_genera
 
 def test_a_check_reads_beside_everything_and_counts_only_if_nothing_was_opened_meanwhile():
     target = machine()
-    (start,) = target.message("a", say.Check(T, 3, 1 << 20))
-    assert start == do.StartCheck("a", 3, 1 << 20, target.mark())
+    (start,) = target.message("a", say.Check(T, 3, 1 << 20, [0, 2]))
+    assert start == do.StartCheck("a", 3, 1 << 20, (0, 2), target.mark())
     piece = say.Checked(3, 1, 1 << 20, [], [], [], 0, False)
     assert replies(target.checked("a", start.mark, piece)) == [piece]
     assert target.checked("b", start.mark, piece) == [], "its session is not there any more"
@@ -426,14 +426,14 @@ def test_a_check_reads_beside_everything_and_counts_only_if_nothing_was_opened_m
 
 
 def test_checks_nodes_and_repairs_are_of_the_committed_generation_and_inside_the_volume():
-    asks = (say.Check(T, 0, 0), say.GetNodes(T, 0, [0]), say.Repair(T, 0, bytes(LEAF)))
+    asks = (say.Check(T, 0, 0, []), say.GetNodes(T, 0, [0]), say.Repair(T, 0, bytes(LEAF)))
     assert [names(machine().message("a", ask)) for ask in asks] == [["StartCheck"], ["SendNodes"], ["RepairLeaf"]]
     for ask in asks:
         assert replies(begun().message("a", ask))[0].code == "busy"
         assert replies(machine().message("a", msgspec.structs.replace(ask, generation=OTHER)))[0].code == "base"
     leaves = SIZE // LEAF
     wrong = (
-        say.Check(T, 65, 0), say.GetNodes(T, 0, [leaves]), say.GetNodes(T, 63, [1]), say.Repair(T, leaves, bytes(LEAF)),
+        say.Check(T, 65, 0, []), say.Check(T, 3, 0, [3]), say.Check(T, 9, 0, [2, 1]), say.Check(T, 9, 0, [1, 1]), say.GetNodes(T, 0, [leaves]), say.GetNodes(T, 63, [1]), say.Repair(T, leaves, bytes(LEAF)),
         say.Repair(T, 0, bytes(LEAF - 512)),
         say.GetNodes(T, 0, [index * (GRANULE // LEAF) for index in range(say.NODE_GRANULES_MAX + 1)]),
     )  # fmt: skip

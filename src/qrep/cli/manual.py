@@ -183,7 +183,7 @@ NOTES = {
         "both passes of a doubled hour, and not in a skipped one.",
         "A time that comes while a run of the job goes on, or waits for its turn, starts nothing and is not caught up afterwards: that run stands "
         "for it (event run-coalesced), and the next time is the next one of the schedule. A time that comes while a person has the "
-        "job verified waits for its end; a verify of --verify-schedule is ended by it, three times in a row at most, and goes on after the run (events "
+        "job verified waits for its end; a verify of --verify-schedule is ended by it and goes on after the run, which waits only if the verify did not get further three times in a row (events "
         "verify-gave-way and verify-started). After a run that failed or was stopped, the next time starts one again. Times that passed while the agent was down, or the "
         "host slept, are one run at start, or none with --missed skip (event run-missed). A clock that is set back by more than a minute makes "
         "times come again.",

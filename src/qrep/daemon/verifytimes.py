@@ -1,7 +1,8 @@
 """When jobs are verified by themselves: looked at by the scheduler's thread, after it has looked at the runs of the job.
 
-A verify waits while the job does anything else, and goes on after it. A run that comes due ends a scheduled verify, three times in a row at most: what
-was read is remembered, but a new generation makes it begin anew (source/found.py). One that a person asked for holds runs up.
+A verify waits while the job does anything else, and goes on after it. A run that comes due ends a scheduled verify: what
+was read stays read where the new generation has the same content (source/found.py). Only if it has not got further three times in a row the
+run waits. One that a person asked for holds runs up.
 """
 
 from qrep.errors import NotFound, QrepError

@@ -72,7 +72,7 @@ class _Check:
 def verify(runner, task, cause="", **options):
     """Compare both sides at the last sync point. The caller has called begin("verify"). cause: why, if nobody asked for it. options: of
     source.verify.Verification."""
-    verifies = runner.verifies
+    verifies, check = runner.verifies, None
     try:
         verifies.begin(bool(cause))
         if cause:
@@ -83,7 +83,7 @@ def verify(runner, task, cause="", **options):
         report = check.verification.run()
     except QrepError as error:
         if runner.stopping:
-            if verifies.interrupted(runner.leaving) and not runner.leaving:
+            if verifies.interrupted(runner.leaving, check.verification.reached if check else 0) and not runner.leaving:
                 runner.events.add("verify-gave-way", "a run is due", job=runner.name)
             raise Interrupted(f"{runner.name}: the verify was stopped; the next one goes on from there") from error
         verifies.failed()

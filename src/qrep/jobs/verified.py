@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from qrep.extents import describe
 from qrep.jobs.schedule import Timing
 
-GIVE_WAY_MAX = 3  # times in a row that a scheduled verify ends for a run: then a run waits for it once, or it would never come to its end
+GIVE_WAY_MAX = 3  # times in a row that a scheduled verify ends for a run without having got further: then a run waits for it, or it would never end
 
 
 class _Times:
@@ -36,7 +36,7 @@ class Verifies:
         self.last, self.unfinished = kept["last"], kept["unfinished"]
         self.again = self.unfinished
         self.scheduled = self.giving_way = False
-        self._gave_way, self._began = 0, 0.0
+        self._gave_way, self._reached, self._began = 0, 0, 0.0
 
     @property
     def timer_id(self):
@@ -49,16 +49,17 @@ class Verifies:
     def may_give_way(self):
         return self.scheduled and self._gave_way < GIVE_WAY_MAX
 
-    def interrupted(self, leaving):
-        """It was stopped. leaving: the agent ends. Returns whether it goes on later by itself."""
+    def interrupted(self, leaving, reached):
+        """It was stopped. leaving: the agent ends. reached: granules that it has read. Returns whether it goes on later by itself."""
         if self.giving_way:
-            self._gave_way += 1
+            self._gave_way = 0 if reached > self._reached else self._gave_way + 1
+        self._reached = max(reached, self._reached)
         self.again = self.giving_way or (leaving and self.scheduled)
         self._note(self.again)
         return self.again
 
     def failed(self):
-        self._gave_way = 0
+        self._gave_way = self._reached = 0
         self._note(False)
 
     def finished(self, result):
@@ -71,7 +72,7 @@ class Verifies:
             "source_read": result["source_read"], "seconds": round(time.monotonic() - self._began, 3), "scheduled": self.scheduled,
             "first": [(extent["offset"], extent["size"]) for extent in result["differences"][:3]],
         }  # fmt: skip
-        self._gave_way = 0
+        self._gave_way = self._reached = 0
         self._note(False)
 
     def _note(self, unfinished):

@@ -249,12 +249,13 @@ class SendLeaves(NamedTuple):
 
 
 class StartCheck(NamedTuple):
-    """Read the device from granule `first` on beside everything else, without holding anything up, and compare it with the own map: after each
-    piece machine.checked(handle, mark, message). What ran before on behalf of anybody ends. rate: bytes per second, 0: as fast as it goes."""
+    """Read the granules of `again`, then the device from granule `first` on, beside everything else and without holding anything up, and compare
+    it with the own map: after each piece machine.checked(handle, mark, message). What ran before on behalf of anybody ends. rate: bytes per second, 0: as fast as it goes."""
 
     handle: object
     first: int
     rate: int
+    again: tuple
     mark: tuple
 
 

@@ -22,6 +22,7 @@ GRANULES_PER_CHUNK = 8192  # of an Applied or Digests message: 8192 * (1 + 1 + 3
 GRANULES_PER_SCAN = 256  # of a ScanTarget: 2 GiB of 8 MiB granules, so that an answer never takes minutes
 NODES_MAX = 256  # of one GetNodes
 NODE_GRANULES_MAX = 16  # whose leaf pages one GetNodes may need
+AGAIN_MAX = 4096  # granules that one Check has read once more
 BAD_LEAVES_MAX = 4096  # named by one Checked
 PIECE_GRANULES_MAX = 256  # that one Checked is about
 REPAIR_MAX = 1 << 19  # bytes of a leaf that is healed by a message; larger ones are sent by a run
@@ -158,7 +159,8 @@ class ScanTarget(Message, tag="scan"):
 
 
 class Check(Message, tag="check"):
-    """Read your device from granule `first` on, at most `rate` bytes per second (0: as fast as it goes), and compare it with your own map.
+    """Read the granules of `again`, ascending and all before `first`, then your device from granule `first` on, at most `rate` bytes per second
+    (0: as fast as it goes), and compare it with your own map.
 
     Answered by Checked, piece after piece, while anything else may be asked. Another Check, or the end of the session, ends it.
     """
@@ -166,6 +168,7 @@ class Check(Message, tag="check"):
     generation: Id
     first: Count
     rate: Count
+    again: Annotated[list[Count], Meta(max_length=AGAIN_MAX)]
 
 
 class GetNodes(Message, tag="get-nodes"):

@@ -1,5 +1,7 @@
 """Verify at the target: the device is read beside everything else, and what was read counts only if it was the committed generation throughout."""
 
+import itertools
+
 from qrep.errors import ProtocolError
 from qrep.protocol import actions as do
 from qrep.protocol import messages as say
@@ -42,7 +44,10 @@ class TargetChecks:
         granules = -(-self.record.size // self.record.granule_size)
         if message.first > granules:
             raise ProtocolError(f"a check from granule {message.first} of {granules} on")
-        return [do.StartCheck(handle, message.first, message.rate, self.mark())]
+        again = tuple(message.again)
+        if any(one >= other for one, other in itertools.pairwise((*again, message.first))):
+            raise ProtocolError("granules that are to be read again come in order, before the first of the others")
+        return [do.StartCheck(handle, message.first, message.rate, again, self.mark())]
 
     def _on_get_nodes(self, handle, message):
         refusal = self._may_compare(message.generation)

@@ -1,6 +1,6 @@
 """What a verify has found, and how far it is: durable beside the run record, so that an interrupted one goes on and a run puts right what differs.
 
-`verify.json`: position and findings, replaced atomically; of one generation. `differs`: what the target is known to hold instead of what the map
+`verify.json`: position and findings, replaced atomically; of one generation, of which `verify.seen` has what the map said. `differs`: what the target is known to hold instead of what the map
 says, until a run has put it right. Both are JSON of this host only; what is damaged in them is as if it were not there.
 """
 
@@ -16,26 +16,32 @@ from qrep.errors import DamagedError
 from qrep.rehash import own_page, tree_of
 from qrep.store import Directory, write_all
 
-POSITION, DIFFERS = "verify.json", "differs"
+POSITION, SEEN, DIFFERS = "verify.json", "verify.seen", "differs"
 SIZE_MAX = 32 << 20
 LISTED_MAX = 1 << 15  # leaves; beyond that granules are noted, and looked at again when their leaves are needed
 UNREADABLE_MAX = 4096  # places
+AGAIN_MAX = 4096  # granules that are read again one by one; AGAIN_MAX of messages.py
 log = logging.getLogger("qrep.source")
 
 
 @dataclass
 class Side:
-    """What one end found of its own device. next: granules below were read; bad: {leaf: value of what is there}; whole: granules of which
+    """What one end found of its own device. next: granules below were read, but for those of `again`, ascending; bad: {leaf: value of what is there}; whole: granules of which
     leaves are not known; unreadable: [[offset, size]]."""
 
     next: int = 0
+    again: list = field(default_factory=list)
     read: int = 0
     bad: dict = field(default_factory=dict)
     whole: set = field(default_factory=set)
     unreadable: list = field(default_factory=list)
 
     def take(self, first, count, size, bad, whole, unreadable, granule_level):
-        self.next, self.read = first + count, self.read + size
+        if self.again:
+            self.again.pop(0)
+        else:
+            self.next = first + count
+        self.read += size
         for leaf, value in bad:
             if len(self.bad) < LISTED_MAX:
                 self.bad[leaf] = bytes(value)
@@ -44,15 +50,30 @@ class Side:
         self.whole.update(whole)
         self.unreadable += [list(extent) for extent in unreadable][: max(0, UNREADABLE_MAX - len(self.unreadable))]
 
+    def changed(self, granules, tree):
+        """Another generation, which has other content in these granules: they are read again, and so are those in which something was found, since a
+        run may have put it right."""
+        size = tree.geometry.granule_size
+        again = {*granules, *self.again, *self.whole, *(leaf >> tree.granule_level for leaf in self.bad)}
+        for start, length in self.unreadable:
+            again.update(range(start // size, (start + length - 1) // size + 1))
+        again = sorted(granule for granule in again if granule < self.next)
+        if len(again) > AGAIN_MAX:
+            self.next, again = again[AGAIN_MAX], again[:AGAIN_MAX]
+        self.again, self.bad, self.whole, self.unreadable = again, {}, set(), []
+
     def as_json(self):
         bad = {str(leaf): value.hex() for leaf, value in self.bad.items()}
-        return {"next": self.next, "read": self.read, "bad": bad, "whole": sorted(self.whole), "unreadable": self.unreadable}
+        return {"next": self.next, "again": self.again, "read": self.read, "bad": bad, "whole": sorted(self.whole), "unreadable": self.unreadable}
 
     @classmethod
     def from_json(cls, fields):
         bad = {int(leaf): _digest(value) for leaf, value in fields["bad"].items()}
         places = [[int(offset), int(size)] for offset, size in fields["unreadable"]]
-        return cls(int(fields["next"]), int(fields["read"]), bad, {int(granule) for granule in fields["whole"]}, places)
+        again = sorted({int(granule) for granule in fields["again"]})
+        if again and again[-1] >= fields["next"]:
+            raise ValueError("granules are to be read again that have not been read")
+        return cls(int(fields["next"]), again, int(fields["read"]), bad, {int(granule) for granule in fields["whole"]}, places)
 
 
 @dataclass
@@ -65,6 +86,12 @@ class Position:
     source: Side = field(default_factory=Side)
     resumed: bool = False
 
+    def begin(self, directory, tree):
+        """Remember what the map says now, so that another generation can be told from this one granule by granule. Before anything is read."""
+        with Directory(directory) as opened:
+            opened.write(SEEN, self.generation, bytes(tree.kinds), bytes(tree.values))
+        self.save(directory)
+
     def save(self, directory):
         fields = {
             "generation": self.generation.hex(), "source_token": self.source_token, "target": self.target.as_json(), "source": self.source.as_json(),
@@ -73,15 +100,43 @@ class Position:
             opened.write(POSITION, json.dumps(fields).encode())
 
 
-def load_position(directory, generation, source_token):
-    """The Position to go on from: a fresh one if there is none of this very generation and frozen image."""
+def load_position(directory, generation, source_token, tree):
+    """The Position to go on from. tree: MapTree of what the map says of `generation`.
+
+    One of an earlier generation goes on, too: what was read stays read where both generations have the same content; all else is read again.
+    """
     try:
         fields = _read(directory, POSITION)
-        if fields is not None and bytes.fromhex(fields["generation"]) == generation and fields["source_token"] == source_token:
-            return Position(generation, source_token, Side.from_json(fields["target"]), Side.from_json(fields["source"]), resumed=True)
+        if fields is not None:
+            before = bytes.fromhex(fields["generation"])
+            position = Position(generation, source_token, Side.from_json(fields["target"]), Side.from_json(fields["source"]), resumed=True)
+            if (not fields["source_token"]) != (not source_token):
+                position.source = Side()
+            if before == generation and fields["source_token"] == source_token:
+                return position
+            changed = _changed_since(directory, before, tree)
+            if changed is not None:
+                for side in (position.target, position.source):
+                    side.changed(changed, tree)
+                position.begin(directory, tree)
+                return position
     except (DamagedError, ValueError, KeyError, TypeError, AttributeError) as err:
         log.warning("%s/%s is not used: %s", directory, POSITION, err)
-    return Position(generation, source_token)
+    position = Position(generation, source_token)
+    position.begin(directory, tree)
+    return position
+
+
+def _changed_since(directory, before, tree):
+    """The granules in which the map of generation `before` said something else than `tree`, ascending; None: that is not known any more."""
+    count = len(tree.kinds)
+    with Directory(directory) as opened:
+        data = opened.read(SEEN, 16 + count * (1 + DIGEST_SIZE))
+    if data is None or len(data) != 16 + count * (1 + DIGEST_SIZE) or bytes(data[:16]) != before:
+        return None
+    kinds, values = data[16 : 16 + count], data[16 + count :]
+    spans = (slice(granule * DIGEST_SIZE, (granule + 1) * DIGEST_SIZE) for granule in range(count))
+    return [granule for granule, span in enumerate(spans) if kinds[granule] != tree.kinds[granule] or values[span] != tree.values[span]]
 
 
 def position_of(directory):
@@ -95,7 +150,8 @@ def position_of(directory):
 
 def forget_position(directory):
     with Directory(directory) as opened:
-        opened.remove(POSITION)
+        for name in (POSITION, SEEN):
+            opened.remove(name)
 
 
 def _read(directory, name):

@@ -5,6 +5,7 @@
 What crosses the wire is a root of 32 bytes when all is well, and 16 nodes a level for each leaf in which the maps differ otherwise.
 """
 
+import itertools
 import logging
 import os
 import queue
@@ -62,6 +63,11 @@ class Verification:
         percent = round(100 * min(1.0, done / self.geometry.size), 1)
         return {"phase": "verifying", "percent": percent, "read": read, "independent": self._independent_read}
 
+    @property
+    def reached(self):
+        """How many granules of the target have been read, from the first on."""
+        return self._position.target.next if self._position is not None else 0
+
     def stop(self):
         """End soon; run() raises, and the next one goes on from there."""
         self._stopping.set()
@@ -87,7 +93,7 @@ class Verification:
             token = self._kept_of(state.committed)
             frozen_fd, sector_size = self._open_frozen(token)
             token = token if frozen_fd >= 0 else ""
-            self._position = found.load_position(self.request.run_directory, state.committed, token)
+            self._position = found.load_position(self.request.run_directory, state.committed, token, self._tree)
             own = threading.Thread(target=self._read_own, args=(frozen_fd, sector_size), name="verify-source", daemon=True)
             own.start()
             try:
@@ -133,7 +139,8 @@ class Verification:
         side = self._position.source
         try:
             tree = tree_of(self._map)  # of its own: nodes are cached in it
-            for piece in Rehash(frozen_fd, tree, sector_size, self.rate, self._stopping.is_set).pieces(side.next):
+            rehash = Rehash(frozen_fd, tree, sector_size, self.rate, self._stopping.is_set)
+            for piece in itertools.chain(rehash.only(list(side.again)), rehash.pieces(side.next)):
                 with self._lock:
                     side.take(piece.first, piece.count, piece.size, piece.bad, piece.whole, piece.unreadable, tree.granule_level)
         except (OSError, QrepError) as err:
@@ -144,11 +151,11 @@ class Verification:
         side, granules = self._position.target, self.geometry.granules
         if self.independent:
             self._independent_root = self._ask(say.GetRoot(rate=self.rate), say.Root).root
-        self._send(say.Check(generation=generation, first=side.next, rate=self.rate))
+        self._send(say.Check(generation=generation, first=side.next, rate=self.rate, again=side.again))
         done = False
         while not done:
             piece = self._expect(say.Checked)
-            self._check_piece(piece, side.next, granules)
+            self._check_piece(piece, side, granules)
             with self._lock:
                 bad = [(entry.leaf, entry.value) for entry in piece.bad]
                 extents = [(extent.offset, extent.size) for extent in piece.unreadable]
@@ -158,10 +165,11 @@ class Verification:
             done = piece.done
             self._save()
 
-    def _check_piece(self, piece, next_granule, granules):
+    def _check_piece(self, piece, side, granules):
         """Nothing that a peer says of places is used before this."""
-        end = piece.first + piece.count
-        if piece.first != next_granule or end > granules or (not piece.count and end != granules) or piece.done != (end == granules):
+        end, next_granule = piece.first + piece.count, side.again[0] if side.again else side.next
+        wrong = piece.count != 1 or piece.done if side.again else (not piece.count and end != granules) or piece.done != (end == granules)
+        if piece.first != next_granule or end > granules or wrong:
             raise ProtocolError(f"granules from {piece.first} on were told of, those from {next_granule} on were asked for")
         level, leaf_size = self._tree.granule_level, self.geometry.leaf_size
         if any(not piece.first <= entry.leaf >> level < end or entry.leaf >= self._tree.leaves for entry in piece.bad):

@@ -5,6 +5,7 @@ status never wait for it; the machine says whether what was read still counts (p
 """
 
 import contextlib
+import itertools
 import logging
 import mmap
 import os
@@ -94,14 +95,15 @@ class CheckDriver:
             rehash, differ = Rehash(descriptor, tree, sector_size, action.rate, stopped), 0
             for piece in rehash.only(self._unknown_before(tree, action.first)):  # of this end's life before the last restart
                 self._adopt(mark, tree, piece)
-            for piece in rehash.pieces(action.first):
+            for piece in itertools.chain(rehash.only(action.again), rehash.pieces(action.first)):
                 self._adopt(mark, tree, piece)
-                message, differ = self._checked(piece), differ + len(piece.bad) + len(piece.unreadable) + len(piece.whole)
+                last = piece.first >= action.first and piece.first + piece.count == self.geometry.granules
+                message, differ = self._checked(piece, last), differ + len(piece.bad) + len(piece.unreadable) + len(piece.whole)
                 if message.done and differ:
                     self.tell("device-differs", f"{self.name} is not what was committed in {differ} places that a verify read", places=differ)
                 self._say_beside(reader, handle, mark, message)
             if action.first == self.geometry.granules or mark != self.machine.mark():
-                self._say_beside(reader, handle, mark, self._checked(Piece(self.geometry.granules, 0, 0)))
+                self._say_beside(reader, handle, mark, self._checked(Piece(self.geometry.granules, 0, 0), True))
 
         self._read_beside(work)
 
@@ -116,11 +118,12 @@ class CheckDriver:
                 for granule, (kind, value) in piece.fresh.items():
                     tree.adopt(granule, kind, value)
 
-    def _checked(self, piece):
+    @staticmethod
+    def _checked(piece, done):
         return say.Checked(
             first=piece.first, count=piece.count, size=piece.size, bad=[say.BadLeaf(leaf, value) for leaf, value in piece.bad], whole=piece.whole,
             unreadable=[say.Extent(offset, size) for offset, size in piece.unreadable], unknown=len(piece.fresh),
-            done=piece.first + piece.count == self.geometry.granules,
+            done=done,
         )  # fmt: skip
 
     def _say_beside(self, reader, handle, mark, message):
