@@ -36,7 +36,7 @@ def survey(directory, *, state_dir=None, event_codes=()):
         elif value is not None:
             found.objects[kind][name] = value
             found.paths[kind, name] = path
-    more = [problem for part in (_dangling, _twice, _crossed, _limits) for problem in part(config, found)]
+    more = [problem for part in (_dangling, _twice, _crossed, _groups, _limits) for problem in part(config, found)]
     more += _hooks(found.node, found.node_path, event_codes) + _metrics(found.node, found.node_path)
     problems += [problem for problem in more if not is_told(problem.place, found.told[problem.file])]
     if state_dir:
@@ -152,6 +152,22 @@ def _crossed(_config, found):
             yield Problem(
                 found.paths["jobs", name], "target", f"{job.target} is the source of job {other}", "cascading is not possible; choose another target"
             )
+
+
+def _groups(_config, found):
+    """Members of a consistency group that cannot be committed together. The second one, in the order of names, is told of."""
+    first, sources = {}, {}
+    for name, job in sorted(found.objects["jobs"].items()):
+        if not job.group or not job.has_target:
+            continue
+        other = first.setdefault(job.group, name)
+        theirs = found.objects["jobs"][other].target
+        if theirs.rpartition(":")[0] != job.target.rpartition(":")[0]:
+            text = f"the target of {name} is {job.target}, that of {other} in the same group {theirs}"
+            yield Problem(found.paths["jobs", name], "group", text, "all targets of a group must be on one host: name another group")
+        same = sources.setdefault((job.group, job.source), name)
+        if same != name:
+            yield Problem(found.paths["jobs", name], "group", f"job {same} of the same group has the same source", "name another group")
 
 
 def _limits(_config, found):

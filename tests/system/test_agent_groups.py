@@ -38,6 +38,7 @@ def test_a_group_is_frozen_together_and_committed_together(shop):
         assert tasks[job]["root"] == b3sum(targets[job]) == b3sum(images[job])
     assert tasks["data"]["frozen_at_ns"] == tasks["log"]["frozen_at_ns"] and not tasks["data"]["fuzzy"]
     assert "group-committed" in a.codes() and "group-committed" in b.codes()
+    assert {event["data"]["group"] for event in a.events() if event["code"].startswith(("run-", "group-"))} == {"shop"}, "all events name it"
     assert {job["group"] for job in a.qrep("status")["jobs"]} == {"shop"}
     assert "shop" in a.run_command("job")[1]
 

@@ -125,6 +125,7 @@ class EventLog:
     def __init__(self, db, echo=True):
         self.db, self.echo = db, echo
         self.counts = Counter()  # by level, since the agent started, with those that were not told
+        self.group_of = lambda job: ""  # the consistency group of a job of this host
         self.observers = []  # called with (code, job, data) of every event, told or only counted: they must not wait
         self.listeners = []  # called with every event that is told, in the thread that adds it: they must not wait
         self._repeats = Repeats()
@@ -135,6 +136,9 @@ class EventLog:
 
     def add(self, code, text, *, job=None, volume=None, **data):
         level = CODES[code][0]
+        group = self.group_of(job) if job is not None and volume is None else ""
+        if group:
+            data |= {"group": group}
         with self._lock:
             self.counts[level] += 1
             for observer in self.observers:

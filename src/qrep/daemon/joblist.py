@@ -81,6 +81,11 @@ class Jobs:
     def of_peer(self, peer):
         return [name for name, runner in self.all() if runner.settings.target.startswith(f"{peer}:") and runner.settings.has_target]
 
+    def group_of(self, name):
+        """The consistency group of a job, "" if it has none or is not known."""
+        runner = self._runners.get(name)
+        return runner.settings.group if runner is not None else ""
+
     def get(self, name):
         runner = self._runners.get(name)
         if runner is not None:

@@ -99,6 +99,7 @@ class Node:
         # Bound here, so that a port that is taken is known before a device is touched; open from start() on.
         self.network.start()
         self.jobs.load()
+        self.events.group_of = self.jobs.group_of
         self._reload = Reload(self)
         self.housekeeping = Housekeeping()
         self.housekeeping.every(1.0, self.events.tell_suppressed)
