@@ -83,6 +83,7 @@ def test_an_export_of_an_older_point_is_right_while_runs_commit_and_older_points
     wait_until(lambda: b.qrep("attach")[0]["read"] >= 3 * SIZE)
     shown = b.qrep("attach")[0]
     assert shown["name"] == "db@1" and shown["error"] == ""
+    assert 'qrep_volume_attached{volume="db"} 1' in b.text("metrics")[0]
     assert b.refused("volume", "remove", "db", "-y")["code"] == "volume-in-use"
     assert b.refused("job", "promote", "db", "-y")["exit"] == 5
     assert b.qrep("detach", "db@1")["detached"] == "db@1" and b.qrep("attach") == []

@@ -22,11 +22,10 @@ from qrep.jobs.shown import iso
 from qrep.nbd import kernel
 from qrep.nbd.handshake import Export
 from qrep.settings import check_address
-from qrep.store import Directory
 
 PATH_MAX = 107  # bytes of a unix socket's path
 ATTACHMENTS_MAX = 32
-SUFFIX = ".json"
+NOTES, SUFFIX = "attached", ".json"  # below the state directory: one file for each device that is to be taken away
 
 
 class Attachment:
@@ -56,7 +55,7 @@ class Attachment:
 
 
 class Attachments:
-    """node: the Node. directory: for sockets and what is written down; on a file system that a reboot empties."""
+    """node: the Node. directory: for sockets."""
 
     def __init__(self, node, directory):
         self.node, self.path = node, os.path.join(directory, "attached")
@@ -179,11 +178,11 @@ class Attachments:
     # ---- what is written down ----
 
     def _note(self, name, facts):
-        with Directory(self.path) as directory:
+        with self.node.state.sub(NOTES) as directory:
             directory.write(name + SUFFIX, json.dumps(facts).encode())
 
     def _forget(self, name):
-        with Directory(self.path) as directory:
+        with self.node.state.sub(NOTES) as directory:
             directory.remove(name + SUFFIX)
 
     # ---- what happens to one ----
@@ -241,7 +240,7 @@ class Attachments:
 
     def _take_left(self, name):
         facts = self._left[name]
-        use = attachdevice.users(facts["path"]) if facts.get("path") else ""
+        use = attachdevice.users_of(facts)
         if use:
             raise Refused(f"{name} is in use: {use} ({facts['path']})", hint=_way_out(use), code="attach-in-use")
         attachdevice.take_away(facts)
@@ -253,9 +252,7 @@ class Attachments:
 
     def recover(self):
         """At start: take away what an earlier agent left. Its servers ended with it."""
-        if not os.path.isdir(self.path):
-            return
-        with Directory(self.path) as directory:
+        with self.node.state.sub(NOTES) as directory:
             directory.sweep()
             names = [name.removesuffix(SUFFIX) for name in directory.names() if name.endswith(SUFFIX)]
             facts = {name: _facts(directory.read(name + SUFFIX, 4096)) for name in names}
@@ -289,7 +286,7 @@ def _left_dict(name, facts):
     volume, _at, point = name.rpartition("@")
     return {
         "name": name, "volume": volume, "point": point, "id": None, "read_only": None, "device": facts.get("path") or None, "by": facts.get("kind"),
-        "socket": "", "addresses": [], "since": None, "in_use": attachdevice.users(facts["path"]) if facts.get("path") else "",
+        "socket": "", "addresses": [], "since": None, "in_use": attachdevice.users_of(facts),
         "error": "the agent that served it has ended", "space": None, "connections": 0, "read": 0, "written": 0, "pid": None,
     }  # fmt: skip
 

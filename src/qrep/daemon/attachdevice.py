@@ -101,14 +101,11 @@ class FuseDevice:
 def take_away(facts):
     """What an agent wrote down: the kernel's device, or a loop device and the nbdfuse below it. What is not there any more, or somebody else's by now,
     is no error. Raises QrepError."""
-    path, directory, whose = facts.get("path", ""), facts.get("directory", ""), facts.get("whose", "")
-    if whose and kernel.backend(path) == whose:
-        kernel.disconnect(path)
-    file = os.path.join(directory, "disk") if directory else ""
-    if path.startswith("/dev/loop") and _shows(path, file):
-        run("losetup", "--detach", path)
+    path, directory = facts.get("path", ""), facts.get("directory", "")
+    if is_there(facts):
+        kernel.disconnect(path) if facts.get("whose") else run("losetup", "--detach", path)
         deadline = time.monotonic() + APPEAR_S
-        while _shows(path, file) and time.monotonic() < deadline:
+        while is_there(facts) and time.monotonic() < deadline:
             time.sleep(0.02)
     if directory and any(mount.point == os.path.realpath(directory) for mount in filesystems.mounts()):
         run("umount", "--lazy", directory)
@@ -117,12 +114,21 @@ def take_away(facts):
             os.rmdir(directory)
 
 
-def _shows(path, file):
-    """Whether the loop device is (still) the one over this file."""
+def is_there(facts):
+    """Whether the device that was written down is there and still the same: its name may be somebody else's by now."""
+    path, directory, whose = facts.get("path", ""), facts.get("directory", ""), facts.get("whose", "")
+    if whose:
+        return kernel.backend(path) == whose
+    file = os.path.join(directory, "disk")
     with contextlib.suppress(OSError):
         with open(f"/sys/block/{os.path.basename(path)}/loop/backing_file") as backing:
-            return backing.read().strip().removesuffix(" (deleted)") in (file, os.path.realpath(file))
+            return bool(directory) and backing.read().strip().removesuffix(" (deleted)") in (file, os.path.realpath(file))
     return False
+
+
+def users_of(facts):
+    """As users(), of what was written down."""
+    return users(facts["path"]) if is_there(facts) else ""
 
 
 def users(path):

@@ -200,6 +200,7 @@ def _volumes(node, samples):
             continue
         status = target.status()
         samples.put("qrep_volume_sync_points", status["sync_points"], volume.name)
+        samples.put("qrep_volume_attached", len(node.attachments.of_volume(volume.name)), volume.name)
         samples.put("qrep_volume_undo_used_bytes", status["undo_used"], volume.name)
         samples.put("qrep_volume_undo_limit_bytes", status["undo_limit"], volume.name)
         session = status["session"] or {}

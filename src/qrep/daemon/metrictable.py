@@ -44,6 +44,7 @@ FAMILIES = {
     "qrep_shape_rate_bytes_per_second": ("gauge", ("shape",), "What the jobs of a shaping group send at the moment."),
     "qrep_volume_in_service": ("gauge", ("volume",), "0 while a target volume cannot be used: its device is not there, or its records are damaged."),
     "qrep_volume_sync_points": ("gauge", ("volume",), "Earlier sync points that a target volume can go back to."),
+    "qrep_volume_attached": ("gauge", ("volume",), "Sync points of a target volume that are attached as devices or exports; their undo is kept."),
     "qrep_volume_undo_used_bytes": ("gauge", ("volume",), "Undo space that a target volume takes."),
     "qrep_volume_undo_limit_bytes": ("gauge", ("volume",), "Undo space that a target volume may take."),
     "qrep_volume_received_bytes_total": ("counter", ("volume",), "Bytes of frames that arrived for a target volume, since it was opened."),
