@@ -15,7 +15,7 @@ GIVE_UP_POINTS = (
 )  # fmt: skip
 # After the sector: pair, job and what is said of the change; killed in tests/system/test_agent_roles_killed.py.
 FINISH_POINTS = ("role-pair-written", "role-job-written", "role-done-before")
-FAST = ("role-taken-over", "role-mapped", "superblock-write-durable")  # the others are in the long tier
+FAST = ("role-taken-over", "role-mapped")  # the others are in the long tier
 DECIDED = ("superblock-write-durable", "role-taken-over", "map-fold-before", "map-fold-durable", "role-given-up")
 
 

@@ -9,13 +9,6 @@ pytestmark = pytest.mark.root
 
 TAKE_OVER = ("role-take-over-before", "superblock-write-before", "role-taken-over", *FINISH_POINTS)
 GIVE_UP = ("superblock-create-before", "source-frame-sent", "role-give-up-before", "role-mapped", "superblock-write-durable", "role-given-up", *FINISH_POINTS)
-FAST = ("role-pair-written",)
-
-
-def tiered(points):
-    return [pytest.param(point, marks=() if point in FAST else pytest.mark.slow) for point in points]
-
-
 def killed(agent, point, *command):
     """Give a command to an agent that dies at a crash point of it, and start that agent again."""
     agent.terminate()
@@ -40,7 +33,8 @@ def switched(scene):
     scene.holds("site-b")
 
 
-@pytest.mark.parametrize("point", tiered(TAKE_OVER))
+@pytest.mark.slow
+@pytest.mark.parametrize("point", TAKE_OVER)
 def test_a_target_killed_while_it_takes_over(sites, point):
     scene = sites()
     scene.a.qrep("job", "demote", "db", "-y")
@@ -53,7 +47,8 @@ def test_a_target_killed_while_it_takes_over(sites, point):
     switched(scene)
 
 
-@pytest.mark.parametrize("point", tiered(GIVE_UP))
+@pytest.mark.slow
+@pytest.mark.parametrize("point", GIVE_UP)
 def test_a_source_killed_while_it_gives_up(sites, point):
     scene = sites()
     scene.write("site-a", "second", b"2" * 50000)

@@ -6,6 +6,7 @@ from agents import b3sum
 pytestmark = pytest.mark.root
 
 
+@pytest.mark.slow
 def test_a_source_is_restored_to_an_earlier_sync_point_and_only_differences_travel(sites):
     scene = sites(job=("--sync-points", 2))
     a, b = scene.a, scene.b
