@@ -15,7 +15,9 @@ from qrep.errors import Interrupted
 from qrep.extents import Extent
 from qrep.source.estimate import estimate
 from qrep.source.flow import Run
+from qrep.source.found import put_into_map
 from qrep.source.hints import kept
+from qrep.source.verify import verify
 from qrep.volumes.reflink import Reflink
 
 pytestmark = pytest.mark.root
@@ -260,6 +262,19 @@ def test_hints_that_are_switched_off_leave_no_snapshot(site, random_source):
     report = site.run(hints=False)
     assert report.hints["state"] == "off" and report.read >= 11 * MIB
     assert site.snapshots() == [] and kept(site.run_directory) is None
+
+
+def test_a_leaf_that_a_verify_found_damaged_is_sent_though_the_source_has_not_changed(site):
+    """The map then says what the target holds, which is not what the kept snapshot shows: what has not changed since may differ all the same."""
+    site.close()
+    write_at(site.target_path, 700 * LEAF + 5, b"rot")
+    site.open()
+    request = site.make_run_request()
+    assert verify(request, site.local.dial).leaves == [700]
+    assert put_into_map(request)
+    report = site.run()
+    assert report.changed == LEAF and report.hints["state"] == "none" and "corrected" in report.hints["reason"]
+    assert site.run().hints["state"] == "used"
 
 
 # ---- a run that was interrupted ----

@@ -69,7 +69,7 @@ class HintedController(Controller):
         yield from Controller._write_pending(self, action)
 
     def remember(self, action):
-        self.memory.remember(action.new, self.machine.record.snapshot, True, 0)
+        self.memory.remember(action.new, self.machine.record.snapshot, True, 0, bytes(32))
 
     def _release_snapshot(self, action):
         yield 0

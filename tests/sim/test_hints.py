@@ -92,8 +92,8 @@ def not_committed(seed, kill_source, **classes):
 class Hasty(Memory):
     """The snapshot of what is about to be committed is the kept one at once."""
 
-    def remember(self, tag, token, trusted, cursor):
-        Memory.remember(self, tag, token, trusted, cursor)
+    def remember(self, tag, token, *rest):
+        Memory.remember(self, tag, token, *rest)
         if self.kept is not None:
             self._save(self.next._replace(tag=self.kept.tag), None)
 

@@ -8,6 +8,7 @@ import pytest
 from qrep.source.kept import NAME, Kept, kept
 
 ONE, TWO, THREE = (bytes([number]) * 16 for number in (1, 2, 3))
+MAP = bytes([7]) * 32
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def memory(tmp_path):
 
 
 def committed(memory, tag, token):
-    memory.remember(tag, token, True, 0)
+    memory.remember(tag, token, True, 0, MAP)
     memory.give_back(token, tag)
 
 
@@ -41,14 +42,14 @@ def test_a_committed_snapshot_is_kept_and_the_one_before_it_given_back(memory, t
 
 def test_a_snapshot_whose_generation_was_not_committed_is_given_back(memory, tmp_path):
     committed(memory, ONE, "a")
-    memory.remember(TWO, "b", True, 0)
+    memory.remember(TWO, "b", True, 0, MAP)
     memory.give_back("b", ONE)
     assert memory.released == ["b"] and memory.tokens == ["a"] and kept(tmp_path / "run") == (ONE, "a")
 
 
 def test_a_commit_that_was_not_heard_of_is_settled_by_the_map_at_the_next_start(memory):
     committed(memory, ONE, "a")
-    memory.remember(TWO, "b", True, 7)
+    memory.remember(TWO, "b", True, 7, MAP)
     memory = memory.reopened()
     memory.begin(True, ONE, TWO, "b")  # not folded yet: nothing is decided
     assert sorted(memory.tokens) == ["a", "b"] and memory.released == []
@@ -57,7 +58,7 @@ def test_a_commit_that_was_not_heard_of_is_settled_by_the_map_at_the_next_start(
 
 
 def test_what_the_run_record_still_needs_is_not_given_back_at_the_start(memory):
-    memory.remember(TWO, "b", True, 0)
+    memory.remember(TWO, "b", True, 0, MAP)
     memory.begin(True, ONE, None, "b")
     assert memory.released == []
     memory.begin(True, ONE, None, "")
@@ -66,14 +67,14 @@ def test_what_the_run_record_still_needs_is_not_given_back_at_the_start(memory):
 
 def test_no_snapshot_is_kept_when_none_is_wanted(memory, tmp_path):
     committed(memory, ONE, "a")
-    memory.remember(TWO, "b", True, 0)
+    memory.remember(TWO, "b", True, 0, MAP)
     memory.begin(False, ONE, TWO, "b")
     assert memory.released == ["a"] and memory.tokens == [] and not (tmp_path / "run" / NAME).exists()
 
 
 def test_a_release_that_fails_is_tried_again(memory):
     committed(memory, ONE, "a")
-    memory.remember(TWO, "b", True, 0)
+    memory.remember(TWO, "b", True, 0, MAP)
 
     def refuse(token):
         raise OSError(5, token)
@@ -104,10 +105,11 @@ def test_of_all_snapshots_that_were_remembered_only_the_last_is_left(memory, ord
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", "{}", '{"kept": {}, "next": null}', '{"kept": {"tag": "00", "token": "a", "trusted": true, "cursor": 0}, "next": null}',
-     json.dumps({"kept": {"tag": "11" * 16, "token": "", "trusted": True, "cursor": 0}, "next": None}),
-     json.dumps({"kept": {"tag": "11" * 16, "token": "a", "trusted": 1, "cursor": 0}, "next": None}),
-     json.dumps({"kept": {"tag": "11" * 16, "token": "a", "trusted": True, "cursor": -1}, "next": None})],
+    ["", "[]", "{}", '{"kept": {}, "next": null}', '{"kept": {"tag": "00", "token": "a", "trusted": true, "cursor": 0, "map": "00"}, "next": null}',
+     json.dumps({"kept": {"tag": "11" * 16, "token": "a", "trusted": True, "cursor": 0}, "next": None}),
+     json.dumps({"kept": {"tag": "11" * 16, "token": "", "trusted": True, "cursor": 0, "map": "00" * 32}, "next": None}),
+     json.dumps({"kept": {"tag": "11" * 16, "token": "a", "trusted": 1, "cursor": 0, "map": "00" * 32}, "next": None}),
+     json.dumps({"kept": {"tag": "11" * 16, "token": "a", "trusted": True, "cursor": -1, "map": "00" * 32}, "next": None})],
 )  # fmt: skip
 def test_a_damaged_file_is_as_none(memory, tmp_path, text):
     (tmp_path / "run" / NAME).write_text(text)

@@ -36,7 +36,7 @@ def test_what_a_job_keeps_is_given_back_when_its_space_is_nearly_full_and_not_be
     directory = tmp_path / "sources" / JOB
     directory.mkdir(parents=True)
     kept = Kept(directory, None)
-    kept.remember(bytes(16), "lvm-thin:kept", True, 0)
+    kept.remember(bytes(16), "lvm-thin:kept", True, 0, bytes(32))
     kept.close()
     file = RunFile(directory)
     file.save(RunRecord(epoch=1, base=bytes(16), new=bytes([1]) * 16, attempt=1, snapshot="lvm-thin:record", fuzzy=False, frozen_at_ns=1, mixed=False))

@@ -16,6 +16,7 @@ import time
 
 from qrep import device, digesttree
 from qrep._native import wire
+from qrep._native.disk import map_digest
 from qrep._native.source_lane import SourceRun
 from qrep.crashpoint import crashpoint
 from qrep.digestmap import DigestMap
@@ -447,9 +448,10 @@ class Run:
 
     def _write_pending(self, action):
         run, record = self._run, self._machine.record
-        if self.request.hints and record.snapshot:
-            self._kept.remember(action.new, record.snapshot, self._hints.verdict(run.fresh_states, run.fresh_values), self._hints.cursor)
         root = digesttree.root(self.geometry, run.fresh_states, run.fresh_values, self._map.leaves_fd, ROOT_BEFORE_COMMIT)
+        if self.request.hints and record.snapshot:
+            digest = map_digest(run.fresh_states, run.fresh_values)
+            self._kept.remember(action.new, record.snapshot, self._hints.verdict(run.fresh_states, run.fresh_values), self._hints.cursor, digest)
         self._map.write_pending(action.new, action.base, action.counter, run.fresh_states, run.fresh_values, root)
 
     def _finish(self, action):

@@ -4,15 +4,15 @@ A hint only ever saves reading. What it names is read, hashed and compared with 
 every run before anything is sent (spans.py says how much), and one leaf that differs there ends it: the event hint-wrong, a full scan in that very
 run, and full scans until one of them has found nothing outside of what the hint of that run named.
 
-It is about the difference of two images, so it holds only over a map that describes the older one: kept.tag == map.tag, and of a resumed attempt only
-for granules that the attempt has not touched (work.py).
+It is about the difference of two images, so it holds only over a map that describes the older one: kept.tag == map.tag, the map is to the byte the one that
+was written with it, and of a resumed attempt only for granules that the attempt has not touched (work.py).
 """
 
 import array
 import threading
 
 from qrep import digesttree
-from qrep._native.disk import STATE_HASHED, STATE_MASK, STATE_PAGE, STATE_UNKNOWN, STATE_ZERO
+from qrep._native.disk import STATE_HASHED, STATE_MASK, STATE_PAGE, STATE_UNKNOWN, STATE_ZERO, map_digest
 from qrep._native.source_lane import WORK_LEAVES, SourceRun
 from qrep.digesttree import DIGEST_SIZE
 from qrep.errors import Interrupted, QrepError
@@ -75,6 +75,8 @@ class Hints:
             return "the source is read live"
         if entry is None:
             return "no snapshot of the last generation is kept"
+        if entry.map != map_digest(self._map.states, self._map.values):
+            return "the map was corrected since: it says what a verify found the target to hold"
         try:
             extents = self._request.backend.changes(self._request.device, entry.token, frozen.token)
             if extents is None:

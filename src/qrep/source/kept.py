@@ -27,6 +27,7 @@ class Entry(NamedTuple):
     token: str  # for the backend
     trusted: bool = True  # False: hints on top of it were found wrong, and no full scan has agreed with them since
     cursor: int = 0  # where the next run's sample begins
+    map: bytes = bytes(32)  # disk.map_digest of the map that describes it: one that a verify has corrected since describes the target, and not this
 
 
 class Kept:
@@ -62,10 +63,10 @@ class Kept:
         if not wanted:
             self.let_go(in_use)
 
-    def remember(self, tag, token, trusted, cursor):
-        """`token` shows what generation `tag` will hold, if it is committed. Durable when it returns."""
+    def remember(self, tag, token, trusted, cursor, map_digest):
+        """`token` shows what generation `tag` will hold, if it is committed, and what the map of this digest says. Durable when it returns."""
         before = self.next
-        self._save(self.kept, Entry(bytes(tag), token, trusted, cursor))
+        self._save(self.kept, Entry(bytes(tag), token, trusted, cursor, bytes(map_digest)))
         crashpoint("source-kept-remembered")
         if before is not None and before.token != token:
             self._release(before.token)
@@ -110,7 +111,7 @@ class Kept:
             self.directory.remove(NAME)
         else:
             entries = {"kept": kept, "next": following}
-            text = json.dumps({name: entry and entry._replace(tag=entry.tag.hex())._asdict() for name, entry in entries.items()})
+            text = json.dumps({name: entry and entry._replace(tag=entry.tag.hex(), map=entry.map.hex())._asdict() for name, entry in entries.items()})
             self.directory.write(NAME, text.encode())
         self.kept, self.next = kept, following
 
@@ -133,7 +134,7 @@ def _load(directory):
         if not isinstance(fields, dict) or set(fields) != {"kept", "next"}:
             raise ValueError("it has other fields than kept and next")
         return _entry(fields["kept"]), _entry(fields["next"])
-    except (DamagedError, ValueError, TypeError) as err:
+    except (DamagedError, KeyError, ValueError, TypeError) as err:
         log.warning("%s/%s is not used: %s", directory.path, NAME, err)
         return None, None
 
@@ -142,9 +143,9 @@ def _entry(fields):
     if fields is None:
         return None
     entry = Entry(**fields)
-    tag = bytes.fromhex(entry.tag)
-    if len(tag) != 16 or type(entry.trusted) is not bool or type(entry.cursor) is not int or not 0 <= entry.cursor < 1 << 64:
+    tag, digest = bytes.fromhex(entry.tag), bytes.fromhex(fields["map"])
+    if len(tag) != 16 or len(digest) != 32 or type(entry.trusted) is not bool or type(entry.cursor) is not int or not 0 <= entry.cursor < 1 << 64:
         raise ValueError("an entry is not what it can be")
     if not isinstance(entry.token, str) or not 0 < len(entry.token) <= TOKEN_MAX:
         raise ValueError("an entry has no token")
-    return entry._replace(tag=tag)
+    return entry._replace(tag=tag, map=digest)
