@@ -189,6 +189,18 @@ def test_a_batch_that_a_merged_file_lost_is_missed_even_the_last(store, last):
         store.batches(IDS[0], IDS[2])
 
 
+def test_a_merged_file_fills_its_segments(store):
+    """24 MiB of before-images: five batches of 3 MiB in a segment of 16 MiB, so two segments after the one of the header."""
+    image = Image(store, 5)
+    image.content[:] = image.random.randbytes(SIZE)
+    image.images[IDS[0]] = bytes(image.content)
+    image.generation(IDS[0], IDS[1], [(place << 20, 1 << 20) for place in range(16)], batch=2)
+    image.generation(IDS[1], IDS[2], [(place << 20, 1 << 20) for place in range(8, 24)], batch=2)
+    merged(store, IDS[2], IDS[1], IDS[0])
+    assert os.path.getsize(f"{store.directory.path}/{store.name(IDS[2])}") <= 3 * SEGMENT
+    assert image.shown([IDS[2], IDS[0]]) == image.images[IDS[0]]
+
+
 def test_a_merge_that_finds_no_room_is_refused_before_anything_is_written(store):
     image = Image(store, 4)
     image.generation(IDS[0], IDS[1], [(0, 10 * PAGE)])

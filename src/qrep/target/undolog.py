@@ -8,7 +8,7 @@ from qrep.store import write_all
 from qrep.units import format_size
 
 PIECE = 1 << 20  # bytes of one before-image at most
-PAYLOAD_MAX = 8 << 20  # of one batch
+PAYLOAD_MAX = 3 << 20  # of one batch: five fill a segment, all but the last 16th of it
 EXTENTS_MAX = 4096
 SEGMENT = disk.UNDO_SEGMENT_SIZE
 

@@ -22,7 +22,7 @@ from qrep.units import format_size
 
 PAGE = 4096  # every before-image covers whole ones, but for the end of the volume
 BLOCK = 8 << 20  # pages are noted by the block
-BLOCK_PAGES = BLOCK // PAGE
+NO_LIMIT = 1 << 62  # of positions in the file, where the ends of segments are holes
 
 
 class Covered:
@@ -69,7 +69,8 @@ class Merge:
     def __init__(self, store, ids, progress=None):
         self.store, self.ids, self._progress = store, list(ids), progress
         self._temporary = f"{self.ids[0].hex()}.undo.{secrets.token_hex(4)}{TEMPORARY}"
-        self.needed = sum(store.size(new) for new in self.ids[:-1]) + SEGMENT  # bytes at most, while the old files are still there
+        old = sum(store.size(new) for new in self.ids[:-1])
+        self.needed = old + old // 256 + SEGMENT  # bytes at most, while the old files are still there; its batches may be smaller
 
     def check_room(self):
         """Raises UndoSpaceError."""
@@ -99,7 +100,7 @@ class Merge:
         descriptor = self.store.open_named(self._temporary, os.O_RDWR)
         try:
             page = mmap.mmap(-1, PAGE)
-            writer = MergeWriter(descriptor, base, header.attempt, header.size, SEGMENT + self.needed + SEGMENT)
+            writer = MergeWriter(descriptor, base, header.attempt, header.size, NO_LIMIT)  # check_room() is what bounds it
             self._copy(writer)
             writer.write()
             header = header.replace(batches=writer.count)
