@@ -32,13 +32,13 @@ def fill(random_source):
 
 @pytest.fixture
 def sites(agents, loop_device, memory_dir, undo_after):
-    """A function that makes the RoleScene."""
+    """A function that makes the RoleScene. larger: by how many bytes the target is."""
 
-    def make(**options):
+    def make(larger=0, **options):
         try:
             cables = undo_after.enter_context(Cables([0]))
         except RuntimeError as err:
             pytest.skip(f"no network namespaces here: {err}")
-        return RoleScene(agents, cables, loop_device(SIZE), loop_device(SIZE), memory_dir / "mnt", **options)
+        return RoleScene(agents, cables, loop_device(SIZE), loop_device(SIZE + larger), memory_dir / "mnt", **options)
 
     return make

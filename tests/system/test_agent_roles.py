@@ -79,3 +79,28 @@ def test_a_disaster_the_old_source_comes_back_and_only_differences_go_back(sites
     scene.holds("site-a")
     scene.write("site-a", "after", b"c" * 100)
     scene.sync("site-a", "site-b")
+
+
+@pytest.mark.slow
+def test_a_target_that_is_larger_takes_over_and_gives_back_what_is_replicated_of_it(sites):
+    scene = sites(larger=4 << 20, switch=True)
+    scene.b.qrep("job", "promote", "db", "-y")
+    scene.write("site-b", "second", b"2" * 5000)
+    scene.sync("site-b", "site-a")
+    assert scene.b.qrep("job", "failback", "db", "-n")["changed_there"] in (0, None)
+    assert scene.b.qrep("job", "failback", "db", "-y")["swapped"]
+    scene.equal()
+    scene.holds("site-a")
+    scene.sync("site-a", "site-b")
+
+
+@pytest.mark.slow
+def test_a_source_of_two_jobs_is_not_demoted_and_a_replica_is_no_source(sites, loop_device):
+    scene = sites()
+    scene.a.qrep("volume", "add", "copy", loop_device(SIZE))
+    scene.a.qrep("job", "create", "second", "--source", "db", "--target", "copy")
+    error = scene.a.refused("job", "demote", "db", "-y")
+    assert (error["code"], error["exit"]) == ("cascading", 5)
+    scene.a.qrep("job", "delete", "second", "-y")
+    scene.a.qrep("job", "demote", "db", "-y")
+    assert scene.a.refused("job", "create", "second", "--source", "db", "--target", "copy")["code"] == "cascading"
