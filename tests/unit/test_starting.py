@@ -63,6 +63,14 @@ def test_all_begin_or_none():
             starting(*runners).start(names)
 
 
+def test_a_group_whose_targets_are_on_several_hosts_is_not_begun():
+    runners = [Runner("a", "x", "shop"), Runner("b", "y", "shop")]
+    runners[1].settings.target = "site-c:y"
+    with pytest.raises(Refused, match="several hosts"):
+        starting(*runners).start(["a"])
+    assert not any(runner.activity or runner.ran for runner in runners)
+
+
 def test_what_is_due_at_the_same_moment_starts_with_the_first():
     due = [Runner("a", "x", due=True), Runner("b", "x", due=True)]
     others = [Runner("c", "x"), Runner("d", "x", due=True, missed=True), Runner("e", "y", due=True), Runner("f", "x", due=True, busy=True)]

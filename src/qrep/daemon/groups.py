@@ -112,10 +112,10 @@ class Member:
         return self._attempt.turn.member()
 
     def joined(self, run):
-        """The Run that goes on for this member. Raises what ended the group before."""
+        """The Run that goes on for this member."""
         self.run = run
-        if self._withdrawn is not None:
-            raise self._withdrawn
+        if self._withdrawn is not None:  # the group ended before
+            self.withdraw(self._withdrawn, False)
 
     # ---- asked by the Run, in its thread ----
 
@@ -173,6 +173,13 @@ class Member:
 def members_of(node, name):
     """{job name: JobRunner} of the jobs of a group."""
     return {job: runner for job, runner in node.jobs.all() if runner.settings.group == name}
+
+
+def check_targets(group, runners):
+    """Refuse to start a group whose files were edited so that its targets are on several hosts: one record cannot commit them."""
+    hosts = {runner.settings.target.rpartition(":")[0] for runner in runners.values()}
+    if len(hosts) > 1:
+        raise Refused(f"the targets of group {group} are on several hosts", code="group-targets", hint="qrep check tells which; qrep job set JOB --group NAME")
 
 
 def check(node, job, settings):

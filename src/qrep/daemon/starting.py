@@ -2,7 +2,7 @@
 
 import time
 
-from qrep.daemon.groups import GroupAttempt, members_of
+from qrep.daemon.groups import GroupAttempt, check_targets, members_of
 from qrep.daemon.made import check_may_run
 from qrep.errors import QrepError, UsageError
 from qrep.jobs.sharedturn import SharedTurn
@@ -90,6 +90,7 @@ class Starting:
             else:
                 sources.setdefault(runner.settings.source, {})[name] = runner.settings.id
         for group, members in groups.items():
+            check_targets(group, members)
             links |= GroupAttempt(self.node, group, members).members
         for source, jobs in sources.items():
             if len(jobs) > 1:
