@@ -42,7 +42,7 @@ def held(scene):
     return Path(scene.target).read_bytes()
 
 
-@pytest.mark.parametrize("passage", [1, 2])
+@pytest.mark.parametrize("passage", [1, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("point", REPAIR_POINTS)
 def test_the_target_is_killed_while_it_heals(committed, random_source, point, passage):
     right = committed.images[1]

@@ -143,6 +143,7 @@ class Verifier(Process):
     def __init__(self, world, scenario):
         super().__init__(world, "verifier")
         self.scenario, self.control = scenario, None
+        self.insists_on = None  # a granule
 
     def main(self):
         scenario, target, g = self.scenario, self.scenario.target, self.scenario.geometry
@@ -185,7 +186,7 @@ class Verifier(Process):
                 self.kill("nothing to verify")
                 return
             if message.open_attempt:  # it is asked all the same, and must refuse
-                self.heal(self.world.random.randrange(self.scenario.geometry.granules))
+                self.heal(self.world.random.randrange(self.scenario.geometry.granules) if self.insists_on is None else self.insists_on)
             self.send(say.Check(self.generation, 0, 0, []))
         elif isinstance(message, say.Checked):
             for granule in message.whole:
