@@ -32,7 +32,9 @@ class Reader(threading.Thread):
 
     def run(self):
         try:
-            while self.going:
+            going = True
+            while going:  # at least once
+                going = self.going
                 size = self.dice.choice([4096, 65536, MIB])
                 offset = self.dice.randrange(0, SIZE - size + 1, 512)
                 if read(self.view, offset, size) != self.image[offset : offset + size]:
@@ -87,7 +89,7 @@ def test_every_retained_point_reads_as_it_was_whatever_goes_on_above_it(site, ra
                 with contextlib.suppress(QrepError):
                     site.run()
                 timer.join()
-                volume.abandon("for a test")
+                volume.abandon("for a test", alone=False)
             elif kind == "delete":
                 with contextlib.suppress(Refused):  # the present one, or one that is read
                     volume.delete_point(random_source.choice([point.id for point in volume.sync_points()]))

@@ -70,13 +70,15 @@ if UNPRIVILEGED:
     os.setresgid(65534, 65534, 65534)
     os.setresuid(65534, 65534, 65534)
     root = False
-IN_FORCE = sandbox.enter(files=64, uid=65534 if root else 0, gid=65534 if root else 0, empty_root=BASE if root else None)
+given = os.memfd_create('given')
+os.write(given, b'given')
+IN_FORCE = sandbox.enter(files=64, uid=65534 if root else 0, gid=65534 if root else 0, empty_root=BASE if root else None, storage=STORAGE)
 """
 
 
-def sandboxed(code, base, unprivileged=False):
-    """Run code after sandbox.enter() in a new interpreter; the JSON it prints."""
-    setup = CHILD.replace("NUMBERS.get", f"{NUMBERS!r}.get").replace("BASE", repr(str(base))).replace("UNPRIVILEGED", str(unprivileged))
+def sandboxed(code, base, unprivileged=False, storage=False):
+    """Run code after sandbox.enter() in a new interpreter; the JSON it prints. storage: as of the servers of attachments."""
+    setup = CHILD.replace("STORAGE", str(storage)).replace("NUMBERS.get", f"{NUMBERS!r}.get").replace("BASE", repr(str(base))).replace("UNPRIVILEGED", str(unprivileged))
     result = subprocess.run(
         [sys.executable, "-c", setup + textwrap.dedent(code)], capture_output=True, text=True, check=False, timeout=60, stdin=subprocess.DEVNULL,
     )  # fmt: skip
@@ -111,6 +113,21 @@ def test_nothing_that_reaches_beyond_its_sockets_is_possible(base):
     assert {name for name, error in found.items() if error == "allowed"} == set()
     assert all(error in (1, 13) or "not allowed" in str(error) for error in found.values()), found  # EPERM, EACCES
     assert list(base.iterdir()) == [], "the empty root leaves nothing behind"
+
+
+@pytest.mark.root
+def test_a_server_of_storage_can_do_no_more_and_makes_no_socket_either(base):
+    forbidden = FORBIDDEN | {
+        "a socket": "socket.socket()", "a pair of them": "socket.socketpair()", "a connection": "socket.create_connection(('127.0.0.1', 1))",
+    }  # fmt: skip
+    _in_force, found = sandboxed(TRY_ALL.replace(repr(FORBIDDEN), repr(forbidden)), base, storage=True)
+    assert len(found) == len(FORBIDDEN) + 3 and "allowed" not in found.values(), found
+    code = """
+        os.pwrite(given, b"new", 0)
+        os.fdatasync(given)
+        print(json.dumps([os.pread(given, 5, 0).decode(), os.preadv(given, [bytearray(3)], 0), os.lseek(given, 0, os.SEEK_END)]))
+    """
+    assert sandboxed(code, base, storage=True) == ["newen", 3, 5]
 
 
 @pytest.mark.root

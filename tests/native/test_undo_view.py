@@ -53,8 +53,9 @@ class Watcher:
             thread.start()
 
     def work(self, dice):
-        sectors = len(self.content) // 512
-        while self.going:
+        sectors, going = len(self.content) // 512, True
+        while going:  # at least once
+            going = self.going
             first = dice.randrange(sectors)
             count = min(dice.choice([1, 8, 64, 700]), sectors - first)
             try:
