@@ -60,7 +60,10 @@ def test_the_target_is_killed_before_a_commit_gives_up_what_nobody_wants(three, 
     assert shown(three) == expected(three, 5, 4, 3)
 
 
-@pytest.mark.parametrize("point", MERGE_POINTS)
+FAST = ("undo-merge-durable", "store-rename-unflushed", "undo-merge-renamed")
+
+
+@pytest.mark.parametrize("point", [pytest.param(point, marks=() if point in FAST else pytest.mark.slow) for point in MERGE_POINTS])
 def test_the_target_is_killed_while_a_sync_point_is_taken_out_of_the_middle(three, point):
     """Before the rename it is still there, whole; after it, it is gone, whole; what is left over goes with the next start."""
     process = three.start("delete", 2, crash=f"{point}:1")
@@ -77,7 +80,7 @@ def test_the_target_is_killed_while_a_sync_point_is_taken_out_of_the_middle(thre
     assert shown(three) == expected(three, 4, 3, 1)
 
 
-@pytest.mark.parametrize("slot", [0, 4096])
+@pytest.mark.parametrize("slot", [0, pytest.param(4096, marks=pytest.mark.slow)])
 def test_a_slot_of_the_superblock_rots_after_the_undo_of_the_last_commit_was_merged(three, slot):
     """The older slot no longer speaks of an open generation whose undo file leads elsewhere now."""
     three.start("delete", 2).communicate()
