@@ -56,6 +56,21 @@ def test_a_local_source_that_is_mounted_is_not_switched_and_the_mount_is_named(a
 
 
 @pytest.mark.slow
+def test_a_volume_whose_demotion_failed_is_as_if_nobody_had_asked(pair, loop_device):
+    agent, source, target = pair
+    agent.terminate()
+    agent.start(QREP_CRASH="role-give-up-before:1")
+    agent.run_command("job", "promote", "db", "-y")
+    agent.process.wait(30)
+    agent.start()
+    assert roles(agent) == [None, "replica"]
+    agent.qrep("job", "delete", "db", "-y")
+    agent.qrep("volume", "add", "third", loop_device(SIZE))
+    agent.qrep("job", "create", "other", "--source", "third", "--target", "db", "-y")
+    assert agent.run("other")["root"] == b3sum(source)
+
+
+@pytest.mark.slow
 def test_a_local_source_that_was_lost_and_comes_back_gets_the_differences(pair, fill):
     agent, source, target = pair
     fill(source, MIB)

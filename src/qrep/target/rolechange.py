@@ -35,7 +35,9 @@ def durable_role(path):
     file = SuperblockFile(directory)
     try:
         block = file.load()
-        return (NAMES[block.role], block.committed_id) if block is not None else ("", NO_ID)
+        if block is None or (block.role == PRIMARY and block.committed_id == NO_ID):  # opened once to give up, which it did not
+            return "", NO_ID
+        return NAMES[block.role], block.committed_id
     except DamagedError:
         return "replica", NO_ID
     finally:

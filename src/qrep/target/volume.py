@@ -162,6 +162,9 @@ class TargetVolume(Keeping, TargetDriver, Member):
             return record
         if block.volume_id != self.volume_id:
             raise Refused(f"{self.directory.path} belongs to another volume", code="wrong-volume", hint="name this volume's own directory")
+        if block.role == PRIMARY and block.committed_id == NO_ID and not self._primary:  # it was to give up and did not: it never was a target
+            self.superblock.write(block.replace(role=REPLICA))
+            block = self.superblock.block
         return TargetRecord(**{name: getattr(block, name) for name in TargetRecord.__struct_fields__})
 
     def _reopened(self, record):
