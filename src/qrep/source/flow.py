@@ -491,10 +491,14 @@ class Run:
                     backend.release(token)
 
     def _settle_kept(self):
+        """A snapshot that cannot be given back now is no reason not to replicate: nothing but hints waits for it, and the next run tries again."""
         record, pending = self._machine.record, self._map.pending
-        self._kept.begin(
-            self.request.hints, self._map.tag, pending.tag if pending is not None else None, record.snapshot if record is not None else ""
-        )
+        try:
+            self._kept.begin(
+                self.request.hints, self._map.tag, pending.tag if pending is not None else None, record.snapshot if record is not None else ""
+            )
+        except QrepError as err:
+            self._tell("snapshot-left", f"{err.message}; the next run tries again")
 
     def _close_source(self):
         watch, self._frozen, self._snapshot_watch = self._snapshot_watch, None, None

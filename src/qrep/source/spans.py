@@ -60,7 +60,10 @@ def spans_of_extents(extents, geometry):
 def left_out(spans, granules, geometry):
     """[(first, end)] of the leaves in `granules` (ascending) that no span names; ranges that touch are joined."""
     per_granule, total = geometry.granule_size // geometry.leaf_size, -(-geometry.size // geometry.leaf_size)
-    found, wanted, index = [], spans.wanted, 0
+    found, wanted = [], spans.wanted
+    # The first span that does not end before the first granule; many granules at once are walked through, one alone is found.
+    index = 2 * bisect_right(range(len(wanted) // 2), granules[0] * per_granule, key=lambda i: wanted[2 * i] + wanted[2 * i + 1] - 1) if granules else 0
+    index = max(0, index - 2)
 
     def add(first, end):
         if found and found[-1][1] == first:
@@ -102,12 +105,14 @@ def sample(pool, named_leaves, share, cursor, leaf_size):
     if count == total:
         return list(pool), cursor
     piece = min(count, max(PIECE_LEAVES, -(-count // PIECES_MAX)))
-    pieces = -(-count // piece)
-    stride = total // pieces
+    pieces = count // piece
+    stride = -(-total // pieces)
     found = []
     for number in range(pieces):
-        position = number * stride + cursor % stride
-        found += _cut(pool, ends, position, min(position + min(piece, count - number * piece), total))
+        position = (number * total // pieces + cursor % stride) % total
+        stop = position + piece
+        found += _cut(pool, ends, position, min(stop, total))
+        found += _cut(pool, ends, 0, stop - total)  # round the end
     return _joined(found), (cursor + piece) % (1 << 62)
 
 
