@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define READING_NS 1000000000ull /* that a granule may take whoever reads it: its lane may be held up by a peer that takes nothing */
+#define READING_PART 5u /* of the patience: so long a granule may take whoever reads it; its lane may be held up by a peer that takes nothing */
 
 enum entry_state { ENTRY_FREE = 0, ENTRY_READING, ENTRY_READY };
 enum wish { WISH_NONE = 0, WISH_BASE, WISH_DATA }; /* what a run will ask of a granule; DATA: whatever its base says */
@@ -266,7 +266,7 @@ static enum qrep_share_answer claim(struct qrep_share *share, struct qrep_source
     if (entry && entry->state == ENTRY_READY)
         return take_entry(share, entry, run, unknown, data, leaves, value);
     if (entry) {
-        if (!member->alone && qrep_now_ns() - since_ns < READING_NS)
+        if (!member->alone && qrep_now_ns() - since_ns < share->patience_ns / READING_PART)
             return QREP_SHARE_WAIT;
         entry->left &= ~(1ull << run->share_member);
         return QREP_SHARE_OWN;
