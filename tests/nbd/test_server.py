@@ -214,12 +214,13 @@ def test_after_a_flush_that_failed_nothing_is_served_any_more(serve, monkeypatch
     assert client.hung_up() and "the disk is gone" in running.failed[0]
 
 
-def test_noise_and_mutated_conversations_never_harm_the_server(serve, seed):
+@pytest.mark.parametrize("clients", [150, pytest.param(5000, marks=pytest.mark.slow)])
+def test_noise_and_mutated_conversations_never_harm_the_server(serve, seed, clients):
     """Half of the clients send noise, half a right conversation with bytes changed. Afterwards an honest one is served."""
     dice = random.Random(seed)
     running = serve(bytes(MIB), read_only=False)
     go = wire.OPTION.pack(wire.OPTION_MAGIC, wire.GO, 6) + bytes(6)
-    for _ in range(150):
+    for _ in range(clients):
         with running.connect() as sock:
             if dice.random() < 0.5:
                 data = dice.randbytes(dice.randrange(1, 300))
