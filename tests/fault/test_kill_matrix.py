@@ -36,8 +36,7 @@ RECOVERY_POINTS = ("undo-restore-before", "undo-restore-batch", "target-flush-be
 CHECKPOINT_POINTS = ("target-drained", "map-checkpoint-before", "map-checkpoint-durable")
 SNAPSHOT_POINTS = ("snapshot-frozen", "snapshot-cloned", "snapshot-named", "source-frozen", "source-run-saved", "source-release-before")
 KEPT_POINTS = ("source-kept-remembered", "source-kept-old-released", "source-kept-settled")
-AROUND_KEPT_POINTS = (*KEPT_POINTS, "snapshot-named", "source-frozen", "source-run-saved", "source-lanes-done", "map-pending-durable", "map-fold-before", "map-fold-durable",
-                      "source-release-before")  # fmt: skip
+AROUND_KEPT_POINTS = ("snapshot-named", "source-frozen", "source-run-saved", "source-lanes-done", "map-pending-durable", "map-fold-before", "map-fold-durable")
 LET_GO_POINT = "source-kept-let-go"
 DROP_POINT = "map-drop-before"  # of digests whose generation was not committed
 INITIAL_POINTS = ("superblock-create-before", "map-forget-before", "target-write-done", "superblock-write-before", "map-fold-before")
@@ -189,7 +188,7 @@ def kept_is_all_there_is(scene):
     return Path(token.partition(":")[2]).read_bytes()
 
 
-@pytest.mark.parametrize("point", AROUND_KEPT_POINTS)
+@pytest.mark.parametrize("point", [*KEPT_POINTS, "source-release-before", *(pytest.param(point, marks=pytest.mark.slow) for point in AROUND_KEPT_POINTS)])
 def test_the_source_is_killed_around_the_snapshot_that_it_keeps(hinted, point):
     assert kept_is_all_there_is(hinted) == hinted.first
     crash_and_recover(hinted, source=f"{point}:1")

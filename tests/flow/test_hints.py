@@ -109,6 +109,7 @@ def test_a_run_reads_what_has_changed_and_a_sample_of_the_rest(site, random_sour
     assert report.as_dict()["read_per_changed"] == round(report.read / report.changed, 3)
 
 
+@pytest.mark.slow
 def test_nothing_changed_and_little_is_read(site):
     report = site.run()
     assert report.changed == 0 and report.hints["named"] == 0 and report.read == report.hints["sampled"] > 0
@@ -130,6 +131,7 @@ def test_blocks_that_were_discarded_are_sent_as_zeroes_without_reading_the_rest(
     assert report.sent < 64 << 10
 
 
+@pytest.mark.slow
 def test_a_loop_device_over_an_image_is_hinted_as_well(site, loop_device, random_source):
     site.image_path = site.source
     site.source = str(loop_device(backing=site.source))
@@ -181,6 +183,7 @@ def test_a_lie_about_data_in_what_was_a_hole_is_found(site, random_source):
     assert report.hints["state"] == "wrong" and report.changed == LEAF
 
 
+@pytest.mark.slow
 def test_a_lie_inside_a_granule_that_is_named_in_part_is_found(site, random_source):
     site.backend = Lying()
     site.put(3 * GRANULE, random_source.randbytes(LEAF))
@@ -189,6 +192,7 @@ def test_a_lie_inside_a_granule_that_is_named_in_part_is_found(site, random_sour
     assert site.run(hint_sample=1.0).hints["state"] == "wrong"
 
 
+@pytest.mark.slow
 def test_every_leaf_has_its_turn_so_that_a_lie_is_found_in_the_end(site, random_source):
     site.backend = Lying()
     place = random_source.randrange(10 * MIB // LEAF) * LEAF
@@ -203,7 +207,9 @@ def test_every_leaf_has_its_turn_so_that_a_lie_is_found_in_the_end(site, random_
     raise AssertionError(f"the lie at {place} was never found")
 
 
-@pytest.mark.parametrize("answer", [[Extent(MIB, LEAF), Extent(0, LEAF)], [Extent(LEAF, 0)], [Extent(-LEAF, LEAF)]])
+@pytest.mark.parametrize(
+    "answer", [[Extent(MIB, LEAF), Extent(0, LEAF)], pytest.param([Extent(LEAF, 0)], marks=pytest.mark.slow), pytest.param([Extent(-LEAF, LEAF)], marks=pytest.mark.slow)]
+)
 def test_an_answer_that_is_none_is_not_used(site, random_source, answer):
     site.backend = Lying()
     site.backend.changes = lambda *arguments: answer
@@ -240,6 +246,7 @@ def test_lost_leaf_pages_cost_whole_granules_and_no_truth(site, random_source):
     assert site.run(hint_sample=0.0001).read == 2 * LEAF  # the pages of what was read are there again
 
 
+@pytest.mark.slow
 def test_a_kept_snapshot_that_somebody_removed_costs_a_scan(site, random_source):
     for path in site.snapshots():
         path.unlink()
@@ -248,6 +255,7 @@ def test_a_kept_snapshot_that_somebody_removed_costs_a_scan(site, random_source)
     assert report.hints["state"] == "none" and "could not tell" in report.hints["reason"] and report.changed == LEAF
 
 
+@pytest.mark.slow
 def test_another_image_of_that_name_is_read_whole(site, random_source):
     content = Path(site.source).read_bytes()
     os.unlink(site.source)
@@ -329,7 +337,7 @@ def test_a_resumed_run_of_another_image_takes_back_what_was_applied_of_the_first
     assert report.changed >= GRANULE // 2
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_any_sequence_of_changes_and_runs_is_replicated(site, random_source, seed):
     for _ in range(4):
         for _ in range(random_source.randrange(1, 30)):

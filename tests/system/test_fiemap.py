@@ -57,6 +57,7 @@ def put(path, offset, data):
         os.fsync(file.fileno())
 
 
+@pytest.mark.slow
 def test_nothing_is_named_where_nothing_was_written(clones, random_source):
     put(clones.path, MIB, random_source.randbytes(3 * MIB))
     clones.freeze()
@@ -84,6 +85,7 @@ def test_blocks_that_were_punched_out_or_zeroed_are_named(clones, random_source)
     assert named == differ == MIB + (64 << 10)
 
 
+@pytest.mark.slow
 def test_room_that_was_reserved_and_not_written_reads_as_the_hole_it_was(clones):
     clones.freeze()
     subprocess.run(["fallocate", "-o", "0", "-l", str(2 * MIB), clones.path], check=True)
@@ -91,6 +93,7 @@ def test_room_that_was_reserved_and_not_written_reads_as_the_hole_it_was(clones)
     assert clones.are_right()[1] == 0
 
 
+@pytest.mark.slow
 def test_two_clones_of_other_sizes_cannot_be_compared(clones):
     clones.freeze()
     os.truncate(clones.path, SIZE // 2)
@@ -98,6 +101,7 @@ def test_two_clones_of_other_sizes_cannot_be_compared(clones):
     assert clones.changes() is None
 
 
+@pytest.mark.slow
 def test_a_clone_that_is_gone_is_an_error_and_no_answer(clones):
     clones.freeze()
     clones.freeze()
@@ -106,6 +110,7 @@ def test_a_clone_that_is_gone_is_an_error_and_no_answer(clones):
         clones.changes()
 
 
+@pytest.mark.slow
 def test_another_image_in_its_place_shares_nothing(clones, random_source):
     put(clones.path, 0, random_source.randbytes(2 * MIB))
     clones.freeze()
