@@ -18,6 +18,7 @@ from qrep.source.flow import Run
 from qrep.source.found import put_into_map
 from qrep.source.hints import kept
 from qrep.source.verify import verify
+from qrep.volumes.base import SnapshotError
 from qrep.volumes.reflink import Reflink
 
 pytestmark = pytest.mark.root
@@ -283,6 +284,21 @@ def test_a_leaf_that_a_verify_found_damaged_is_sent_though_the_source_has_not_ch
     report = site.run()
     assert report.changed == LEAF and report.hints["state"] == "none" and "corrected" in report.hints["reason"]
     assert site.run().hints["state"] == "used"
+
+
+def test_a_kept_snapshot_that_cannot_be_given_back_does_not_keep_a_job_from_running(site):
+    class Stubborn(Reflink):
+        def release(self, token):
+            if token == site.stuck:
+                raise SnapshotError("it is stuck")
+            super().release(token)
+
+    site.stuck = kept(site.run_directory)[1]
+    report = site.run(hints=False, backend=Stubborn())
+    assert report.hints["state"] == "off" and "snapshot-left" in site.observer.codes
+    assert kept(site.run_directory)[1] == site.stuck, "it is not forgotten"
+    site.run(hints=False)
+    assert site.snapshots() == [] and kept(site.run_directory) is None
 
 
 # ---- a run that was interrupted ----
