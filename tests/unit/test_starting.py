@@ -115,6 +115,23 @@ def test_one_of_them_that_is_stopped_while_they_wait_lets_the_others_wait():
         assert answers[1] == (second, True)
 
 
+def test_one_that_comes_after_the_others_have_left_gets_a_turn_of_its_own():
+    slots = Slots(1)
+    with slots.turn() as other:
+        assert other.wait()
+        shared = SharedTurn(slots)
+        first, second = shared.member(), shared.member()
+        with first:
+            first.stop()
+            assert not first.wait()
+        second.__enter__()
+        assert second.place() == (1, 1), "it waits in the queue"
+    assert second.wait()
+    second.__exit__(None, None, None)
+    with slots.turn() as later:
+        assert later.wait()
+
+
 # ---- a snapshot that several hold ----
 
 

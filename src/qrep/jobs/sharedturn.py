@@ -27,6 +27,7 @@ class SharedTurn:
             self._users -= 1
             if not self._users:
                 self._slots.end(self._turn)
+                self._turn = None  # who comes later, of those that were started together, waits for a turn of its own
 
 
 class _Member:
