@@ -102,7 +102,7 @@ class TakeBack(_Message, tag="take-back"):
 
 
 class PinPoint(_Message, tag="pin-point"):
-    """Keep this sync point of your volume of this job: I shall ask for it."""
+    """Keep this sync point of your volume of this job: I shall ask for it. point: "": I shall not, let go of the one you keep for me."""
 
     job_id: str
     point: str

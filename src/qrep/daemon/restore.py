@@ -12,7 +12,7 @@ from qrep.daemon import snapshots
 from qrep.daemon import standing as standings
 from qrep.daemon.route import Route
 from qrep.digestmap import DigestMap
-from qrep.errors import Refused, Unreachable
+from qrep.errors import QrepError, Refused, Unreachable
 from qrep.jobs import roles as decide
 
 
@@ -37,10 +37,15 @@ class Restore:
         part, other = self.roles.parts(name)
         with self.roles.alone(part):
             told = self._check(part, other)
-            part.other_id = part.other_id or told.volume_id
+            self.roles.know(part, told)
             if self.roles.standing(part).role == decide.PRIMARY:
                 other.pin(point)  # the last run makes a sync point more: this one must not be given up for it
-                self.roles.give_up_here(task, part, last_run=not discard, why="restore", common=told.common, returns=True)
+                try:
+                    self.roles.give_up_here(task, part, last_run=not discard, why="restore", common=told.common, returns=True)
+                except BaseException:  # it is the source as before, and nothing will be asked for
+                    with contextlib.suppress(QrepError):  # where it cannot be told, its next change of role lets go
+                        other.pin("")
+                    raise
             try:
                 told = other.send_back(task, point)
             except Exception as error:
@@ -71,7 +76,10 @@ class Restore:
     # ---- at the target ----
 
     def pin(self, part, point):
-        """Keep a sync point until it was sent, or another one is asked for. Raises NotFound."""
+        """Keep a sync point until it was sent, or another one is asked for; "": none any more. Raises NotFound."""
+        if not point:
+            self.unpin(part)
+            return
         target, found, _points = snapshots.find(self.node, part.volume.name, point)
         stack = contextlib.ExitStack()
         stack.enter_context(target.pin(found.id))

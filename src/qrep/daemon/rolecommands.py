@@ -34,6 +34,7 @@ class RoleCommands:
                 decide.gave_up(part.job, self.roles.standing(part), theirs, other=other.name)
                 what = "planned"
             answer = self._promoted(part, other, told, what)
+            self.roles.restoring.unpin(part)  # of a restore that did not come to its end: none goes on, since the pair is ours now
             same_as = theirs.id if what == "planned" else ""
             why = "split" if split else {"planned": "planned switch", "forced": "forced"}[what]
             with self.roles.job_is_ours(part):
@@ -75,7 +76,7 @@ class RoleCommands:
         with self.roles.alone(part):
             told, theirs = self.roles.asked_other(other)
             what = decide.demote(part.job, self.roles.standing(part), theirs, other=other.name)
-            part.other_id = part.other_id or told.volume_id
+            self.roles.know(part, told)
             overtaken = what == "overtaken"
             file = self.roles.give_up_here(
                 task, part, last_run=not overtaken, why="overtaken" if overtaken else "planned switch", common=told.common, returns=True
@@ -112,7 +113,7 @@ class RoleCommands:
                 told = other.give_up(task, False)
                 if told.role != decide.REPLICA:
                     raise decide.split_brain(part.job, self.node.name, other.name)
-            self._know(part, told)
+            self.roles.know(part, told)
             if not swap:
                 report = self._run(task, part)
                 return self._failed_back(part, other, None, told.changed) | {"report": report, "swapped": False}
@@ -124,13 +125,6 @@ class RoleCommands:
                 error.hint = f"both sides hold the same and wait: on {other.name}, qrep job promote {name}"
                 raise
             return answer
-
-    def _know(self, part, told):
-        """The other volume's id, where only its name was known."""
-        if part.other_id != told.volume_id:
-            part.other_id = told.volume_id
-            self.node.jobs.put_target_volume(part.job, told.volume_id)
-            part.runner = self.node.jobs.get(part.job)
 
     def _run(self, task, part):
         part.runner.begin("run")
@@ -162,7 +156,7 @@ class RoleCommands:
             if loser == "there":
                 if told.role == decide.PRIMARY:
                     told = other.give_up(task, False)
-                self._know(part, told)
+                self.roles.know(part, told)
                 return answer | {"changed": told.changed, "report": self._run(task, part)}
             changed = None
             if ours.role == decide.PRIMARY:

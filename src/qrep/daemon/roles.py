@@ -139,6 +139,13 @@ class Roles:
         finally:
             part.runner.end()
 
+    def know(self, part, told):
+        """Note the other volume's id, where only its name was known: a run is refused by a volume of another id."""
+        if part.other_id != told.volume_id:
+            part.other_id = told.volume_id
+            self.node.jobs.put_target_volume(part.job, told.volume_id)
+            part.runner = self.node.jobs.get(part.job)
+
     # ---- giving up ----
 
     def give_up_here(self, task, part, *, last_run, why, common="", returns=False):
@@ -207,6 +214,7 @@ class Roles:
         elif isinstance(question, asks.TakeBack):
             with self.alone(part), self.job_is_ours(part):
                 decide.take_back(part.job, self.standing(part), question.id, question.same_as, allowed=allows)
+                self.restoring.unpin(part)
                 self.steps.take_over(part, why=f"{peer} gave it back", same_as=question.id, other_id=part.other_id)
         elif isinstance(question, asks.PinPoint):
             self.restoring.pin(part, question.point)
@@ -230,6 +238,9 @@ class Roles:
 
     def _give_up_for(self, task, part, last_run):
         with self.alone(part):
+            told = PeerSide(self.node, part).ask() if last_run and not part.other_id else None
+            if told is not None:
+                self.know(part, told)
             return self.give_up_here(task, part, last_run=last_run, why=f"{part.peer} asked for it", returns=True)
 
     def _send_back_for(self, task, part, point):

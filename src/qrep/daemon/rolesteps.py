@@ -123,7 +123,7 @@ class RoleSteps:
         generation whose map is to be counted against. Raises QrepError; then it is primary as before."""
         volume = part.volume
         before = standings.load(volume.directory)
-        base = self._base(part, target, common)
+        base = self._base(part, target, "" if last_run else common)  # after a run that of the job is newer than anything else
         try:
             equal = base.tag if last_run else NO_ID
             file = StandingFile(

@@ -1,0 +1,50 @@
+"""Roles that go back another way than they came: a host that took over by force is demoted again, and a restore that was refused leaves nothing held."""
+
+import pytest
+from agents import b3sum
+
+pytestmark = pytest.mark.root
+
+
+@pytest.mark.parametrize("known", [pytest.param(True, marks=pytest.mark.slow), False], ids=["the-source-answers", "the-source-is-down"])
+def test_a_host_that_took_over_by_force_is_demoted_and_the_old_source_takes_over_what_was_written_meanwhile(sites, known):
+    scene = sites()
+    a, b = scene.a, scene.b
+    if not known:
+        a.kill()  # so that site-b never heard the id of the volume there
+    b.qrep("job", "promote", "db", "--force", "-y")
+    scene.write("site-b", "only-on-b", b"b" * 60000)
+    if not known:
+        a.start()
+    assert a.qrep("job", "demote", "db", "-y")["what"] == "overtaken"
+    assert b.qrep("job", "demote", "db", "-y")["what"] == "last-run"
+    assert a.qrep("job", "promote", "db", "-y")["what"] == "planned"
+    scene.equal()
+    scene.holds("site-a")
+    scene.write("site-a", "only-on-a", b"a" * 60000)
+    scene.sync("site-a", "site-b")
+    assert a.call("verify", "db")[0] == 0, "the map of site-b is of what it holds, not of what it held before it took over"
+
+
+def test_a_restore_that_was_refused_holds_no_sync_point(sites):
+    scene = sites()
+    scene.write("site-a", "second", b"2" * 60000)
+    scene.a.run()
+    with scene.mounted("site-a"):
+        assert scene.a.refused("job", "restore", "db@1", "-y")["code"] == "source-in-use"
+    scene.b.qrep("snapshot", "delete", "db@1", "-y")
+
+
+@pytest.mark.slow
+def test_a_source_that_dies_in_a_restore_keeps_nobody_from_taking_over(sites):
+    scene = sites()
+    scene.write("site-a", "second", b"2" * 60000)
+    scene.a.run()
+    before = b3sum(scene.device["site-b"])
+    scene.a.terminate()
+    scene.a.start(QREP_CRASH="role-give-up-before:1")
+    scene.a.run_command("job", "restore", "db@1", "-y", "--discard")
+    assert scene.a.process.wait(60) == -9
+    assert scene.b.refused("snapshot", "delete", "db@1", "-y")["code"] == "point-in-use"
+    scene.b.qrep("job", "promote", "db", "--force", "-y")
+    assert scene.b.qrep("volume", "show", "db")["role"] == "primary" and b3sum(scene.device["site-b"]) == before
