@@ -5,7 +5,7 @@ import typing
 import msgspec
 
 from qrep import settings
-from qrep.cli.manual import escape
+from qrep.cli.roff import escape
 from qrep.daemon.reload import RESTART
 
 INTRO = (
