@@ -433,7 +433,7 @@ def test_checks_nodes_and_repairs_are_of_the_committed_generation_and_inside_the
         assert replies(machine().message("a", msgspec.structs.replace(ask, generation=OTHER)))[0].code == "base"
     leaves = SIZE // LEAF
     wrong = (
-        say.Check(T, 65, 0, []), say.Check(T, 3, 0, [3]), say.Check(T, 9, 0, [2, 1]), say.Check(T, 9, 0, [1, 1]), say.GetNodes(T, 0, [leaves]), say.GetNodes(T, 63, [1]), say.Repair(T, leaves, bytes(LEAF)),
+        say.Check(T, 65, 0, []), say.Check(T, 3, 0, [3]), say.Check(T, 9, 0, [2, 1]), say.Check(T, 9, 0, [1, 1]), say.GetNodes(T, 0, [leaves]), say.GetNodes(T, 63, [1]), say.GetNodes(T, 63, [0] * 256), say.GetNodes(T, 0, [1, 0]), say.Repair(T, leaves, bytes(LEAF)),
         say.Repair(T, 0, bytes(LEAF - 512)),
         say.GetNodes(T, 0, [index * (GRANULE // LEAF) for index in range(say.NODE_GRANULES_MAX + 1)]),
     )  # fmt: skip

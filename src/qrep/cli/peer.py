@@ -93,7 +93,8 @@ def set_(app, name, trusted, may_switch, dry_run):
     do not agree, runs between them are refused.
 
     A host that may switch can promote its replica while this one is the source, and this one is demoted by that: a switch is one command
-    then, and so is a failback. Without it, each side's operator says so there.
+    then, and so is a failback. Without it, each side's operator says so there. Sync points of a volume with a floor (keep_points, keep_for)
+    are not lost by its word in either case: where a volume would take over and lose them, its own operator promotes it.
     """
     if trusted is None and may_switch is None:
         raise UsageError("nothing to change was given", hint=f"qrep peer set {name} --trusted, or --may-switch; or the same with --no-")

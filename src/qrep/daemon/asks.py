@@ -7,9 +7,14 @@ import msgspec
 
 from qrep import retention
 from qrep.errors import ProtocolError, QrepError, Unreachable, from_dict
+from qrep.settings import NAME
 
 MESSAGE_MAX = 64 << 10  # bytes
 SYNC_POINTS_MAX = retention.POINTS_MAX
+
+Id = Annotated[str, msgspec.Meta(max_length=32)]  # hexadecimal digits, which whoever uses it checks
+Name = Annotated[str, msgspec.Meta(pattern=f"^{NAME.pattern}")]
+Point = Annotated[str, msgspec.Meta(max_length=64)]  # a number, a name or an id; it comes back in what a refusal says
 
 
 class _Message(msgspec.Struct, forbid_unknown_fields=True, tag_field="ask", kw_only=True):
@@ -24,7 +29,7 @@ class CreatePair(_Message, tag="create-pair"):
     """May job `job_id` of mine, over `size` bytes, write to your volume `volume`? check_only: do not write it down. once: the volume is
     given back when the first generation is committed."""
 
-    job_id: str
+    job_id: Id
     job: str
     source: str
     volume: str
@@ -41,7 +46,7 @@ class CreatePair(_Message, tag="create-pair"):
 class ChangePair(_Message, tag="change-pair"):
     """Job `job_id` of mine wants this many sync points kept, and those of this grid (retention.py). Never below the floor of the target's volume."""
 
-    job_id: str
+    job_id: Id
     sync_points: int
     keep: str
 
@@ -49,76 +54,76 @@ class ChangePair(_Message, tag="change-pair"):
 class GroupMember(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """epoch: of the session that prepared it. new: the generation, 32 hexadecimal digits."""
 
-    job_id: str
-    volume_id: str
+    job_id: Id
+    volume_id: Id
     epoch: int
     attempt: int
-    new: str
+    new: Id
 
 
 class CommitGroup(_Message, tag="commit-group"):
     """Every member of this group is prepared, and its digests are pending here: commit all of them or none. id: of this question alone."""
 
-    id: str
-    group: Annotated[str, msgspec.Meta(min_length=1, max_length=63)]
+    id: Id
+    group: Name
     members: Annotated[list[GroupMember], msgspec.Meta(min_length=1, max_length=64)]
 
 
 class DeletePair(_Message, tag="delete-pair"):
-    job_id: str
+    job_id: Id
 
 
 class GiveBack(_Message, tag="give-back"):
     """Job `job_id` of mine, which is made once, is committed: let its volume go now."""
 
-    job_id: str
+    job_id: Id
 
 
 class Standing(_Message, tag="standing"):
     """Which role does your volume of this job have, and since which generation? (docs/ROLES.md)"""
 
-    job_id: str
+    job_id: Id
 
 
 class GiveUp(_Message, tag="give-up"):
     """Make your volume of this job a replica; last_run: after bringing mine to what it holds. Only where your operator allows it."""
 
-    job_id: str
+    job_id: Id
     last_run: bool
 
 
 class CountChanges(_Message, tag="count-changes"):
     """How much was written to your volume of this job since the generation that we both had?"""
 
-    job_id: str
+    job_id: Id
 
 
 class TakeBack(_Message, tag="take-back"):
     """My volume is a replica at generation `id` now, which holds what yours holds at `same_as`: make yours primary."""
 
-    job_id: str
-    id: str
-    same_as: str
+    job_id: Id
+    id: Id
+    same_as: Id
 
 
 class PinPoint(_Message, tag="pin-point"):
     """Keep this sync point of your volume of this job: I shall ask for it. point: "": I shall not, let go of the one you keep for me."""
 
-    job_id: str
-    point: str
+    job_id: Id
+    point: Point
 
 
 class SendBack(_Message, tag="send-back"):
     """My volume of this job is a replica: put sync point `point` of yours back, and send it to me."""
 
-    job_id: str
-    point: str
+    job_id: Id
+    point: Point
 
 
 class RunNow(_Message, tag="run-now"):
     """Start your run of this job: my volume is a replica."""
 
-    job_id: str
+    job_id: Id
 
 
 class Failure(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):

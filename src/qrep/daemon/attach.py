@@ -9,6 +9,7 @@ import errno
 import json
 import os
 import socket
+import stat
 import tempfile
 import threading
 from datetime import UTC, datetime
@@ -17,7 +18,7 @@ from qrep import units
 from qrep.daemon import attachdevice, snapshots
 from qrep.daemon.attachserver import AttachServer
 from qrep.daemon.attachdevice import FuseDevice, KernelDevice
-from qrep.errors import NotFound, QrepError, Refused, UsageError
+from qrep.errors import DamagedError, NotFound, QrepError, Refused, UsageError
 from qrep.jobs.shown import iso
 from qrep.nbd import kernel
 from qrep.nbd.handshake import Export
@@ -25,6 +26,7 @@ from qrep.settings import check_address
 
 PATH_MAX = 107  # bytes of a unix socket's path
 ATTACHMENTS_MAX = 32
+FACTS_MAX = 4096  # bytes
 NOTES, SUFFIX = "attached", ".json"  # below the state directory: one file for each device that is to be taken away
 
 
@@ -109,17 +111,25 @@ class Attachments:
         return made.as_dict()
 
     def _limit(self, text, target):
+        """Bytes. What others may write yet is not free: clients, who may be strangers, must not fill the filesystem that the replicas' state is on."""
         free = os.fstatvfs(self.node.state.descriptor)
-        room = free.f_bavail * free.f_frsize
+        with self._lock:
+            promised = sum(each.limit - (min(each.limit, each.server.figures["overlay"]) if each.server is not None else 0) for each in self._all.values())
+        room = free.f_bavail * free.f_frsize - promised
         size = target.machine.record.size
         limit = units.parse_space(text, size) if text else min(size, room // 2)
         if limit <= 0:
-            raise UsageError(f"{text or units.format_size(room)}: no space to write to", hint="--space 1G, or --read-only")
+            raise UsageError(f"{text or units.format_size(max(0, room))}: no space to write to", hint="--space 1G, or --read-only")
+        if min(limit, size) > room:
+            raise Refused(
+                f"{units.format_size(limit)} may be written, and {self.node.state.path} has {units.format_size(max(0, room))} free for it", code="no-space",
+                hint="a smaller --space, or --read-only",
+            )  # fmt: skip
         return limit
 
     def _make(self, made, target, address):
         made.opened.enter_context(target.pin(made.point.id))
-        os.makedirs(self.path, mode=0o700, exist_ok=True)
+        self._check_directory()
         listening = [self._unix_socket(made)]
         if address is not None:
             listening.append(_tcp_socket(made, address))
@@ -139,6 +149,13 @@ class Attachments:
         made.opened.callback(made.server.stop)
         if made.nbd is None:
             self._make_device(made, target)
+
+    def _check_directory(self):
+        """Sockets and what is mounted lie in it: nobody else may have made it, or may change what is in it."""
+        os.makedirs(self.path, mode=0o700, exist_ok=True)
+        found = os.lstat(self.path)
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+            raise Refused(f"{self.path} is not a directory of the agent's alone", hint="look whose it is, then remove it; the agent makes it anew", code="directory")
 
     def _make_device(self, made, target):
         if kernel.available():
@@ -255,7 +272,7 @@ class Attachments:
         with self.node.state.sub(NOTES) as directory:
             directory.sweep()
             names = [name.removesuffix(SUFFIX) for name in directory.names() if name.endswith(SUFFIX)]
-            facts = {name: _facts(directory.read(name + SUFFIX, 4096)) for name in names}
+            facts = {name: _read_facts(directory, name) for name in names}
         for name, each in facts.items():
             self._left[name] = each
             try:
@@ -291,10 +308,11 @@ def _left_dict(name, facts):
     }  # fmt: skip
 
 
-def _facts(data):
+def _read_facts(directory, name):
+    """{} where nothing can be believed: then there is nothing that could be taken away."""
     try:
-        facts = json.loads(data)
-    except (TypeError, ValueError):
+        facts = json.loads(directory.read(name + SUFFIX, FACTS_MAX))
+    except (TypeError, ValueError, RecursionError, OSError, DamagedError):
         return {}
     return {key: value for key, value in facts.items() if isinstance(value, str)} if isinstance(facts, dict) else {}
 
@@ -307,7 +325,7 @@ def _describe(node, made):
 def _address(text):
     host, colon, port = text.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
-    if not colon or not host or not port.isdigit() or not 0 < int(port) < 65536:
+    if not colon or not host or not port.isdecimal() or not port.isascii() or not 0 < int(port) < 65536:
         raise UsageError(f"{text!r} is not ADDRESS:PORT", hint="such as --nbd 10.0.1.2:10809; --nbd alone: only a unix socket")
     check_address(host)
     return host, int(port)

@@ -47,7 +47,9 @@ class KernelDevice:
         return {"kind": self.kind, "path": self.path, "whose": self.whose}
 
     def close(self):
-        kernel.disconnect(self.path)
+        """Unless somebody took it away by hand, and it is another's by now. Kernels before 5.14 do not say whose it is."""
+        if kernel.backend(self.path) in (self.whose, ""):
+            kernel.disconnect(self.path)
 
 
 class FuseDevice:

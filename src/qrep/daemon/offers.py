@@ -5,6 +5,7 @@ durable: the map of what was read, the pair, the superblock. A pair without a su
 """
 
 import contextlib
+import time
 
 from qrep import units
 from qrep._native import wire
@@ -17,6 +18,7 @@ from qrep.protocol.transport import Disconnected
 from qrep.target.pulse import Pulse
 
 SILENCE_S = 10.0  # a source says something every second
+IDLE_S = 600.0  # without a question: a source judges an answer in moments, and nobody holds a device here by saying only that it is there
 
 
 class Offers:
@@ -73,8 +75,20 @@ class Conversation:
         self._device = OfferedDevice(info, volume.directory, volume_id=bytes.fromhex(volume.settings.id), geometry=geometry)
         self.busy = ""
         self.channel.send(say.Offered(version, self._device.volume_id, info.size, say.NO_ID, 0))
-        while not self._adopted and self._answer(self._hear(), question):
-            pass
+        self._converse(question)
+
+    def _converse(self, question):
+        """Until it is adopted or given up. Raises Refused when the source only holds it."""
+        asked = time.monotonic()
+        while not self._adopted:
+            message = self._hear()
+            waits = isinstance(message, say.Ping)
+            if waits and time.monotonic() - asked > IDLE_S:
+                raise Refused(f"nothing was asked of {self._name(self._volume)} for {IDLE_S:g} s: it is let go", code="idle", hint="begin again")
+            if not self._answer(message, question):
+                return
+            if not waits:
+                asked = time.monotonic()  # when it was answered
 
     def _volume_of(self, offer):
         """(ManagedVolume, what would make the pair), if this host's administrator lets the peer write there, and nobody else does."""

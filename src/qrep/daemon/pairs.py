@@ -142,6 +142,7 @@ class Pairs:
         self.once.forget(job_id, peer)
         pair = self._pair(job_id, peer)
         self.node.db.drop_pair(job_id)
+        self.node.roles.restoring.unpin(job_id)
         self.node.events.add(
             "pair-deleted", f"job {pair['job']} of {pair['peer'] or 'this host'}", volume=pair["volume"], job=pair["job"]
         )

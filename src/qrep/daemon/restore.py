@@ -78,7 +78,7 @@ class Restore:
     def pin(self, part, point):
         """Keep a sync point until it was sent, or another one is asked for; "": none any more. Raises NotFound."""
         if not point:
-            self.unpin(part)
+            self.unpin(part.job_id)
             return
         target, found, _points = snapshots.find(self.node, part.volume.name, point)
         stack = contextlib.ExitStack()
@@ -88,9 +88,9 @@ class Restore:
         if before is not None:
             before.close()
 
-    def unpin(self, part):
+    def unpin(self, job_id):
         with self._lock:
-            stack = self._pinned.pop(part.job_id, None)
+            stack = self._pinned.pop(job_id, None)
         if stack is not None:
             stack.close()
 
@@ -106,7 +106,7 @@ class Restore:
             with target.lent(f"it is being restored to {told.volume}"):
                 self._run(task, part, target, told)
         finally:
-            self.unpin(part)
+            self.unpin(part.job_id)
 
     def _map_of_source(self, part, target, told):
         """Where the source gave up with what is committed here, our map is that of the source, too. Before the rollback changes it."""

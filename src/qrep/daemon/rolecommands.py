@@ -34,7 +34,7 @@ class RoleCommands:
                 decide.gave_up(part.job, self.roles.standing(part), theirs, other=other.name)
                 what = "planned"
             answer = self._promoted(part, other, told, what)
-            self.roles.restoring.unpin(part)  # of a restore that did not come to its end: none goes on, since the pair is ours now
+            self.roles.restoring.unpin(part.job_id)  # of a restore that did not come to its end: none goes on, since the pair is ours now
             same_as = theirs.id if what == "planned" else ""
             why = "split" if split else {"planned": "planned switch", "forced": "forced"}[what]
             with self.roles.job_is_ours(part):

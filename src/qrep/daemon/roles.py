@@ -213,8 +213,8 @@ class Roles:
                 self._for_peer("count", part, lambda task: self.count_here(task, part))
         elif isinstance(question, asks.TakeBack):
             with self.alone(part), self.job_is_ours(part):
-                decide.take_back(part.job, self.standing(part), question.id, question.same_as, allowed=allows)
-                self.restoring.unpin(part)
+                decide.take_back(part.job, self.standing(part), question.id, question.same_as, allowed=allows, kept_points=_under_floor(part.volume))
+                self.restoring.unpin(part.job_id)
                 self.steps.take_over(part, why=f"{peer} gave it back", same_as=question.id, other_id=part.other_id)
         elif isinstance(question, asks.PinPoint):
             self.restoring.pin(part, question.point)
@@ -271,6 +271,13 @@ class Roles:
         """(Told or None, its Standing or None). A peer that refuses to say is as one that does not know us."""
         told = other.ask()
         return told, told.standing(other.name) if told is not None else None
+
+
+def _under_floor(volume):
+    """How many earlier sync points a volume has, if its operator set a floor."""
+    if volume.target is None or not (volume.settings.keep_points or volume.settings.keep_for):
+        return 0
+    return sum(not point.current for point in volume.target.sync_points())
 
 
 def _shown(task):

@@ -1,6 +1,7 @@
 """The other side of a pair, for whoever changes roles: a volume of a peer, who is asked, or another volume of this node."""
 
 import time
+from datetime import datetime
 
 import msgspec
 
@@ -42,6 +43,16 @@ def _checked(value, question):
     for text in (told.id, told.same_as, told.common, told.volume_id):
         if text and (len(text) != 32 or not set(text) <= set("0123456789abcdef")):
             raise ProtocolError(f"an id in the answer to {question} is none")
+    if not told.volume_id:
+        raise ProtocolError(f"the answer to {question} names no volume")
+    if told.changed is not None and not 0 <= told.changed < 1 << 63:
+        raise ProtocolError(f"the answer to {question} counts {told.changed} bytes")
+    try:
+        told.sync_point is None or datetime.fromisoformat(told.sync_point)
+    except ValueError:
+        raise ProtocolError(f"the sync point in the answer to {question} has no time") from None
+    if told.task is not None and told.task.get("state") not in ("running", "failed", "done"):
+        raise ProtocolError(f"the answer to {question} tells of a task in no state")
     if told.role not in ("primary", "replica"):
         raise ProtocolError(f"the answer to {question} names the role {told.role[:40]!r}")
     return told

@@ -57,8 +57,11 @@ def load(directory):
     with Directory(directory) as place:
         data = place.read(NAME, SIZE_MAX) or b""
     try:
-        return msgspec.json.decode(bytes(data), type=StandingFile)
-    except (msgspec.DecodeError, UnicodeDecodeError) as err:
+        file = msgspec.json.decode(bytes(data), type=StandingFile)
+        if file.before is not None:
+            msgspec.convert(file.before, StandingFile)
+        return file
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as err:  # ValidationError is a DecodeError
         raise DamagedError(f"{directory}/{NAME}: {err}", hint="put the file back from a copy; the superblock beside it says which role the volume has") from err
 
 

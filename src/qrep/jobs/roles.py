@@ -99,14 +99,22 @@ def failback(job, ours, theirs, *, other=""):
     raise split_brain(job, ours.node, theirs.node)
 
 
-def take_back(job, ours, asked_id, asked_same_as, *, allowed):
-    """The other side says that it gave up at generation `asked_id`, which holds what our `asked_same_as` holds. Raises Refused, else all is well."""
+def take_back(job, ours, asked_id, asked_same_as, *, allowed, kept_points=0):
+    """The other side says that it gave up at generation `asked_id`, which holds what our `asked_same_as` holds. Raises Refused, else all is well.
+
+    kept_points: earlier sync points here under a floor that our operator set (keep_points, keep_for): taking over drops them, which is not for
+    the other side to bring about."""
     if ours.role == PRIMARY:
         raise Refused(f"{job}: {ours.node} is primary already", code="already-primary")
     if not (allowed or ours.returns):
         raise Refused(
             f"{job}: {ours.node} takes over only when its own operator says so", code="not-allowed", hint=f"on {ours.node}: qrep job promote {job}"
         )
+    if kept_points:
+        raise Refused(
+            f"{job}: {ours.node} keeps {kept_points} earlier sync points, which would be lost; its floor (keep_points, keep_for) forbids that to another host",
+            code="retention-floor", hint=f"on {ours.node}: qrep job promote {job}",
+        )  # fmt: skip
     if not ours.id or asked_same_as != ours.id or not asked_id:
         raise Refused(f"{job}: {ours.node} does not hold what the other side gave up with", code="not-equal", hint=f"qrep job failback {job} brings it there first")
 

@@ -56,6 +56,9 @@ class TargetChecks:
         record, level = self.record, message.level
         if max(message.indexes) >= -(-self._leaves() >> level):
             raise ProtocolError(f"node {max(message.indexes)} of level {level} was asked for, and there is none")
+        if any(one >= other for one, other in itertools.pairwise(message.indexes)):
+            # A node far up is the hash of all that the map says of its granules: each of them once is the whole map at most.
+            raise ProtocolError("nodes are asked for in order, each once")
         granule_level = (record.granule_size // record.leaf_size).bit_length() - 1
         if level < granule_level:
             granules = {index >> (granule_level - level) for index in message.indexes}

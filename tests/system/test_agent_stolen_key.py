@@ -1,0 +1,57 @@
+"""Whoever holds a source's key asks its target by hand: what the target's own operator set and does is stronger (docs/ROLES.md)."""
+
+import msgspec
+import pytest
+from agents import MIB, b3sum, wait_until
+from intruder import admitted, hears, identity_of
+
+from qrep.daemon import asks, tls
+
+pytestmark = pytest.mark.root
+SIZE = 16 * MIB
+
+
+class Thief:
+    """Has the key of `a`, and the id of its job db to `b`."""
+
+    def __init__(self, a, b):
+        self.a, self.b = a, b
+        self.job_id = msgspec.toml.decode((a.config / "jobs" / "db.toml").read_bytes())["id"]
+
+    def ask(self, kind, **fields):
+        stream = admitted(self.b, identity_of(self.a), tls.ASK)
+        body = msgspec.msgpack.encode(kind(job_id=self.job_id, **fields) if kind is not asks.CommitGroup else kind(**fields))
+        stream.sendall(len(body).to_bytes(4, "little") + body)
+        said = hears(stream)
+        return msgspec.msgpack.decode(said[4:], type=asks.Answer) if said else None
+
+
+def test_a_stolen_key_takes_no_sync_point_under_a_floor_and_does_not_bar_the_operator(agents, loop_device, fill):
+    source, target = loop_device(SIZE), loop_device(SIZE)
+    a, b = agents.replica(source, target, volume=("--keep-points", 2))
+    b.qrep("peer", "set", a.name, "--may-switch")
+    a.run()
+    fill(source, 64 << 10, offset=MIB)
+    a.run()
+    thief, content = Thief(a, b), b3sum(target)
+    points = b.qrep("snapshot", "db")
+    assert len(points) == 2
+
+    standing = thief.ask(asks.Standing).value
+    refused = thief.ask(asks.TakeBack, id="ab" * 16, same_as=standing["id"]).error
+    assert refused.code == "retention-floor" and refused.exit == 5 and "promote db" in refused.hint
+    assert thief.ask(asks.SendBack, point=points[1]["point"]).error is None
+    wait_until(lambda: thief.ask(asks.Standing).value["task"]["state"] == "failed")
+    assert thief.ask(asks.Standing).value["task"]["error"]["code"] == "source-answers", "the source is asked, and it has not given up"
+    stranger = asks.GroupMember(job_id="f" * 32, volume_id="f" * 32, epoch=1, attempt=1, new="1" * 32)
+    assert thief.ask(asks.CommitGroup, id="1" * 32, group="shop", members=[stranger]).error.code == "not-paired"
+    assert thief.ask(asks.CommitGroup, id="1" * 32, group="a\n\x1b[2J", members=[stranger]) is None
+    assert thief.ask(asks.GiveBack).error.code == "no-such-pair", "it is no copy that is made once"
+    assert thief.ask(asks.PinPoint, point="9" * 60000) is None, "it does not get past the process that faces the network"
+    assert thief.ask(asks.PinPoint, point=points[1]["point"]).error is None
+    assert thief.ask(asks.PinPoint, point="../x").error.code == "no-such-point"
+    assert b.qrep("snapshot", "db") == points and b3sum(target) == content
+
+    a.kill()
+    assert b.qrep("job", "promote", "db", "--force", "-y")["what"] == "forced", "a pin that the source asked for is no obstacle"
+    assert b3sum(target) == content
