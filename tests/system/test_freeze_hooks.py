@@ -93,6 +93,13 @@ def test_a_command_that_is_not_there_is_named(disk):
         Reflink(FreezeOptions(("/nowhere/hook",))).freeze(device.inspect(disk), "x")
 
 
+def test_one_that_never_stops_talking_is_ended_in_time_and_what_it_says_is_not_kept(disk, hook):
+    backend = Reflink(FreezeOptions(hook("pre", "exec yes much"), hook("post"), 0.5))
+    with pytest.raises(SnapshotError, match="killed at its time limit: much") as raised:
+        backend.freeze(device.inspect(disk), "run-1")
+    assert raised.value.code == "freeze-hook"
+
+
 def test_one_that_hangs_is_killed_with_all_that_it_started(disk, point, hook, memory_dir):
     pid = memory_dir / "pid"
     options = FreezeOptions(hook("before", f"sleep 1000 & echo $! >{pid}; wait"), hook("after"), limit_s=3.0)

@@ -22,6 +22,7 @@ import time
 FITHAW = 0xC0045878
 AGAIN_S = 0.2
 SAID = 400  # bytes of what a hook says that are passed on
+PIPE = 1 << 20  # bytes: more than a pipe holds
 
 
 class Guard:
@@ -93,50 +94,66 @@ class Guard:
         argv = self.hooks[kind][number]
         if not argv:
             return {"ok": True, "said": ""}
-        output = os.memfd_create("output")
+        output, theirs = os.pipe()
+        os.set_blocking(output, False)
         null = os.open("/dev/null", os.O_RDONLY)
         try:
             pid = os.posix_spawn(
                 argv[0], argv, os.environ, setsid=True, setsigdef=STANDARD, setsigmask=[],
-                file_actions=[(os.POSIX_SPAWN_DUP2, null, 0), (os.POSIX_SPAWN_DUP2, output, 1), (os.POSIX_SPAWN_DUP2, output, 2)],
+                file_actions=[(os.POSIX_SPAWN_DUP2, null, 0), (os.POSIX_SPAWN_DUP2, theirs, 1), (os.POSIX_SPAWN_DUP2, theirs, 2)],
             )  # fmt: skip
         except OSError as err:
             os.close(output)
             return {"ok": False, "said": err.strerror}
         finally:
             os.close(null)
-        how = self.reap(pid, time.monotonic() + self.hook_s[number], dying=kind == "after")
-        size = os.fstat(output).st_size
-        said = os.pread(output, SAID, max(0, size - SAID)).decode(errors="replace").strip()
+            os.close(theirs)
+        how, said = self.reap(pid, output, time.monotonic() + self.hook_s[number], dying=kind == "after")
         os.close(output)
+        said = said.decode(errors="replace").strip()
         return {"ok": how == "exit 0", "said": f"{how}: {said.splitlines()[-1]}" if said else how}
 
-    def reap(self, pid, until, dying):
-        """Wait for a process; how it ended. dying: it is run to its end also when the freezer is gone."""
-        pidfd = os.pidfd_open(pid)
+    def reap(self, pid, output, until, dying):
+        """Wait for a process; how it ended, and the end of what it said: however much that is, it is taken and not kept. dying: it is run to its
+        end also when the freezer is gone."""
+        pidfd, how, said = os.pidfd_open(pid), "", b""
         try:
-            how = ""
+            watched = {pidfd, output} if self.gone else {pidfd, output, 0}
             while not how:
-                watched = [pidfd] if self.gone else [pidfd, 0]
                 ready = select.select(watched, [], [], max(0, until - time.monotonic()))[0]
+                if output in ready:
+                    data = take(output)
+                    said = (said + data)[-SAID:]
+                    if not data:
+                        watched.discard(output)
                 if pidfd in ready:
                     break
                 if 0 in ready:
                     data = os.read(0, 4096)
                     self.buffer += data
                     self.gone = not data
-                    if self.gone and not dying:
-                        how = "ended with the one who asked for it"
-                elif time.monotonic() >= until:
+                    if self.gone:
+                        watched.discard(0)
+                        how = "" if dying else "ended with the one who asked for it"
+                if not how and time.monotonic() >= until:
                     how = "killed at its time limit"
             try:
                 os.killpg(pid, signal.SIGKILL)  # with all that it has started
             except ProcessLookupError:
                 pass
             code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-            return how or (f"exit {code}" if code >= 0 else f"killed by signal {-code}")
+            said = (said + take(output))[-SAID:]  # a pipe holds less than is taken at once
+            return how or (f"exit {code}" if code >= 0 else f"killed by signal {-code}"), said
         finally:
             os.close(pidfd)
+
+
+def take(output):
+    """What lies in the pipe, b"": nothing, or nobody holds its other end."""
+    try:
+        return os.read(output, PIPE)
+    except BlockingIOError:
+        return b""
 
 
 STANDARD = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE]
