@@ -15,7 +15,7 @@ def find(node, name, point):
     target = node.volumes.get(name).replica()
     points = target.sync_points()
     for found in points:
-        if point in (str(found.counter), found.id.hex(), found.name):
+        if point and point in (str(found.counter), found.id.hex(), found.name):  # most have no name
             return target, found, points
     raise NotFound(f"{name}@{point}: no such sync point", hint=f"qrep snapshot {name} lists them", code="no-such-point")
 
