@@ -52,6 +52,9 @@ def test_a_stolen_key_takes_no_sync_point_under_a_floor_and_does_not_bar_the_ope
     assert thief.ask(asks.PinPoint, point="../x").error.code == "no-such-point"
     assert b.qrep("snapshot", "db") == points and b3sum(target) == content
 
+    b.qrep("volume", "set", "db", "--accept-nobody")
+    for kind in (asks.PinPoint, asks.SendBack):
+        assert thief.ask(kind, point=points[1]["point"]).error.code == "not-accepted", "what was taken back is not asked for"
     a.kill()
     assert b.qrep("job", "promote", "db", "--force", "-y")["what"] == "forced", "a pin that the source asked for is no obstacle"
     assert b3sum(target) == content

@@ -149,6 +149,15 @@ def test_a_target_that_never_committed_takes_on_the_shape_of_the_source():
     assert (target.record.size, target.record.leaf_size, target.record.granule_size) == (SIZE * 2, LEAF * 2, GRANULE * 4)
 
 
+def test_no_shape_is_taken_on_whose_map_would_use_up_the_memory():
+    for size, granule, taken in ((1 << 40, GRANULE, False), (1 << 60, 8 << 20, True), ((1 << 24) * 65536, 65536, True), ((1 << 24) * 65536 + 65536, 65536, False)):
+        target = machine(EMPTY, capacity=1 << 62, greeted=False)
+        target.connected("a")
+        actions = target.message("a", hello(size=size, leaf_size=LEAF, granule_size=granule))
+        assert (replies(actions)[0].code if not taken else "") == ("" if taken else "too-fine")
+        assert ("Reshape" in names(actions)) == taken and (target.record.size == size) == taken
+
+
 def test_begin_creates_the_undo_before_open_is_durable_and_lanes_start_after_both():
     actions = machine().message("a", say.Begin(T, NEW, 7, 2, LEAF))
     assert names(actions) == ["CreateUndo", "WriteSuperblock", "StartLanes", "SendBegan"]

@@ -2,10 +2,11 @@
 
 import contextlib
 
-from qrep import __version__, config
+from qrep import __version__, config, units
 from qrep.daemon import asks
 from qrep.daemon.once import Once
 from qrep.errors import NotFound, ProtocolError, Refused, UsageError
+from qrep.protocol.messages import is_too_fine
 from qrep.retention import POINTS_MAX, Policy, parse_grid
 
 SYNC_POINTS = POINTS_MAX  # of a replica whose pair is gone: nothing goes
@@ -185,3 +186,8 @@ def _check(question):
     for value in (question.leaf, question.granule):
         if not 4096 <= value <= 64 << 20 or value & (value - 1):
             raise ProtocolError("a pair of an impossible shape")
+    if is_too_fine(question.size, question.granule):
+        raise Refused(
+            f"{units.format_size(question.size)} in granules of {units.format_size(question.granule)} take too much memory at both ends", code="too-fine",
+            hint="qrep volume add --granule 8M, where the source is",
+        )  # fmt: skip

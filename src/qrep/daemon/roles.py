@@ -216,6 +216,11 @@ class Roles:
                 decide.take_back(part.job, self.standing(part), question.id, question.same_as, allowed=allows, kept_points=_under_floor(part.volume))
                 self.restoring.unpin(part.job_id)
                 self.steps.take_over(part, why=f"{peer} gave it back", same_as=question.id, other_id=part.other_id)
+        elif isinstance(question, (asks.PinPoint, asks.SendBack)) and peer not in part.volume.settings.accept:
+            raise Refused(
+                f"{self.node.name}:{part.volume.name} is not for this host any more", code="not-accepted",
+                hint=f"on {self.node.name}: qrep volume set {part.volume.name} --accept {peer}",
+            )  # fmt: skip
         elif isinstance(question, asks.PinPoint):
             self.restoring.pin(part, question.point)
         elif isinstance(question, asks.SendBack):

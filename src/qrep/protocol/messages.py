@@ -34,6 +34,10 @@ LEAF_PAGE_MAX = 1 << 19  # bytes: 64 MiB granules of 4 KiB leaves, 32 bytes each
 FRAME_LIMIT_MAX = 4 << 20  # bytes of data in one frame, QREP_FRAME_DATA_MAX of wire.h
 EPOCH_STEP_MAX = 1 << 32  # how far one Hello may move max_epoch: a peer cannot use the numbers up
 HISTORY_MAX = 12  # QREP_HISTORY_MAX of disk.h
+# A map takes 33 bytes of memory per granule at each end. With granules of 8 MiB, which is what one is unless told otherwise, any volume goes;
+# smaller ones only up to so many, or whoever may write to a large volume could have a target use up its host's memory.
+FINE_GRANULES_MAX = 1 << 24
+COARSE_GRANULE = 8 << 20
 SAMPLE_MAX = 512  # leaves named by one Sample
 EXTENTS_MAX = 256  # places named by one message, QREP_BAD_EXTENTS_MAX of badlist.h
 
@@ -567,6 +571,11 @@ def _check_chunk(message):
     count = len(message.states)
     if len(message.values) != count * 32 or len(getattr(message, "marked", message.states)) != count:
         raise ProtocolError(f"the lists of a {type(message).__name__} do not have the same length")
+
+
+def is_too_fine(size, granule_size):
+    """Whether a volume of this size has more granules than a target takes on."""
+    return granule_size < COARSE_GRANULE and -(-size // granule_size) > FINE_GRANULES_MAX
 
 
 def common_version(version_min, version_max):

@@ -75,6 +75,8 @@ class TargetRequests:
         """Why this shape cannot be taken on: (code, message, hint), or None if it can."""
         if hello.leaf_size & (hello.leaf_size - 1) or hello.granule_size & (hello.granule_size - 1) or hello.granule_size < 2 * hello.leaf_size:
             raise ProtocolError("leaf and granule are not powers of two, or not a granule of many leaves")
+        if say.is_too_fine(hello.size, hello.granule_size):
+            return "too-fine", f"{hello.size} bytes in granules of {hello.granule_size} take too much memory", "use larger granules, such as 8M"
         if hello.size > self._capacity:
             return "too-small", f"the target has {self._capacity} bytes, the source {hello.size}", "use a target at least as large as the source"
         if hello.size < 2 * hello.leaf_size or hello.size % self._sector_size:
