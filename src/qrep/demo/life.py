@@ -182,7 +182,7 @@ class Life(Telling):
             self.a.qrep("clone", "start", "films", "--wait")
             equal = b3sum(device) == b3sum(source.device)
             self.a.qrep("clone", "convert", "films", "-y")
-            self.place.command("losetup", "--detach", device)
+            self.place.detach(device)
             step.measured("the clone is equal, and released", equal)
         with self.step("rebuild with a wrong disk", "refused, exit 5, nothing written") as step:
             wrong = self._volume(self.b, "wrong", "--accept", "site-a")

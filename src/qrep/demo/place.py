@@ -109,6 +109,7 @@ class Place:
     def __init__(self, say, keep=False):
         self.say, self.keep = say, keep
         self._undo = contextlib.ExitStack()
+        self._loops = set()
         self._ways_out = []  # shell commands that undo what --keep left, first made first
 
     def __enter__(self):
@@ -148,9 +149,21 @@ class Place:
     def loop(self, image, *options):
         """A loop device over an image file."""
         device = self.command("losetup", "--find", "--show", *options, image)
-        self._undo.callback(run, "losetup", "--detach", device, check=False)
+        self._loops.add(device)
+        self._undo.callback(self._detach_if_attached, device)
         self._ways_out.append(f"losetup -d {device}")
         return device
+
+    def detach(self, device):
+        """Let a loop device go before the end. Its number may be somebody else's from then on."""
+        self.command("losetup", "--detach", device)
+        self._loops.discard(device)
+        self._ways_out.remove(f"losetup -d {device}")
+
+    def _detach_if_attached(self, device):
+        if device in self._loops:
+            self._loops.discard(device)
+            run("losetup", "--detach", device, check=False)
 
     def mount(self, device, name, *options):
         point = os.path.join(self.path, name)

@@ -88,6 +88,7 @@ class Replica(Telling):
             point = self.place.mount(device, "rolled-back", "-o", "ro,noload")
             found = files_of(point)
             self.place.unmount(point)
+            self.place.detach(device)  # whose agent starts anew must not find its target in use by another loop device
             step.measured(f"{len(found)} files equal" if found == self.files[2] else "they differ", found == self.files[2])
 
     def catch_up(self):
