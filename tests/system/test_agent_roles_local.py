@@ -75,7 +75,7 @@ def test_a_local_source_that_was_lost_and_comes_back_gets_the_differences(pair, 
     agent, source, target = pair
     fill(source, MIB)
     lost = b3sum(source)
-    answer = agent.qrep("job", "promote", "db", "--force")
+    answer = agent.qrep("job", "promote", "db", "--force", "-y")
     assert answer["what"] == "forced"
     fill(target, MIB, offset=6 * MIB)
     assert agent.refused("start", "db", "--wait")["exit"] == 5

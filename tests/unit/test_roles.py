@@ -319,6 +319,28 @@ def test_the_side_that_wins_is_named_by_its_host_or_by_what_it_was(side, loser):
     assert roles.losing_side("db", side, *both, names=NAMES) == loser
 
 
+@pytest.mark.parametrize(
+    ("ours", "theirs", "target"),
+    [
+        (("primary", ""), ("replica", ""), False),
+        (("replica", ""), ("primary", "7"), True),
+        (("primary", ""), ("primary", "7"), False),
+        (("primary", "7"), ("primary", ""), True),
+        (("primary", "7"), ("primary", "8"), None),
+        (("replica", ""), ("replica", ""), None),
+        (("primary", "7"), None, None),
+        (("primary", ""), None, False),
+    ],
+)
+def test_source_and_target_name_a_side_only_where_they_tell_the_two_apart(ours, theirs, target):
+    """After a failback both sides have taken over once: a word that each would take for the other side would give up the wrong one's changes."""
+    one = Standing("site-a", ours[0], id="1", common=ours[1])
+    other = Standing("site-b", theirs[0], id="2", common=theirs[1]) if theirs else None
+    assert roles.is_target(one, other) is target
+    if other is not None:
+        assert roles.is_target(other, one) is (None if target is None else not target), "both sides mean the same"
+
+
 def test_a_replica_cannot_win_and_a_loser_that_does_not_allow_it_is_not_asked():
     assert refused(roles.losing_side, "db", "site-b", Standing("site-a", PRIMARY), Standing("site-b", REPLICA, id="1"), names=NAMES).code == "not-primary"
     error = refused(roles.losing_side, "db", "site-a", Standing("site-a", PRIMARY), Standing("site-b", PRIMARY, id="1"), names=NAMES)

@@ -80,12 +80,12 @@ def promote(app, name, force, dry_run, yes):
     nothing is lost. Earlier sync points of the volume cannot be reached any more once its host writes it.
     """
     body = {"force": force}
-    if dry_run or not (yes or force):
+    if dry_run or not yes:
         plan = _do(app, name, "promote", body | {"dry_run": True}, "asking the other side")
         if dry_run:
             app.data(plan, lambda: promote_plan(plan))
             return
-        if plan["points_lost"]:
+        if plan["other_is_primary"] or plan["points_lost"] and not force:  # a source that is lost: --force is the word
             app.confirm(f"{promote_plan(plan).replace('would become', 'becomes').replace('would be', 'is')}", yes)
     answer = _do(app, name, "promote", body, "switching")
     app.data(answer, lambda: promote_text(answer))
@@ -173,9 +173,12 @@ def failback(app, name, swap, dry_run, yes):
         if dry_run:
             app.data(plan, lambda: failback_plan(plan))
             return
-        if plan["changed_there"] != 0 and not plan["split_brain"]:
-            lost = "can be reached until the roles are swapped" if swap else "stays a sync point there"
-            app.confirm(f"{name}: {size_or_unknown(plan['changed_there'])} that only {plan['other']} has is given up; it {lost}.", yes)
+        if not plan["split_brain"]:
+            swapped = f"{plan['other']} becomes primary again, and its sync points are given up." if swap else ""
+            lost = f"{size_or_unknown(plan['changed_there'])} that only {plan['other']} has is given up; it {'can be reached until then' if swap else 'stays a sync point there'}."
+            question = " ".join(filter(None, (swapped, lost if plan["changed_there"] != 0 else "")))
+            if question:
+                app.confirm(f"{name}: {question}", yes)
     answer = _do(app, name, "failback", {"swap": swap}, "syncing back")
     app.data(answer, lambda: failback_text(answer))
 

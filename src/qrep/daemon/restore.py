@@ -58,16 +58,17 @@ class Restore:
 
     def _check(self, part, other):
         """Told of the target. Raises what keeps a sync point of it from being restored."""
-        told, theirs = self.roles.asked_other(other)
-        if told is None:
-            raise Unreachable(f"{part.job}: {other.name} does not answer", hint="check the link and the agent there")
-        if told.role == decide.PRIMARY:
-            raise decide.split_brain(part.job, self.node.name, other.name)
         file = standings.load(part.volume.directory)
         if self.roles.standing(part).role == decide.REPLICA and (file is None or file.why != "restore"):
             raise Refused(
                 f"{part.job}: {part.volume.name} is a replica; only a source is restored", code="not-source", hint=f"here: qrep snapshot rollback {part.volume.name}@POINT"
             )
+        self.roles.check_other_jobs(part)
+        told, theirs = self.roles.asked_other(other)
+        if told is None:
+            raise Unreachable(f"{part.job}: {other.name} does not answer", hint="check the link and the agent there")
+        if told.role == decide.PRIMARY:
+            raise decide.split_brain(part.job, self.node.name, other.name)
         return told
 
     def _answer(self, part, other, point):

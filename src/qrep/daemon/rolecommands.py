@@ -68,6 +68,7 @@ class RoleCommands:
         part, other = self.roles.parts(name)
         told, theirs = self.roles.asked_other(other)
         what = decide.demote(part.job, self.roles.standing(part), theirs, other=other.name)
+        self.roles.check_other_jobs(part)
         changed = self.roles.count_here(task, part, told.common)
         return self._demoted(part, other, what, changed) | {"would": what}
 
@@ -101,7 +102,7 @@ class RoleCommands:
         if told.role == decide.PRIMARY:
             told = other.count(task)
         here = self.roles.count_here(task, part, ours.common)
-        return self._failed_back(part, other, here, told.changed) | {"split_brain": told.role == decide.PRIMARY}
+        return self._failed_back(part, other, here, self._only_there(part, told)) | {"split_brain": told.role == decide.PRIMARY}
 
     def failback(self, task, name, *, swap=True):
         """Bring what changed here to the old source, then swap the roles. What only the old source had stays a sync point there until the swap."""
@@ -126,6 +127,14 @@ class RoleCommands:
                 raise
             return answer
 
+    @staticmethod
+    def _only_there(part, told):
+        """Bytes that only the other side has; nothing where it is a replica of what the last run committed. None: not known."""
+        if told.changed is None and told.role == decide.REPLICA and told.id:
+            last = part.runner.last_committed() if part.runner is not None else None
+            return 0 if last is not None and last.get("generation") == told.id else None
+        return told.changed
+
     def _run(self, task, part):
         part.runner.begin("run")
         return part.runner.run(task, "the other side gave up its role")
@@ -148,10 +157,10 @@ class RoleCommands:
         with self.roles.alone(part):
             told, theirs = self.roles.asked_other(other)
             ours = self.roles.standing(part)
-            loser = decide.losing_side(part.job, side, ours, theirs, names=self._names(part, other, ours))
+            loser = decide.losing_side(part.job, side, ours, theirs, names=self._names(part, other, decide.is_target(ours, theirs)))
             answer = {"job": name, "loser": "here" if loser == "here" else other.name, "volume": part.volume.name, "other": other.name, "dry_run": dry_run}
             if dry_run:
-                changed = self.roles.count_here(task, part, told.common) if loser == "here" and ours.role == decide.PRIMARY else told.changed
+                changed = self.roles.count_here(task, part, told.common) if loser == "here" and ours.role == decide.PRIMARY else self._only_there(part, told)
                 return answer | {"changed": changed}
             if loser == "there":
                 if told.role == decide.PRIMARY:
@@ -165,10 +174,11 @@ class RoleCommands:
         other.run_now()
         return answer | {"changed": changed, "report": None}
 
-    def _names(self, part, other, ours):
-        """What people may call the two sides. target: the one that took over from a replica, or is one; source: the other."""
+    def _names(self, part, other, is_target):
+        """What people may call the two sides. After both have been either, source and target name neither."""
         here, there = {part.volume.name}, {part.other}
         if part.peer:
             here, there = {self.node.name, f"{self.node.name}:{part.volume.name}"}, {other.name, f"{other.name}:{part.other}"}
-        is_target = ours.role == decide.REPLICA or bool(ours.common)
+        if is_target is None:
+            return {"here": here, "there": there}
         return {"here": here | {"target" if is_target else "source"}, "there": there | {"source" if is_target else "target"}}

@@ -150,7 +150,7 @@ class Roles:
 
     def give_up_here(self, task, part, *, last_run, why, common="", returns=False):
         """Claim the device, bring the other side to it (last_run), and become a replica. Returns the StandingFile."""
-        self._check_other_jobs(part)
+        self.check_other_jobs(part)
         with self.steps.held(part) as target:
             if last_run:
                 part.runner.begin("run")
@@ -159,8 +159,9 @@ class Roles:
             with self.job_is_ours(part):
                 return self.steps.give_up(part, target, why=why, last_run=last_run, common=common, returns=returns)
 
-    def _check_other_jobs(self, part):
-        others = [name for name, runner in self.node.jobs.active() if runner.settings.source == part.volume.name and runner.settings.id != part.job_id]
+    def check_other_jobs(self, part):
+        """Raises Refused where the volume here is the source of another job: it cannot become a replica."""
+        others = [name for name, runner in self.node.jobs.active() if runner.settings.source == part.volume.name and runner.settings.id != part.job_id and not runner.settings.finished]
         if others:
             raise Refused(
                 f"{part.volume.name} is the source of job {others[0]}, too", hint=f"cascading is not possible; qrep job delete {others[0]} first", code="cascading"

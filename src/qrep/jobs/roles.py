@@ -119,6 +119,15 @@ def take_back(job, ours, asked_id, asked_same_as, *, allowed, kept_points=0):
         raise Refused(f"{job}: {ours.node} does not hold what the other side gave up with", code="not-equal", hint=f"qrep job failback {job} brings it there first")
 
 
+def is_target(ours, theirs):
+    """Whether "target" means this side: the replica; of two primaries the one that took over from a replica. None: that does not tell them apart."""
+    if theirs is not None and ours.role != theirs.role:  # what they are goes before what they were
+        return ours.role == REPLICA
+    if theirs is None:
+        return True if ours.role == REPLICA else None if ours.common else False
+    return bool(ours.common) if bool(ours.common) != bool(theirs.common) else None
+
+
 def losing_side(job, side, ours, theirs, *, names):
     """here or there: which of the two gives up so that `side` wins. names: {"here": words, "there": words} that may name the sides."""
     winners = [where for where, words in names.items() if side in words]
