@@ -206,7 +206,8 @@ def _check_once(job, key):
         if job.finished and (job.mode != "copy" or not re.fullmatch("[0-9a-f]{32}", job.finished)):
             raise UsageError(f"finished = {job.finished[:40]!r} in a job of mode {job.mode}", hint="qrep writes it, for mode copy; leave it away")
     elif job.mode == "copy" and getattr(job, key):
-        raise UsageError(f"a copy is made once: it has no {key}", hint=f"leave the {key} away; or use --mode async")
+        words = key.replace("_", " ")
+        raise UsageError(f"a copy is made once: it has no {words}", hint=f"leave the {words} away; or use --mode async")
     elif job.mode == "clone" and key == "group" and job.group:
         raise UsageError("a clone has no group", hint="leave it away; the job that it is converted to can have one")
 
@@ -383,7 +384,7 @@ def bad_values(value):
             ("source", lambda: check_name("volumes", value.source)),
             ("target", lambda: check_name("peers", peer) if colon else None),
             ("target", lambda: check_name("volumes", volume) if value.target or not value.moved else None),
-            *((key, lambda key=key: _check_once(value, key)) for key in ("schedule", "rpo", "group", "finished")),
+            *((key, lambda key=key: _check_once(value, key)) for key in ("schedule", "rpo", "group", "verify_schedule", "finished")),
             ("leaf", lambda: _check_power(value.leaf, 4 << 10, 1 << 20)),
             ("granule", lambda: _check_power(value.granule, 2 * value.leaf, 64 << 20)),
         ]

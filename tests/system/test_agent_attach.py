@@ -86,7 +86,10 @@ def test_an_export_of_an_older_point_is_right_while_runs_commit_and_older_points
     assert 'qrep_volume_attached{volume="db"} 1' in b.text("metrics")[0]
     assert b.refused("volume", "remove", "db", "-y")["code"] == "volume-in-use"
     assert b.refused("job", "promote", "db", "-y")["exit"] == 5
-    assert b.qrep("detach", "db@1")["detached"] == "db@1" and b.qrep("attach") == []
+    identity = shown["id"]  # as good a name as its number
+    assert b.qrep("attach", f"db@{identity}", "-n")["would_attach"] == "db@1" and b.qrep("detach", f"db@{identity}", "-n")["would_detach"] == ["db@1"]
+    assert b.refused("detach", "db@99", "-n")["code"] == "not-attached"
+    assert b.qrep("detach", f"db@{identity}")["detached"] == "db@1" and b.qrep("attach") == []
     assert not os.path.exists(attached["socket"])
     assert b.refused("detach", "db@1")["code"] == "not-attached"
     a.run()

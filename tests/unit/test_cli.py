@@ -123,7 +123,7 @@ def test_verify_names_the_root_and_differences_end_in_6(agent, qrep):
     assert answer.out.splitlines() == [
         "db: the two sides are equal at generation 41 (2026-11-22 00:00)",
         f"  root {ROOT}  (confirmed by the packaged blake3)",
-        "  read 1 GiB of the target; compared 1 digests, 188 bytes",
+        "  read 1 GiB of the target; compared 1 digest, 188 bytes",
         "  only the target was read",
     ]
     assert agent.bodies("POST", "/jobs/db/verify") == [{"independent": True, "rate": "50M"}]

@@ -45,7 +45,7 @@ def test_convert_says_that_it_cannot_be_undone_and_then_what_to_do(agent, qrep):
     refused = qrep("clone", "convert", "db")
     assert refused.code == 5 and "This cannot be undone. db keeps tracking changes from generation 41." in refused.err
     assert [body for body in agent.bodies("POST", "/clones/db/convert") if not body.get("dry_run")] == []
-    assert "Could not be undone. db would keep tracking changes" in qrep("clone", "convert", "db", "-n").out
+    assert "This could not be undone. db would keep tracking changes" in qrep("clone", "convert", "db", "-n").out
     assert qrep("clone", "convert", "db", "-y").out == "Move the disks of vg1/db-copy to the target site, then: qrep job rebuild db --target PEER:VOLUME\n"
     assert agent.bodies("POST", "/clones/db/convert")[-1] == {}
 

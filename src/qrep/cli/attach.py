@@ -8,7 +8,7 @@ from qrep.cli.app import Command, printable
 from qrep.cli.follow import follow_task
 from qrep.cli.render import table, when
 from qrep.client import part
-from qrep.errors import UsageError
+from qrep.errors import NotFound, UsageError
 
 
 def where(each):
@@ -72,15 +72,23 @@ def attach(app, point, read_only, nbd, space, dry_run):
 def would(client, volume, name, read_only):
     """(value, text) of --dry-run."""
     points = client.get(f"/volumes/{part(volume)}/snapshots")
-    found = next((each for each in points if name in ("", each["point"], each["id"])), None)
+    found = next((each for each in points if name in ("", each["point"], each["id"], each.get("name"))), None)
     if found is None:
-        from qrep.errors import NotFound
-
         raise NotFound(f"{volume}@{name or 'newest'}: no such sync point", hint=f"qrep snapshot {volume} lists them", code="no-such-point")
     kind = "read-only" if read_only else "writable, apart from the target"
     return {"would_attach": f"{volume}@{found['point']}", "time": found["time"], "read_only": read_only}, (
         f"Would attach {volume}@{found['point']} ({when(found['time'], precise=True)}), {kind}."
     )
+
+
+def canonical(client, point, attached):
+    """VOLUME@NUMBER for a point that was named by its name or its generation, if it is there; else `point`."""
+    volume, at, name = point.partition("@")
+    if not at or any(point == each["name"] for each in attached) or all(volume != each["volume"] for each in attached):
+        return point
+    ids = {each["id"]: each["name"] for each in attached if each["volume"] == volume}
+    points = client.get(f"/volumes/{part(volume)}/snapshots")
+    return next((ids[each["id"]] for each in points if name in (each["id"], each.get("name")) and each["id"] in ids), point)
 
 
 @click.command(cls=Command)
@@ -91,7 +99,13 @@ def would(client, volume, name, read_only):
 def detach(app, point, dry_run, yes):
     """End an attachment. What was written to it is thrown away."""
     client = app.client()
-    found = [each for each in client.get("/attachments") if point in (each["name"], each["volume"])]
+    attached = client.get("/attachments")
+    point = canonical(client, point, attached)
+    found = [each for each in attached if point in (each["name"], each["volume"])]
+    if len(found) > 1:
+        raise UsageError(f"of {point} are attached: {', '.join(each['name'] for each in found)}", hint="name one of them")
+    if not found:
+        raise NotFound(f"{point} is not attached", hint="qrep attach lists what is", code="not-attached")
     written = sum(each["written"] for each in found)
     if dry_run:
         app.data({"would_detach": [each["name"] for each in found], "written": written}, f"{point}: would be detached, {units.format_size(written)} written to it thrown away.")

@@ -115,7 +115,7 @@ def convert(app, source, dry_run, yes):
     name, disk = plan["job"], plan["device"].removeprefix("/dev/")
     tracking = f"{name} keeps tracking changes from generation {plan['counter']}."
     if dry_run:
-        app.data({"would_convert": plan}, f"Could not be undone. {tracking.replace('keeps', 'would keep')}")
+        app.data({"would_convert": plan}, f"This could not be undone. {tracking.replace('keeps', 'would keep')}")
         return
     app.confirm(f"This cannot be undone. {tracking}", yes)
     answer = client.post(address, timeout=60)

@@ -19,7 +19,7 @@ def rebuild_text(answer):
     if answer["differing_leaves"]:
         leaves = f"{answer['differing_leaves']} {'leaf' if answer['differing_leaves'] == 1 else 'leaves'} ({units.format_size(answer['differing_bytes'])})"
         state = (
-            f"  {leaves} were changed on the way, {int(100 * answer['percent']) / 100:.2f} % of its data is as it was. What it holds now {would} sync point "
+            f"  {leaves} {'was' if answer['differing_leaves'] == 1 else 'were'} changed on the way, {int(100 * answer['percent']) / 100:.2f} % of its data is as it was. What it holds now {would} sync point "
             f"{answer['counter']};\n  the next run sends these, and what has changed at the source."
         )
     else:

@@ -61,7 +61,8 @@ def problem_lines(job):
             return []
         problem = {"text": job["state"]}
     action = problem.get("action") or f"qrep events {job['name']} shows what led to it"
-    return [f"{job['name']}: {printable(problem['text'])}", f"{' ' * len(job['name'])}  action: {printable(action)}"]
+    text = problem["text"].removeprefix(f"{job['name']}: ")  # many errors name it themselves
+    return [f"{job['name']}: {printable(text)}", f"{' ' * len(job['name'])}  action: {printable(action)}"]
 
 
 def overview(jobs):

@@ -23,6 +23,10 @@ def _total(extents):
     return f"{units.format_size(sum(extent['size'] for extent in extents))} in {places}"
 
 
+def _digests(count):
+    return f"{count} digest{'' if count == 1 else 's'}"
+
+
 def _listed(extents):
     for extent in extents[:MOST_LISTED]:
         yield f"  offset {extent['offset']}  size {extent['size']}"
@@ -51,7 +55,7 @@ def result_lines(name, result):
             yield from (f"  offset {entry['offset']}: {entry['why']}" for entry in repair["reasons"][:MOST_LISTED])
     read = result["read"]
     source = f", {units.format_size(read['source'])} of the source's frozen image" if result["source_read"] else ""
-    yield f"  read {units.format_size(read['target'])} of the target{source}; compared {result['wire']['digests']} digests, {result['wire']['bytes']} bytes"
+    yield f"  read {units.format_size(read['target'])} of the target{source}; compared {_digests(result['wire']['digests'])}, {result['wire']['bytes']} bytes"
     if result["note"]:
         yield f"  {result['note']}"
 
@@ -59,7 +63,10 @@ def result_lines(name, result):
 def what_to_do(name, result):
     if result["source_damage"] and not result["differences"]:
         return "the target is well: find out what is wrong with the disk of the source before the next run replicates it"
-    if result.get("repair") or not result["differences"]:
+    repair = result.get("repair")
+    if repair and repair["dry_run"] and repair["healed"]:
+        return f"qrep verify {name} --repair heals it in place; or qrep start {name} by the next run"
+    if repair or not result["differences"]:
         return f"qrep start {name} puts the rest right, and sends nothing else"
     return f"find out who wrote to the target; qrep verify {name} --repair heals it in place, qrep start {name} by the next run"
 

@@ -3,6 +3,8 @@
 from qrep.errors import Interrupted, QrepError
 from qrep.jobs.shown import iso
 
+ENOUGH = 1 << 20  # bytes: the speed of a run that sent less says nothing of one that sends more
+
 
 class _Scan:
     """The native run of an estimate, as JobRunner follows it."""
@@ -33,7 +35,7 @@ def estimate(runner, task):
             raise Interrupted(f"{runner.name}: the estimate was stopped")
         last = runner.db.last_run(runner.settings.id)
         limit = (runner.limit() or {}).get("rate_bytes_per_s")
-        rate = limit or (last["report"].get("rate_bytes_per_s") if last else None)
+        rate = limit or (last["report"].get("rate_bytes_per_s") if last and last["report"].get("sent", 0) >= ENOUGH else None)
         return {
             "would_send": found.would_send,
             "size": size,

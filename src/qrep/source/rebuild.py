@@ -17,7 +17,7 @@ from qrep import digesttree
 from qrep.crashpoint import crashpoint
 from qrep.digestmap import LEAVES, NO_ID, DigestMap
 from qrep.digesttree import page_offset
-from qrep.errors import ProtocolError, QrepError, Refused
+from qrep.errors import NotFound, ProtocolError, QrepError, Refused
 from qrep.protocol import messages as say
 from qrep.protocol.rebuild import Judge
 from qrep.protocol.transport import Disconnected
@@ -108,10 +108,10 @@ class Rebuild:
 
     def _refuse(self, verdict):
         percent = int(100 * verdict.share)  # rounded down: 100 % would not be refused
-        sampled = " (of a sample)" if verdict.by_sample else ""
+        sampled = " (a sample was read)" if verdict.by_sample else ""
         error = Refused(
             f"{self._where} is not the clone of {self.offer.job}: {percent} % of it matches",
-            hint=f"nothing was written to it; name the volume that the moved disk is there, or add it with qrep volume add{sampled}", code="not-the-clone",
+            hint=f"nothing was written to it{sampled}; name the volume that the moved disk is there, or add it with qrep volume add", code="not-the-clone",
         )  # fmt: skip
         self._link.send(say.Abort(0, error.message))
         raise error
@@ -157,7 +157,8 @@ class Rebuild:
             if isinstance(message, answers):
                 return message
             if isinstance(message, say.Error):
-                raise Refused(message.message, hint=message.hint, code=message.code)
+                kind = NotFound if message.code == "no-such-volume" else Refused
+                raise kind(message.message, hint=message.hint, code=message.code)
             if isinstance(message, say.Nak):
                 raise QrepError(f"the target refused: {message.message}", code=message.code)
             raise ProtocolError(f"the target said {type(message).__struct_config__.tag}, which was not asked for")

@@ -100,7 +100,7 @@ class CheckDriver:
                 last = piece.first >= action.first and piece.first + piece.count == self.geometry.granules
                 message, differ = self._checked(piece, last), differ + len(piece.bad) + len(piece.unreadable) + len(piece.whole)
                 if message.done and differ:
-                    self.tell("device-differs", f"{self.name} is not what was committed in {differ} places that a verify read", places=differ)
+                    self.tell("device-differs", f"{self.name} is not what was committed in {differ} place{'' if differ == 1 else 's'} that a verify read", places=differ)
                 self._say_beside(reader, handle, mark, message)
             if action.first == self.geometry.granules or mark != self.machine.mark():
                 self._say_beside(reader, handle, mark, self._checked(Piece(self.geometry.granules, 0, 0), True))
