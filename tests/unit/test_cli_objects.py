@@ -100,9 +100,11 @@ def test_snapshot_verbs_name_the_point(agent, qrep):
     agent.on("GET", "/volumes/db", VOLUME)
     assert qrep("snapshot", "db").out.splitlines()[1] == "db@41  2026-11-22T00:00:03  fuzzy  4 KiB"
     agent.task("POST", "/volumes/db/rollback", result={"time": time, "bytes": 8192, "counter": 43, "root": ROOT})
-    assert qrep("snapshot", "rollback", "db@41", "-n").out == "db goes back to 2026-11-22T00:00:03: 8 KiB are put back.\n"
+    assert qrep("snapshot", "rollback", "db@41", "-n").out == "db would go back to 2026-11-22T00:00:03: 8 KiB would be put back.\n"
     assert f"root as recorded {ROOT}" in qrep("snapshot", "rollback", "db@41", "-y").out
     assert qrep("snapshot", "copy", "db@41", "/tmp/x", "-n").out == "Would write 500 GiB of db@41 to /tmp/x.\n"
+    there = qrep("snapshot", "copy", "db@41", __file__, "-n")
+    assert there.code == 5 and there.err.startswith(f"refused: {__file__} exists"), "what it would be refused for without -y"
     agent.task("POST", "/volumes/db/copy", result={"size": 8192, "root": ROOT})
     assert qrep("snapshot", "copy", "db@41", "/tmp/x").out == f"/tmp/x: 8 KiB of db@41\n  root {ROOT}\n"
     agent.task("POST", "/volumes/db/delete-point", result={"deleted": ["41"], "bytes": 8192, "merged": True})

@@ -13,8 +13,8 @@ def listing(peers):
     if not peers:
         return "no peers\n  action: qrep peer add NAME ADDR[,ADDR...]"
     return table(
-        ("PEER", "ADDRESSES", "DATA", "FINGERPRINT"),
-        [(peer["name"], ", ".join(peer["addresses"]), "plain" if peer.get("trusted") else "TLS", peer["fingerprint"]) for peer in peers],
+        ("PEER", "ADDRESSES", "DATA", "MAY SWITCH", "FINGERPRINT"),
+        [(peer["name"], ", ".join(peer["addresses"]), "plain" if peer.get("trusted") else "TLS", "yes" if peer.get("may_switch") else "no", peer["fingerprint"]) for peer in peers],
     )
 
 

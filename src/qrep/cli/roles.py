@@ -56,15 +56,17 @@ def points_text(answer):
     return f" {volume}'s earlier sync points are given up: {listed} (qrep snapshot copy carries one out first)."
 
 
-def promote_plan(answer):
+def promote_plan(answer, *, sure=False):
+    """sure: as what happens now, for the question."""
+    become, be, are = ("becomes", "is", "are") if sure else ("would become", "would be", "would be")
     name, node, other = answer["job"], answer["node"], answer["other"]
     how = {
-        "ask": f"{other} would be demoted first (it allows that), with a last run",
+        "ask": f"{other} {be} demoted first (it allows that), with a last run",
         "planned": f"{other} has given up and holds the same",
-        "forced": f"{how_long(answer['missing_seconds'])} of source writes would be missing"
-        + (f"; {other} answers and is primary: both would be (split brain)" if answer["other_is_primary"] else ""),
+        "forced": f"{how_long(answer['missing_seconds'])} of source writes {are} missing"
+        + (f"; {other} answers and is primary: both {are} (split brain)" if answer["other_is_primary"] else ""),
     }[answer["would"]]
-    return f"{name}: {node} would become primary at sync point {moment(answer['sync_point'])}; {how}.{points_text(answer)}"
+    return f"{name}: {node} {become} primary at sync point {moment(answer['sync_point'])}; {how}.{points_text(answer)}"
 
 
 @click.command(cls=Command)
@@ -86,7 +88,7 @@ def promote(app, name, force, dry_run, yes):
             app.data(plan, lambda: promote_plan(plan))
             return
         if plan["other_is_primary"] or plan["points_lost"] and not force:  # a source that is lost: --force is the word
-            app.confirm(f"{promote_plan(plan).replace('would become', 'becomes').replace('would be', 'is')}", yes)
+            app.confirm(promote_plan(plan, sure=True), yes)
     answer = _do(app, name, "promote", body, "switching")
     app.data(answer, lambda: promote_text(answer))
 
@@ -223,7 +225,8 @@ def resync(app, name, authoritative, dry_run, yes):
     if dry_run or not yes:
         plan = _do(app, name, "resync", body | {"dry_run": True}, "asking the other side")
         loser = "this side" if plan["loser"] == "here" else plan["loser"]
-        text = f"{name}: {loser} would become a replica of {authoritative}; {size_or_unknown(plan['changed'])} that only it has would be kept there as a sync point."
+        winner = plan["other"] if plan["loser"] == "here" else "this side"  # SIDE may be a word such as "source"
+        text = f"{name}: {loser} would become a replica of {winner}; {size_or_unknown(plan['changed'])} that only it has would be kept there as a sync point."
         if dry_run:
             app.data(plan, text)
             return

@@ -99,7 +99,7 @@ def rollback(app, point, dry_run, yes):
     plan = follow_task(app, client, client.post(path, {"point": name, "dry_run": True}), f"{point}: looking")
     what = f"{volume} goes back to {when(plan['time'], precise=True)}: {units.format_size(plan['bytes'])} are put back."
     if dry_run:
-        app.data(plan, what)
+        app.data(plan, what.replace(" goes ", " would go ").replace(" are put", " would be put"))
         return
     app.confirm(what, yes)
     result = follow_task(app, client, client.post(path, {"point": name}), f"{point}: rolling back")
@@ -128,6 +128,8 @@ def copy(app, point, target, dry_run, yes):
     client = app.client()
     if dry_run:
         would = would_copy(client, volume, name, target)
+        if not yes and os.path.isfile(target):
+            raise Refused(f"{target} exists", hint="name a new file, or give -y to overwrite it", code="exists")
         app.data(would, f"Would write {units.format_size(would['size'])} of {point} to {target}.")
         return
     body = {"point": name, "target": os.path.abspath(target), "overwrite": yes}
