@@ -120,7 +120,7 @@ def load_position(directory, generation, source_token, tree):
                     side.changed(changed, tree)
                 position.begin(directory, tree)
                 return position
-    except (DamagedError, ValueError, KeyError, TypeError, AttributeError) as err:
+    except (DamagedError, RecursionError, ValueError, KeyError, TypeError, AttributeError) as err:
         log.warning("%s/%s is not used: %s", directory, POSITION, err)
     position = Position(generation, source_token)
     position.begin(directory, tree)
@@ -144,7 +144,7 @@ def position_of(directory):
     try:
         fields = _read(directory, POSITION)
         return None if fields is None else {"generation": str(fields["generation"]), "granule": int(fields["target"]["next"])}
-    except (DamagedError, OSError, ValueError, KeyError, TypeError):
+    except (DamagedError, RecursionError, OSError, ValueError, KeyError, TypeError):
         return None
 
 
@@ -192,7 +192,7 @@ def put_into_map(request):
         generation = bytes.fromhex(fields["generation"])
         leaves = {int(leaf): _digest(value) for leaf, value in fields["leaves"].items()}
         granules = {int(granule) for granule in fields["granules"]}
-    except (DamagedError, ValueError, KeyError, TypeError, AttributeError) as err:
+    except (DamagedError, RecursionError, ValueError, KeyError, TypeError, AttributeError) as err:
         log.warning("%s/%s cannot be read, both sides are compared afresh: %s", request.run_directory, DIFFERS, err)
         generation, leaves, granules = None, {}, set()
     digest_map = DigestMap(request.map_directory, request.geometry, request.volume_id)

@@ -134,7 +134,7 @@ def _load(directory):
         if not isinstance(fields, dict) or set(fields) != {"kept", "next"}:
             raise ValueError("it has other fields than kept and next")
         return _entry(fields["kept"]), _entry(fields["next"])
-    except (DamagedError, KeyError, ValueError, TypeError) as err:
+    except (DamagedError, RecursionError, KeyError, ValueError, TypeError) as err:
         log.warning("%s/%s is not used: %s", directory.path, NAME, err)
         return None, None
 

@@ -24,7 +24,7 @@ class RunFile:
         try:
             data = self.directory.read(NAME, SIZE_MAX)
             return None if data is None else RunRecord(**_decode(json.loads(data)))
-        except (DamagedError, ValueError, KeyError, TypeError) as err:
+        except (DamagedError, RecursionError, ValueError, KeyError, TypeError) as err:
             log.warning("%s/%s is not used: %s", self.directory.path, NAME, err)
             return None
 

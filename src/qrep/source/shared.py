@@ -41,7 +41,7 @@ class SharedTokens:
         try:
             data = directory.read(NAME, SIZE_MAX)
             self._held = {} if data is None else _decode(json.loads(data))
-        except (DamagedError, ValueError, TypeError, AttributeError) as err:
+        except (DamagedError, RecursionError, ValueError, TypeError, AttributeError) as err:
             log.warning("%s/%s is not used: %s", directory.path, NAME, err)
 
     def _save(self):

@@ -34,6 +34,17 @@ class SyncPoint:
     name: str = ""  # that somebody gave it
 
 
+KINDS = {"counter": int, "fuzzy": bool, "frozen_at_ns": int, "committed_at_ns": int, "consistency": str, "name": str}
+
+
+def _decode(data):
+    """{id in hex: facts} of the file; what is not as record() stored it is left out. Raises ValueError."""
+    known = json.loads(data)
+    if not isinstance(known, dict):
+        raise ValueError("it is no table of generations")
+    return {new: facts for new, facts in known.items() if isinstance(facts, dict) and all(type(value) is KINDS.get(name) for name, value in facts.items())}
+
+
 class Points:
     """What is known of generations beyond their ids. directory: the volume's store.Directory."""
 
@@ -42,8 +53,8 @@ class Points:
         self._known = {}
         try:
             data = directory.read(NAME, SIZE_MAX)
-            self._known = dict(json.loads(data)) if data is not None else {}
-        except (DamagedError, ValueError) as err:
+            self._known = _decode(data) if data is not None else {}
+        except (DamagedError, RecursionError, ValueError) as err:
             log.warning("%s/%s cannot be read and is made anew: %s", directory.path, NAME, err)
 
     def record(self, new, counter, fuzzy, frozen_at_ns, consistency="", label=""):
