@@ -48,3 +48,29 @@ def test_a_source_that_dies_in_a_restore_keeps_nobody_from_taking_over(sites):
     assert scene.b.refused("snapshot", "delete", "db@1", "-y")["code"] == "point-in-use"
     scene.b.qrep("job", "promote", "db", "--force", "-y")
     assert scene.b.qrep("volume", "show", "db")["role"] == "primary" and b3sum(scene.device["site-b"]) == before
+
+
+@pytest.mark.slow
+def test_job_files_from_before_a_change_of_roles_change_none(sites):
+    scene = sites()
+    a, b = scene.a, scene.b
+    files = {agent: agent.config / "jobs" / "db.toml" for agent in (a, b)}
+    of_source = files[a].read_text()
+    a.qrep("job", "demote", "db", "-y")
+    of_target = files[a].read_text()
+    b.qrep("job", "promote", "db", "-y")
+    files[a].write_text(of_source)
+    (failed,) = a.call("reload")[1]["failed"]
+    assert failed["code"] == "other-role"
+    a.kill()
+    a.start()
+    assert "role-file" in a.codes() and files[a].read_text() == of_target
+    scene.write("site-b", "third", b"3" * 1000)
+    scene.sync("site-b", "site-a")
+
+    b.qrep("job", "failback", "db", "-y")
+    a.kill()
+    files[a].write_text(of_target)
+    a.start()
+    scene.write("site-a", "fourth", b"4" * 1000)
+    scene.sync("site-a", "site-b")

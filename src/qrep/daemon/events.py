@@ -39,6 +39,7 @@ CODES = {
     "peer-refused": ("warning", "a connection was closed before its first message"),
     "role-changed": ("warning", "a volume became primary or a replica: who may write it has changed"),
     "role-finished": ("warning", "a change of role that the end of the agent had interrupted was finished at its start"),
+    "role-file": ("warning", "the file of a job was from before a change of roles, and was put right at the agent's start"),
     "role-taken-back": ("warning", "a change of role that the end of the agent had interrupted did not happen"),
     "role-unfinished": ("error", "a change of role cannot be finished; the next start tries again"),
     "snapshot-restored": ("warning", "a sync point was put back and sent to the source of its job"),

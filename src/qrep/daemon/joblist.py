@@ -265,6 +265,12 @@ class Jobs:
 
     def adopt(self, name, settings):
         """Let a job be what its file says now. Raises Refused if that needs the end of what it does, Unreachable if its target must be told."""
+        role = self.node.roles.steps.role_of(settings)
+        if role not in ("", settings.role):
+            raise Refused(
+                f"the file of {name} says role {settings.role}, and {settings.source} is {'a replica' if role == 'target' else 'primary'}", code="other-role",
+                hint=f'write role = "{role}" into it; only promote and demote change a role',
+            )  # fmt: skip
         with self._lock:
             runner = self._runners.get(name)
             if runner is not None and any(getattr(settings, field) != getattr(runner.settings, field) for field in FIXED):

@@ -266,6 +266,8 @@ class Roles:
         name, runner = self.node.jobs.by_id(job_id)
         if runner is None or runner.settings.role != "source" or runner.settings.target.rpartition(":")[0] != peer:
             return
+        if durable_role(self.node.volumes.get(runner.settings.source).directory)[0] == "replica":  # its file is from before a change of roles: the superblock decides
+            return
         error = decide.split_brain(name, self.node.name, peer)
         runner.note_problem(error)
         self.node.events.add("split-brain", error.message, job=name)

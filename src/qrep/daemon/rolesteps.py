@@ -247,3 +247,22 @@ class RoleSteps:
                 self.node.events.add("volume-damaged", error.message, volume=volume.name, reason=error.code)
             except QrepError as error:  # its device is away, or its peer is not known any more: the next start tries again
                 self.node.events.add("role-unfinished", error.message, volume=volume.name, reason=error.code)
+        for name, runner in self.node.jobs.all():
+            role = self.role_of(runner.settings)
+            if role not in ("", runner.settings.role):
+                self.node.events.add("role-file", f"its file says {runner.settings.role}, its volume that it is the {role}: that is written down", job=name, role=role)
+                self.node.jobs.put(name, msgspec.structs.replace(runner.settings, role=role))
+
+    def role_of(self, job):
+        """source or target: what the superblock of the volume here says of a config.Job, whose file may be a copy from before a change of roles;
+        "": it says nothing."""
+        if ":" not in job.target or job.source not in {volume.name for volume in self.node.volumes.all()}:
+            return ""
+        directory = self.node.volumes.get(job.source).directory
+        try:
+            file = standings.load(directory)
+        except DamagedError:
+            return ""
+        if file is None or not file.done or file.job_id != job.id:
+            return ""
+        return {"replica": "target", "primary": "source"}.get(durable_role(directory)[0], "")
