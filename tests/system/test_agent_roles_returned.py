@@ -1,5 +1,7 @@
 """Roles that go back another way than they came: a host that took over by force is demoted again, and a restore that was refused leaves nothing held."""
 
+import os
+
 import pytest
 from agents import b3sum
 
@@ -74,3 +76,36 @@ def test_job_files_from_before_a_change_of_roles_change_none(sites):
     a.start()
     scene.write("site-a", "fourth", b"4" * 1000)
     scene.sync("site-a", "site-b")
+
+
+@pytest.mark.slow
+def test_a_sync_point_that_rotted_at_the_target_does_not_become_the_source(sites):
+    scene = sites()
+    a = scene.a
+    scene.write("site-a", "second", b"2" * 60000)
+    a.run()
+    good = b3sum(scene.device["site-a"])
+    with open(scene.device["site-b"], "r+b", buffering=0) as device:
+        device.seek(20 << 20)
+        device.write(b"rot" * 1000)
+        os.fsync(device.fileno())
+    error = a.refused("job", "restore", "db@1", "-y", "--discard")
+    assert error["code"] == "damaged" and a.qrep("volume", "show", "db")["role"] == "replica"
+    kept = [point["point"] for point in a.qrep("snapshot", "db") if not point["current"]]
+    a.qrep("snapshot", "rollback", f"db@{kept[0]}", "-y")
+    a.qrep("job", "promote", "db", "--force", "-y")
+    assert b3sum(scene.device["site-a"]) == good, "nothing of the source was lost"
+    assert scene.sync("site-a", "site-b")["root"] == good
+
+
+def test_a_source_that_has_forgotten_its_job_keeps_nobody_from_taking_over(sites):
+    scene = sites()
+    a, b = scene.a, scene.b
+    a.qrep("job", "demote", "db", "-y")
+    a.qrep("job", "delete", "db", "-y")
+    error = b.refused("job", "promote", "db", "-y")
+    assert error["code"] == "no-such-pair" and "--force" in error["hint"]
+    b.qrep("job", "promote", "db", "--force", "-y")
+    scene.holds("site-b")
+    b.qrep("job", "delete", "db", "-y")
+    b.qrep("volume", "remove", "db", "-y")

@@ -12,7 +12,7 @@ from qrep.daemon import snapshots
 from qrep.daemon import standing as standings
 from qrep.daemon.route import Route
 from qrep.digestmap import DigestMap
-from qrep.errors import QrepError, Refused, Unreachable
+from qrep.errors import DamagedError, QrepError, Refused, Unreachable
 from qrep.jobs import roles as decide
 
 
@@ -48,8 +48,9 @@ class Restore:
                     raise
             try:
                 told = other.send_back(task, point)
-            except Exception as error:
-                error.hint = f"qrep job restore {name}@{point} goes on; what {part.volume.name} held is its sync point: qrep snapshot {part.volume.name}"
+            except QrepError as error:
+                if error.code != DamagedError.code:
+                    error.hint = f"qrep job restore {name}@{point} goes on; what {part.volume.name} held is its sync point: qrep snapshot {part.volume.name}"
                 raise
             part = self.roles.parts(name)[0]
             with self.roles.job_is_ours(part):
@@ -104,8 +105,9 @@ class Restore:
             self._map_of_source(part, target, told)
             if not found.current or target.has_open_generation():
                 snapshots.roll_back(self.node, task, part.volume.name, point)
+            expected = self.node.db.root(found.id.hex())
             with target.lent(f"it is being restored to {told.volume}"):
-                self._run(task, part, target, told)
+                self._run(task, part, target, told, expected)
         finally:
             self.unpin(part.job_id)
 
@@ -120,7 +122,8 @@ class Restore:
         finally:
             theirs.close()
 
-    def _run(self, task, part, target, told):
+    def _run(self, task, part, target, told, expected):
+        """expected: the root of the sync point in hex, None: not known. A device that rotted has others, and that is not put back as the source."""
         from qrep.source.flow import Run
 
         job = Job(
@@ -132,4 +135,10 @@ class Restore:
         run = Run(route.request(), route.dial, route.connect)
         task.progress, task.cancel = run.progress, run.stop
         report = run.run()
+        if expected is not None and report.root != expected:
+            raise DamagedError(
+                f"what {self.node.name if part.peer else part.volume.name} sent has the root {report.root}, the sync point had {expected}: it is damaged",
+                hint=f"{told.volume} is a replica now; what it held is its sync point: qrep snapshot {told.volume}, qrep snapshot rollback {told.volume}@POINT, "
+                f"qrep job promote {part.job} --force; then qrep verify {part.job}",
+            )  # fmt: skip
         self.node.events.add("snapshot-restored", f"to {job.target}, {report.sent} bytes sent", volume=part.volume.name, job=part.job, root=report.root)

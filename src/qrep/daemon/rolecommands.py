@@ -19,14 +19,14 @@ class RoleCommands:
     def plan_promote(self, name, *, force=False, split=False):
         """What promote would do, and what it would cost; changes nothing. Raises what promote would be refused with."""
         part, other = self._target_part(name)
-        told, theirs = self.roles.asked_other(other)
+        told, theirs = self._asked_source(part, other, force)
         what = self._decide_promote(part, theirs, other, force or split)
         return self._promoted(part, other, told, what) | {"would": what}
 
     def promote(self, task, name, *, force=False, split=False):
         part, other = self._target_part(name)
         with self.roles.alone(part):
-            told, theirs = self.roles.asked_other(other)
+            told, theirs = self._asked_source(part, other, force)
             what = self._decide_promote(part, theirs, other, force or split)
             if what == "ask":
                 told = other.give_up(task, True)
@@ -40,6 +40,16 @@ class RoleCommands:
             with self.roles.job_is_ours(part):
                 self.steps.take_over(part, why=why, same_as=same_as, other_id=told.volume_id if told is not None else part.other_id)
             return answer
+
+    def _asked_source(self, part, other, force):
+        """As Roles.asked_other(). force: a source that knows nothing of us any more, or has another key, is as lost as one that does not answer."""
+        try:
+            return self.roles.asked_other(other)
+        except QrepError as error:
+            if force:
+                return None, None
+            error.hint = error.hint or f"only if it is lost: qrep job promote {part.job} --force"
+            raise
 
     def _target_part(self, name):
         """Ours is the replica: of a local pair, the target's."""
