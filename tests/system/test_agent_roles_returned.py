@@ -109,3 +109,16 @@ def test_a_source_that_has_forgotten_its_job_keeps_nobody_from_taking_over(sites
     scene.holds("site-b")
     b.qrep("job", "delete", "db", "-y")
     b.qrep("volume", "remove", "db", "-y")
+
+
+def test_a_source_that_has_become_the_replica_gives_up_its_oldest_sync_points_as_any_other(sites):
+    scene = sites(job=("--sync-points", 1))
+    a, b = scene.a, scene.b
+    a.qrep("job", "demote", "db", "-y")
+    b.qrep("job", "promote", "db", "-y")
+    for content in (b"1", b"2"):
+        scene.write("site-b", "more", content * 1000)
+        scene.sync("site-b", "site-a")
+    assert len(a.qrep("snapshot", "db")) == 2 and a.qrep("volume", "show", "db")["problem"] is None
+    a.qrep("snapshot", "delete", f"db@{a.qrep('snapshot', 'db')[1]['point']}", "-y")
+    scene.equal()

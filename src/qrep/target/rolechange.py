@@ -51,7 +51,7 @@ class RoleChanges:
     changed = None
     scanning = None  # the SourceRun that reads the device
     _base = None  # a DigestMap to compare with and to take pages from
-    _given_up = None
+    _gave_up = None
     lent_to = ""  # why nothing may change the content just now
 
     @contextlib.contextmanager
@@ -90,14 +90,14 @@ class RoleChanges:
         with self.lock:
             if not self.is_primary:
                 raise Refused(f"{self.name} is not primary", code="not-primary")
-            self._base, self._given_up, self.changed = base or self.digest_map, None, None
+            self._base, self._gave_up, self.changed = base or self.digest_map, None, None
             crashpoint("role-give-up-before")
             try:
                 self.execute(self.machine.give_up(new, frozen_at_ns, equal))
             finally:
                 self._base = None
             crashpoint("role-given-up")
-            result = self._given_up
+            result = self._gave_up
             if result is None or result.new == NO_ID:
                 raise QrepError(f"{self.name} is primary as before: {result.why if result else self.damaged}", code="give-up-failed")
 
@@ -133,7 +133,7 @@ class RoleChanges:
         self.changed = run.counters()["changed"] if known else None
         return bytearray(run.fresh_states), bytearray(run.fresh_values)
 
-    def _note_given_up(self, action):
-        self._given_up = action
+    def _note_gave_up(self, action):
+        self._gave_up = action
 
-    role_handlers = {do.MapDevice: _map_device, do.GivenUp: _note_given_up}
+    role_handlers = {do.MapDevice: _map_device, do.GivenUp: _note_gave_up}
