@@ -36,8 +36,9 @@ class Roles:
             self.post(lambda: self.machine.take_over(new) if self.machine.phase == "idle" and self.machine.record.committed_id != NO_ID else [])
 
     def give_up(self, new):
-        """Claim the device, which waits for what its host has under way (R1), then ask the machine."""
-        if self.is_primary():
+        """Claim the device, which waits for what its host has under way (R1), then ask the machine. Not before taking over has ended, at which the
+        host gets the device: one lock is around each."""
+        if self.is_primary() and self.host_may_write:
             self.host_may_write = self.host_may_write and not self.claims
             self.spawn(self._give_up(new))
 
