@@ -1,5 +1,8 @@
 """Sync points of a target volume: how many are kept, going back to one, copying one out, dropping one."""
 
+import contextlib
+import sqlite3
+
 import pytest
 from agents import MIB, b3sum
 
@@ -109,3 +112,18 @@ def test_fewer_sync_points_are_kept_from_the_next_run_on(five_generations):
     b.start()
     assert b.job()["sync_points"] == 1 and len(b.qrep("snapshot", "db")) == 2
     assert "job-changed" in a.codes()
+
+
+def test_an_agent_that_died_before_it_noted_a_root_knows_it_again_and_says_what_nothing_vouches_for(five_generations, memory_dir):
+    _a, b, _target, _roots = five_generations
+    points = b.qrep("snapshot", "db")
+    b.kill()
+    with contextlib.closing(sqlite3.connect(b.state / "state.db")) as db:
+        db.execute("DELETE FROM root")
+        db.commit()
+    b.start()
+    again = b.qrep("snapshot", "db")
+    assert [point["root"] for point in again] == [points[0]["root"], *(None for _ in points[1:])]
+    for point, vouched in ((again[0], True), (again[1], False)):
+        copied = b.qrep("snapshot", "copy", f"db@{point['point']}", memory_dir / point["point"])
+        assert copied["checked"] is vouched and copied["root"] == points[again.index(point)]["root"]

@@ -105,8 +105,10 @@ def test_snapshot_verbs_name_the_point(agent, qrep):
     assert qrep("snapshot", "copy", "db@41", "/tmp/x", "-n").out == "Would write 500 GiB of db@41 to /tmp/x.\n"
     there = qrep("snapshot", "copy", "db@41", __file__, "-n")
     assert there.code == 5 and there.err.startswith(f"refused: {__file__} exists"), "what it would be refused for without -y"
-    agent.task("POST", "/volumes/db/copy", result={"size": 8192, "root": ROOT})
+    agent.task("POST", "/volumes/db/copy", result={"size": 8192, "root": ROOT, "checked": True})
     assert qrep("snapshot", "copy", "db@41", "/tmp/x").out == f"/tmp/x: 8 KiB of db@41\n  root {ROOT}\n"
+    agent.task("POST", "/volumes/db/copy", result={"size": 8192, "root": ROOT, "checked": False})
+    assert "nothing here vouches for this content" in qrep("snapshot", "copy", "db@41", "/tmp/x").out
     agent.task("POST", "/volumes/db/delete-point", result={"deleted": ["41"], "bytes": 8192, "merged": True})
     assert qrep("snapshot", "delete", "db@41", "-n").out == "db@41: this sync point would go; the undo files around it would be merged, 8 KiB.\n"
     assert qrep("snapshot", "delete", "db@41", "-y").code == 0

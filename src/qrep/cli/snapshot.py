@@ -141,7 +141,8 @@ def copy(app, point, target, dry_run, yes):
             raise
         app.confirm(f"{refusal.message} It is overwritten.", yes)
         result = follow_task(app, client, client.post(path, body | {"overwrite": True}), f"{point}: copying")
-    app.data(result, f"{target}: {units.format_size(result['size'])} of {point}\n  root {result['root']}")
+    said = "" if result["checked"] else "\n  its root was not recorded: nothing here vouches for this content"
+    app.data(result, f"{target}: {units.format_size(result['size'])} of {point}\n  root {result['root']}{said}")
 
 
 @snapshot.command(cls=Command)

@@ -83,7 +83,7 @@ class Node:
         )  # fmt: skip
         self.peers = KnownPeers(self.config, self.identity, self.network, self.events, self.jobs.of_peer)
         self.group_target, self.shared_tokens = GroupTarget(self), SharedTokens(self.state)
-        self.volumes = Volumes(self.config, self.state, self.events, self.group_target.commits)
+        self.volumes = Volumes(self.config, self.state, self.events, self.group_target.commits, self.note_root)
         self.attachments = Attachments(self, run_dir or os.path.join(self.state.path, "run"))
         self.pairs = Pairs(self)
         self.clones, self.offers = Clones(self), Offers(self)
@@ -241,7 +241,7 @@ class Node:
         return {"removed": name}
 
     def note_root(self, target):
-        """After a session: remember the root of what was committed."""
+        """After a session, and at a start, for the agent may have died between a commit and this: remember the root of what was committed."""
         root, status = target.root(), target.status()
         if root is not None and status["committed_id"]:
             volume_id = target.volume_id.hex()

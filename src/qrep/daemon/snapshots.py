@@ -104,7 +104,7 @@ def copy_out(node, task, name, point, target, overwrite=False):
             hint=f"do not use {target}; run qrep verify on the job of {name}",
         )
     node.events.add("snapshot-copied", f"{name}@{point} to {target}", volume=name, root=root)
-    return {"point": point, "target": target, "size": size, "root": root}
+    return {"point": point, "target": target, "size": size, "root": root, "checked": expected is not None}
 
 
 def _root_of(path, size, progress):

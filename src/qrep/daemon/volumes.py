@@ -21,10 +21,10 @@ RECOVERY_S = 3.0  # that a start waits for before-images to be put back, before 
 
 
 class Volumes:
-    """All volumes of this node, by name. Thread-safe."""
+    """All volumes of this node, by name. Thread-safe. recovered: told each TargetVolume that is back at its last sync point."""
 
-    def __init__(self, config, state, events, groups=None):
-        self.config, self.state, self.events, self._groups = config, state, events, groups
+    def __init__(self, config, state, events, groups=None, recovered=lambda target: None):
+        self.config, self.state, self.events, self._groups, self.recovered = config, state, events, groups, recovered
         self._lock = threading.RLock()
         self._abandoning = set()  # names of volumes whose open generation is being given up
         self._volumes = {name: ManagedVolume(name, settings, state.path, groups) for name, settings in config.load_all("volumes").items()}
@@ -72,6 +72,7 @@ class Volumes:
             if target.recovered:
                 text = "an unfinished generation was taken back; it holds its last sync point"
                 self.events.add("volume-recovered", text, volume=volume.name)
+            self.recovered(target)
         finally:
             claimed.set()
 
