@@ -49,4 +49,4 @@ def test_answers_have_the_documented_fields_and_no_others(agents, loop_device, f
     for event in here.lines("/events"):
         matches(event, "EVENT")
     assert here.get("/check") == {"problems": []}
-    assert set(here.get("/peers")[0]) == {"name", "addresses", "fingerprint", "trusted"}
+    assert set(here.get("/peers")[0]) == {"name", "addresses", "fingerprint", "trusted", "may_switch"}

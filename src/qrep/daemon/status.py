@@ -8,7 +8,7 @@ from qrep.jobs.shown import iso, job_dict, left_out, what_to_do
 
 NOT_KNOWN_HERE = (
     "initial", "timeout", "connections", "generation", "counter", "root", "last_sync_point", "lag_seconds", "path", "paths", "transport", "zero_copy", "ktls", "rate_bytes_per_s", "shape",
-    "limit", "progress", "problem", "unsynced", "next", "last_run", "schedule", "missed", "rpo", "rpo_passed", "queue", "verify",
+    "limit", "progress", "problem", "unsynced", "next", "last_run", "schedule", "missed", "rpo", "rpo_passed", "queue", "verify", "hints", "hint_sample", "group",
 )  # fmt: skip
 
 
@@ -40,7 +40,7 @@ def received(node, pair):
     job = dict.fromkeys(NOT_KNOWN_HERE) | {
         "name": pair["job"], "id": pair["job_id"], "mode": "async", "state": "idle", "role": "target", "local": False,
         "source": f"{pair['peer']}:{pair['source'].rpartition(':')[2]}", "target": pair["volume"], "size": pair["size"],
-        "sync_points": pair["sync_points"], "fuzzy": False,
+        "sync_points": pair["sync_points"], "keep": pair["keep"], "fuzzy": False,
     }  # fmt: skip
     try:
         target = node.volumes.get(pair["volume"]).replica()
