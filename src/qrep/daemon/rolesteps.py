@@ -218,7 +218,7 @@ class RoleSteps:
         if runner is not None:
             node.jobs.put(name, msgspec.structs.replace(runner.settings, role="target"))
             crashpoint("role-job-written")
-            node.jobs.let_go_of_kept(name, file.job_id)  # of a generation that this side is no source of any more
+            node.jobs.snapshots.let_go_of_kept(name, file.job_id)  # of a generation that this side is no source of any more
             node.db.set_job(file.job_id, "idle", None)
 
     def _add_pair(self, file, volume, source):
