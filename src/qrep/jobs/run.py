@@ -1,24 +1,18 @@
 """One job at its source: its state, and its runs. How peers are reached is given to it; what people are told of it is in shown.py."""
 
-import threading
 import time
-from collections import Counter
 
 from qrep import states, units
-from qrep.errors import Interrupted, QrepError, Refused, Unsynced
+from qrep.errors import Interrupted, QrepError, Unsynced
+from qrep.jobs.activity import Activity
 from qrep.jobs.schedule import Timing
 from qrep.jobs.verified import Verifies
 
 GOING = ("queued", "connecting", "running", "waiting")  # states in which a run goes on
 TAKE_UP_MAX = 3  # times in a row that a run is started again by an agent that died in it
-MOVED = {"run": ("read", "hashed", "zero", "changed", "sent", "written"), "estimate": ("read", "hashed", "zero")}  # what is counted of each
-WORDS = {
-    "run": "running", "verify": "being verified", "estimate": "being estimated", "delete": "being deleted", "convert": "being converted",
-    "rebuild": "being rebuilt", "role": "changing its role", "settle": "being changed",
-}  # fmt: skip
 
 
-class JobRunner:
+class JobRunner(Activity):
     """A job. At most one run, estimate or verify at a time.
 
     settings: config.Job. request: a callable that makes the RunRequest of now (inspects the source, chooses the backend).
@@ -31,20 +25,12 @@ class JobRunner:
 
     def __init__(self, name, settings, *, request, dial, connect, db, events, slots, zone, paths=None, limit=lambda: None, ended=lambda: None,
                  transport=lambda: "local", once=None):  # fmt: skip
-        self.name, self.settings = name, settings
+        super().__init__(name, settings, paths, ended)
         self.request, self.dial, self.limit, self.transport = request, dial, limit, transport
-        self.db, self.events, self.paths = db, events, paths
-        self._connect, self._slots, self._ended, self._once = connect, slots, ended, once
-        self._lock = threading.Lock()
-        self._moved = Counter()  # by what has ended
-        self.active = None  # what goes on: has progress() and stop()
-        self._finished = threading.Event()
-        self._finished.set()
-        self._stopping = self._leaving = False
-        self.activity = None  # a key of WORDS while one goes on
+        self.db, self.events = db, events
+        self._connect, self._slots, self._once = connect, slots, once
         self.waiting_for = None  # why a run is in "waiting"
         self.turn = None  # of the run that goes on: its place in the queue
-        self.begun = 0  # activities so far
         self.timing = Timing(settings, zone, db.timer(settings.id))
         self.verifies = Verifies(settings, zone, db)
         last = db.last_run(settings.id)
@@ -56,62 +42,7 @@ class JobRunner:
         if self.unfinished:
             self.state = "stopped"
 
-    # ---- one thing at a time ----
-
-    def begin(self, activity):
-        """Take the job for one activity. Raises Refused when it is busy."""
-        if self.settings.role == "target" and activity in MOVED | {"verify": ()}:
-            side = self.settings.target.rpartition(":")[0] or self.settings.target
-            raise Refused(f"{self.name} has its source on {side} now", hint=f"start it there; or: qrep job promote {self.name}", code="not-source")
-        with self._lock:
-            if self.activity is not None:
-                raise Refused(
-                    f"{self.name} is {WORDS[self.activity]} already",
-                    hint=f"qrep status {self.name}; qrep stop {self.name}",
-                    code="busy",
-                )
-            self.activity = activity
-            self.begun += 1
-            self._stopping = self._leaving = False
-            self._finished.clear()
-
-    def end(self):
-        with self._lock:
-            self._moved.update(self._moving())
-            self.activity = self.active = None
-        if self.paths is not None:
-            self.paths.ended()
-        self._finished.set()
-        self._ended()
-
-    def follow(self, active):
-        """Let `active` be what stop() ends and progress() tells of. Raises Interrupted when stop() came first."""
-        with self._lock:
-            self.active = active
-            stopping = self._stopping
-        if stopping:
-            raise Interrupted(f"{self.name} was stopped")
-
-    def signal_stop(self, leaving=False):
-        """Ask what goes on to end. leaving: the agent ends, and takes a run up again at its next start. False: nothing goes on."""
-        with self._lock:
-            if self.activity is None:
-                return False
-            self._stopping, self._leaving = True, leaving
-            active = self.active
-        if active is not None:
-            active.stop()
-        return True
-
-    def stop(self, timeout=30.0):
-        """Stop whatever goes on and wait for its end. Returns what there is to say."""
-        kept = "stopped; what has been applied is kept" if self.activity == "run" else "stopped"
-        if not self.signal_stop():
-            return "nothing was running"
-        return kept if self.wait(timeout) else "stopping; some I/O is still under way"
-
-    def wait(self, timeout):
-        return self._finished.wait(timeout)
+    # ---- while a run goes on ----
 
     def set_connections(self, count, removed=None):
         """As Run.set_connections, if a run goes on; the next one asks how many there are."""
@@ -131,38 +62,15 @@ class JobRunner:
         if active is not None:
             active.move(why, at_once)
 
-    @property
-    def leaving(self):
-        """The agent ends."""
-        return self._leaving
-
-    @property
-    def stopping(self):
-        return self._stopping
-
     def _progress_of_task(self):
         """For who follows a run: its place in the queue first."""
         queue = self.queue()
         return {"phase": f"queued {queue['position']}/{queue['waiting']}"} if queue else self.progress()
 
-    def moved_now(self):
-        """Counter of the bytes that everything this job did has read, hashed, sent, ..., what goes on included."""
-        with self._lock:
-            return self._moved + Counter(self._moving())
-
-    def _moving(self):
-        """Bytes of what goes on, by MOVED."""
-        progress = self.progress() or {}
-        return {name: progress.get(name, 0) for name in MOVED.get(self.activity, ())}
-
     def queue(self):
         """{"position", "waiting"} of a run that waits for its turn, else None."""
         place = self.turn.place() if self.turn is not None else None
         return {"position": place[0], "waiting": place[1]} if place else None
-
-    def progress(self):
-        active = self.active
-        return active.progress() if active is not None else None
 
     # ---- a run ----
 
