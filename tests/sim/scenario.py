@@ -160,6 +160,7 @@ class Scenario:
     def _give_up_at_last(self):
         """Two primaries never agree by themselves: the operator names the losing side, here the target."""
         target = self.target
+        self.world.run(self.world.now + 30.0, lambda: target.has_taken_over)
         target.give_up(self.world.random.randbytes(16))
         if not self.world.run(self.world.now + 30.0, lambda: target.ready and not target.is_primary() and target.machine.phase != "mapping"):
             raise Violation("INV-L: a primary volume cannot be given up after everything was healed")
