@@ -21,7 +21,8 @@ def some_points(site, random_source, count):
         report = site.run()
         with open(site.target_path, "rb") as file:
             images[bytes.fromhex(report.generation)] = file.read()
-    return images
+    with site.volume.lock:  # the target tidies up after it has said that it committed
+        return images
 
 
 def shown(site, point, path):
