@@ -37,6 +37,12 @@ class CommandFailed(Exception):
 _ports = itertools.count(os.getpid() * 61)  # another run of the tests on this machine takes others, also while an agent is started again
 
 
+def inside(space):
+    """The command before a command that is to run in network namespace `space`. `ip netns exec` would copy all mounts, and what other tests have
+    mounted would stay in use for as long as the agent lives."""
+    return ["nsenter", f"--net=/run/netns/{space}"]
+
+
 def free_port(host="127.0.0.1"):
     """A port nobody listens on, of a range that is this test process's own and that the kernel takes no port of by itself."""
     first = 20000 + 2000 * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 6)
@@ -68,7 +74,7 @@ def wait_until(condition, seconds=20, every=0.02):
 
 
 class Agent:
-    """One agent. host: the address it listens on; prefix: a command it runs under, such as `ip netns exec NAME`."""
+    """One agent. host: the address it listens on; prefix: a command it runs under, such as inside(NAME)."""
 
     def __init__(self, directory, name, *, host="127.0.0.1", port=None, prefix=(), limits=None, node=None):
         self.directory, self.name, self.host = Path(directory), name, host

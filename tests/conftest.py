@@ -158,14 +158,17 @@ def mount(undo_after, memory_dir):
 
 
 def unmount(point):
-    """Unmount if it is mounted still. Busy is a fault of the test, but must not litter the machine."""
-    if not os.path.ismount(point):
-        return
-    try:
-        run("umount", point)
-    except RuntimeError:
-        run("umount", "--lazy", point)
-        raise
+    """Unmount if it is mounted still. Busy for long is a fault of the test, but must not litter the machine; for a while it may be because a process
+    of another test was started with a copy of all mounts, and holds what lies on this one."""
+    deadline = time.monotonic() + 60
+    while os.path.ismount(point):
+        try:
+            run("umount", point)
+        except RuntimeError:
+            if time.monotonic() > deadline:
+                run("umount", "--lazy", point)
+                raise
+            time.sleep(0.2)
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import time
 
-from agents import MIB, b3sum, wait_until
+from agents import MIB, b3sum, inside, wait_until
 from system.cables import ADDRESSES
 
 FAIL_OVER_S = 10.0  # with the default settings, in every scenario
@@ -44,7 +44,7 @@ class PathScene:
 def over_cables(agents, cables, source, target, size, **options):
     node = options.pop("node", None)
     a, b = (
-        agents.agent(name, host=host, port=7414, prefix=["ip", "netns", "exec", space], start=False, node=node)
+        agents.agent(name, host=host, port=7414, prefix=inside(space), start=False, node=node)
         for name, host, space in zip(("site-a", "site-b"), ("0.0.0.0", "0.0.0.0"), cables.spaces, strict=True)
     )
     for agent in (a, b):

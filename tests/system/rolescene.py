@@ -4,7 +4,7 @@ import contextlib
 import errno
 import os
 
-from agents import MIB, b3sum, wait_until
+from agents import MIB, b3sum, inside, wait_until
 from cables import addresses
 from machine import run
 
@@ -27,7 +27,7 @@ class RoleScene:
 
     def __init__(self, agents, cables, source, target, point, *, job=(), synced=True, switch=False):
         self.a, self.b = (
-            agents.agent(name, host="0.0.0.0", port=7414, prefix=["ip", "netns", "exec", space], start=False)
+            agents.agent(name, host="0.0.0.0", port=7414, prefix=inside(space), start=False)
             for name, space in zip(("site-a", "site-b"), cables.spaces, strict=True)
         )
         self.sites = {"site-a": self.a, "site-b": self.b}

@@ -1,7 +1,7 @@
 """Connections of a job that runs: `job set --connections` and `connection add` and `remove` take effect while it goes on."""
 
 import pytest
-from agents import MIB, b3sum, wait_until
+from agents import MIB, b3sum, inside, wait_until
 from cables import Cables, addresses
 from machine import run
 
@@ -84,7 +84,7 @@ def wired(agents, loop_device, fill, undo_after):
         source, target = loop_device(size), loop_device(size)
         fill(source, size)
         a, b = (
-            agents.agent(name, host="0.0.0.0", port=7414, prefix=["ip", "netns", "exec", space])
+            agents.agent(name, host="0.0.0.0", port=7414, prefix=inside(space))
             for name, space in zip(("site-a", "site-b"), cables.spaces, strict=True)
         )
         a.qrep("peer", "add", "site-b", addresses(0)[1], "-y")

@@ -3,7 +3,7 @@
 import threading
 
 import pytest
-from agents import MIB, b3sum
+from agents import MIB, b3sum, inside
 from cables import Cables, addresses
 from machine import image, run
 from system.test_snapshot_backends import is_writable
@@ -30,7 +30,7 @@ def sites(agents, point, disk, loop_device, undo_after):
     except RuntimeError as err:
         pytest.skip(f"no network namespaces here: {err}")
     a, b = (
-        agents.agent(name, host="0.0.0.0", port=7414, prefix=["ip", "netns", "exec", space])
+        agents.agent(name, host="0.0.0.0", port=7414, prefix=inside(space))
         for name, space in zip(("site-a", "site-b"), cables.spaces, strict=True)
     )
     here, there = addresses(0)

@@ -1,7 +1,7 @@
 """Consistency groups between two agents in two network namespaces: frozen at one moment, committed all or none."""
 
 import pytest
-from agents import MIB, b3sum, wait_until
+from agents import MIB, b3sum, inside, wait_until
 from cables import Cables, addresses
 
 pytestmark = pytest.mark.root
@@ -14,7 +14,7 @@ def shop(agents, xfs, loop_device, fill):
     """Two agents, two image files at site-a in one group, their targets at site-b."""
     with Cables([0]) as cables:
         a, b = (
-            agents.agent(name, host=host, port=7414, prefix=("ip", "netns", "exec", space))
+            agents.agent(name, host=host, port=7414, prefix=inside(space))
             for name, host, space in zip(("site-a", "site-b"), addresses(0), cables.spaces, strict=True)
         )
         a.qrep("peer", "add", "site-b", f"{b.host}:{b.port}", "-y")

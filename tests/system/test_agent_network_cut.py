@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from agents import MIB, b3sum, wait_until
+from agents import MIB, b3sum, inside, wait_until
 from machine import need_tool, run
 
 pytestmark = pytest.mark.root
@@ -23,10 +23,10 @@ def cable(undo_after):
     except RuntimeError as err:
         pytest.skip(f"no network namespaces here: {err}")
     for name, side, address in zip(names, "ab", ("10.97.0.1", "10.97.0.2"), strict=True):
-        inside = ["ip", "netns", "exec", name]
-        run(*inside, "ip", "address", "add", f"{address}/24", "dev", f"veth-{side}")
-        run(*inside, "ip", "link", "set", f"veth-{side}", "up")
-        run(*inside, "ip", "link", "set", "lo", "up")
+        within = ["ip", "netns", "exec", name]
+        run(*within, "ip", "address", "add", f"{address}/24", "dev", f"veth-{side}")
+        run(*within, "ip", "link", "set", f"veth-{side}", "up")
+        run(*within, "ip", "link", "set", "lo", "up")
     return names
 
 
@@ -35,7 +35,7 @@ def test_a_run_whose_network_was_cut_goes_on_when_it_is_back_and_sends_only_what
     source, target = loop_device(SIZE), loop_device(SIZE)
     fill(source, SIZE)
     a, b = (
-        agents.agent(name, host=host, port=7414, prefix=["ip", "netns", "exec", space])
+        agents.agent(name, host=host, port=7414, prefix=inside(space))
         for name, host, space in zip(("site-a", "site-b"), ("10.97.0.1", "10.97.0.2"), cable, strict=True)
     )
     a.qrep("peer", "add", "site-b", "10.97.0.2", "-y")

@@ -1,7 +1,7 @@
 """Several targets of one source: one frozen snapshot and one pass of reading, given back with the last of them."""
 
 import pytest
-from agents import MIB, b3sum, wait_until
+from agents import MIB, b3sum, inside, wait_until
 from cables import Cables, addresses
 
 from qrep.settings import Job
@@ -16,7 +16,7 @@ NO_HINTS = ("--hints", "off") if "hints" in Job.__struct_fields__ else ()  # wit
 def sites(agents, xfs):  # mounted before the agents get mount namespaces of their own
     with Cables([0]) as cables:
         a, b = (
-            agents.agent(name, host=host, port=7414, prefix=("ip", "netns", "exec", space))
+            agents.agent(name, host=host, port=7414, prefix=inside(space))
             for name, host, space in zip(("site-a", "site-b"), addresses(0), cables.spaces, strict=True)
         )
         a.qrep("peer", "add", "site-b", f"{b.host}:{b.port}", "-y")

@@ -6,7 +6,7 @@ import subprocess
 import time
 
 import pytest
-from agents import MIB, QREP, Agents, b3sum, wait_until
+from agents import MIB, QREP, Agents, b3sum, inside, wait_until
 from intruder import CLOSED, admitted, hears, identity_of, plain_join, read_message
 from machine import need_tool, run
 
@@ -154,10 +154,10 @@ def wire(undo_after):
             undo_after.callback(run, "ip", "netns", "delete", name)
         run("ip", "link", "add", "veth-a", "netns", names[0], "type", "veth", "peer", "name", "veth-b", "netns", names[1])
         for name, side, address in zip(names, "ab", ("10.98.0.1", "10.98.0.2"), strict=True):
-            inside = ["ip", "netns", "exec", name]
-            run(*inside, "ip", "address", "add", f"{address}/24", "dev", f"veth-{side}")
-            run(*inside, "ip", "link", "set", f"veth-{side}", "up")
-            run(*inside, "ip", "link", "set", "lo", "up")
+            within = ["ip", "netns", "exec", name]
+            run(*within, "ip", "address", "add", f"{address}/24", "dev", f"veth-{side}")
+            run(*within, "ip", "link", "set", f"veth-{side}", "up")
+            run(*within, "ip", "link", "set", "lo", "up")
         run("ip", "netns", "exec", names[0], "tc", "qdisc", "add", "dev", "veth-a", "root", "tbf", "rate", "100mbit", "burst", "64k", "latency", "50ms")
     except RuntimeError as err:
         pytest.skip(f"no network namespaces or no shaping here: {err}")
@@ -167,7 +167,7 @@ def wire(undo_after):
 @pytest.mark.parametrize("trusted", [pytest.param(False, marks=pytest.mark.slow), True], ids=["TLS", "plain"])
 def test_the_rate_of_a_known_wire_is_what_is_measured(agents, wire, trusted):
     a, b = (
-        agents.agent(name, host=host, port=7414, prefix=["ip", "netns", "exec", space])
+        agents.agent(name, host=host, port=7414, prefix=inside(space))
         for name, host, space in zip(("site-a", "site-b"), ("10.98.0.1", "10.98.0.2"), wire, strict=True)
     )
     a.qrep("peer", "add", "site-b", "10.98.0.2", "-y", *["--trusted"] * trusted)

@@ -2,7 +2,7 @@
 
 import msgspec
 import pytest
-from agents import MIB, b3sum, wait_until
+from agents import MIB, b3sum, inside, wait_until
 from intruder import admitted, hears, identity_of
 from system.cables import ADDRESSES, Cables
 
@@ -17,7 +17,7 @@ class Sites:
 
     def __init__(self, agents, cables, source, target, fill):
         self.a, self.b = (
-            agents.agent(name, host="0.0.0.0", port=7414, prefix=["ip", "netns", "exec", space]) for name, space in zip(("site-a", "site-b"), cables.spaces, strict=True)
+            agents.agent(name, host="0.0.0.0", port=7414, prefix=inside(space)) for name, space in zip(("site-a", "site-b"), cables.spaces, strict=True)
         )
         self.a.host = ADDRESSES[0][0]
         self.source, self.target, self.fill, self.roots = source, target, fill, {}

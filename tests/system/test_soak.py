@@ -7,7 +7,7 @@ import threading
 import time
 
 import pytest
-from agents import MIB, CommandFailed, b3sum, wait_until
+from agents import MIB, CommandFailed, b3sum, inside, wait_until
 from system.cables import ADDRESSES, Cables
 
 pytestmark = [pytest.mark.root, pytest.mark.alone]
@@ -50,7 +50,7 @@ class Soak:
         self.random, self.cables, self.sources, self.targets = random.Random(seed), cables, sources, targets
         self.done = {}  # what was done to them: how often
         self.a, self.b = (
-            agents.agent(name, host="0.0.0.0", port=7414, prefix=["ip", "netns", "exec", space])
+            agents.agent(name, host="0.0.0.0", port=7414, prefix=inside(space))
             for name, space in zip(("site-a", "site-b"), cables.spaces, strict=True)
         )
         self.a.qrep("peer", "add", "site-b", ",".join(there for _here, there in ADDRESSES), "-y")
