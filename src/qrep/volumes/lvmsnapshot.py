@@ -12,6 +12,7 @@ device-mapper does so before it suspends a device, and older kernels (before 6.8
 import os
 import re
 import time
+from abc import abstractmethod
 
 from qrep.crashpoint import crashpoint
 from qrep.errors import Refused
@@ -31,17 +32,17 @@ class LvmSnapshots(SnapshotBackend):
         super().__init__(options)
         self._watch = SpaceWatch()
 
+    @abstractmethod
     def suits(self, volume, device):
         """The reason why this LogicalVolume can be frozen, in words. Raises SnapshotError why not."""
-        raise NotImplementedError
 
+    @abstractmethod
     def creation(self, volume):
         """What lvcreate is told besides the names."""
-        raise NotImplementedError
 
+    @abstractmethod
     def spaces(self, volume):
         """(what, used, total) of each space that a snapshot of ours (LogicalVolume) may fill, bytes. Raises SnapshotError when it is lost."""
-        raise NotImplementedError
 
     def activate(self, volume):
         """Bring a snapshot of ours (LogicalVolume) into service again."""
