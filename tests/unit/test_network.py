@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 from agents import wait_until
 
+from qrep import packets
 from qrep.config import Peer
 from qrep.daemon import network, tls
 from qrep.daemon.front import talk
@@ -23,12 +24,12 @@ class Front:
 
     def __init__(self, command, pass_fds, **_options):
         self.pid, self.heard, self.killed = os.getpid(), [], False
-        self.line = talk.Line(socket.socket(fileno=os.dup(pass_fds[0])), talk.ENGINE_SAYS)
+        self.line = packets.Line(socket.socket(fileno=os.dup(pass_fds[0])), talk.ENGINE_SAYS, talk.DESCRIPTORS_MAX)
         self.reads = True
         threading.Thread(target=self._run, daemon=True).start()
 
     def _run(self):
-        with contextlib.suppress(talk.Gone):
+        with contextlib.suppress(packets.Gone):
             self.line.receive()
             self.line.send(talk.Ready(addresses=[], landlock=0, empty_root=False, unprivileged=False))
             while self.reads:
@@ -88,7 +89,7 @@ def world(tmp_path, monkeypatch):
     made.network.stop()
 
 
-def packets(descriptor):
+def packet_with(descriptor):
     return {
         "accepted": talk.Accepted(number=1 << 32, peer="site-b", purpose=tls.CONTROL, host="h"),
         "plain": talk.Plain(token=b"t" * 32, host="h"),
@@ -107,7 +108,7 @@ def test_a_descriptor_of_another_kind_ends_the_front_and_is_not_kept(world, what
         given = socket.socket(*family).detach()
     before = identities()
     mine = os.fstat(given)
-    world.fronts[0].line.send(packets(what), given)
+    world.fronts[0].line.send(packet_with(what), given)
     os.close(given)
     assert "descriptors that do not belong to" in world.ended()
     assert world.accepted == []
@@ -126,7 +127,7 @@ def identities():
 def test_a_socket_of_the_right_kind_is_taken(world):
     near, far = socket.socketpair()
     with near, far:
-        world.fronts[0].line.send(packets("accepted"), far.fileno())
+        world.fronts[0].line.send(packet_with("accepted"), far.fileno())
         wait_until(lambda: world.accepted)
     world.accepted[0].close()
 
@@ -135,7 +136,7 @@ def test_a_socket_of_the_right_kind_is_taken(world):
 def test_another_number_of_descriptors_ends_the_front(world, count, reason):
     near, far = socket.socketpair()
     with near, far:
-        world.fronts[0].line.send(packets("accepted"), *[near.fileno()] * count)
+        world.fronts[0].line.send(packet_with("accepted"), *[near.fileno()] * count)
         assert reason in world.ended()
 
 

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 
+from qrep import packets
 from qrep._native import undo_view
 from qrep.daemon import confined
 from qrep.errors import ProtocolError, QrepError
@@ -42,7 +43,7 @@ class AttachServer:
                 env=confined.environment(),
             )  # fmt: skip
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", TAKE_S, 0))
-        self._line = talk.Line(ours, talk.SERVER_SAYS)
+        self._line = packets.Line(ours, talk.SERVER_SAYS, talk.DESCRIPTORS_MAX)
         self._thread = threading.Thread(target=self._listen, name=f"attachment {name}", daemon=True)
         try:
             self._set_up(name, description, listening, overlay_fd, overlay_limit, user, empty_root)
@@ -66,7 +67,7 @@ class AttachServer:
             )  # fmt: skip
             try:
                 self._line.send(setup, *descriptors)
-            except talk.Gone as err:
+            except packets.Gone as err:
                 raise QrepError(f"{name}: its server ended as it began", code="attach-server") from err
         self._thread.start()
         if not self._started.wait(START_S) or self._ready is None:
@@ -89,7 +90,7 @@ class AttachServer:
         with theirs:
             try:
                 self._line.send(talk.Serve(), theirs.fileno())
-            except talk.Gone as err:
+            except packets.Gone as err:
                 ours.close()
                 raise QrepError("the server of the attachment has ended", code="attach-server") from err
         return ours
@@ -127,7 +128,7 @@ class AttachServer:
                 if descriptors:
                     raise ProtocolError("a descriptor came, which is not for it to send")
                 self._take(packet)
-        except talk.Gone:
+        except packets.Gone:
             pass
         except ProtocolError as err:  # it is not ours any more
             why = f"it does not speak as it should: {err}"

@@ -13,7 +13,7 @@ import time
 import traceback
 import weakref
 
-from qrep import kerneltls
+from qrep import kerneltls, packets
 from qrep.daemon import confined, tls
 from qrep.daemon.front import talk
 from qrep.daemon.halfopen import Refusals
@@ -126,7 +126,7 @@ class Network:
                 [sys.executable, "-P", "-m", "qrep.daemon.front.process", str(theirs.fileno())], pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL, env=confined.environment(),
             )  # fmt: skip
-        line = talk.Line(ours, talk.FRONT_SAYS)
+        line = packets.Line(ours, talk.FRONT_SAYS, talk.DESCRIPTORS_MAX)
         try:
             self._ready = self._set_up(line)
         except BaseException:
@@ -154,7 +154,7 @@ class Network:
                 files=64 + limits.connections_half_open + 3 * (limits.connections + DIALS), uid=uid, gid=gid, empty_root=self._empty_root,
             ))  # fmt: skip
             answer, _none = line.receive()
-        except talk.Gone as err:
+        except packets.Gone as err:
             raise Refused("the process that faces the network ended as it began", hint="the lines above say why", code="front") from err
         line.socket.settimeout(None)
         line.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", TAKE_S, 0))  # a time-out of Python's would be receive()'s, too
@@ -228,7 +228,7 @@ class Network:
         try:
             while True:
                 self._take(*self._line.receive())
-        except talk.Gone:
+        except packets.Gone:
             why = None
         except ProtocolError as err:  # it is not ours any more
             why = f"it does not speak as it should: {err}"
@@ -322,7 +322,7 @@ class Network:
             if line is not None:
                 line.send(packet)
                 return
-        except talk.Gone:
+        except packets.Gone:
             with contextlib.suppress(OSError):  # it may be there and take nothing: its thread ends it
                 line.socket.shutdown(socket.SHUT_RDWR)
         raise Unreachable("the process that faces the network is being started again", hint="qrep events says why", code="front-restarting")

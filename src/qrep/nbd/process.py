@@ -8,13 +8,12 @@ import contextlib
 import mmap
 import os
 import queue
-import signal
 import socket
 import sys
 import threading
 import time
-import traceback
 
+from qrep import lockdown, packets
 from qrep._native import disk, sandbox, undo_view
 from qrep.errors import DamagedError, NotFound, ProtocolError, QrepError
 from qrep.nbd import talk
@@ -26,7 +25,6 @@ from qrep.target import view
 ANSWER_S = 60.0  # the agent has for a look at the undo files
 FIGURES_S = 1.0
 FULL_S = 60.0  # between two that say so
-STACK_SIZE = 512 << 10
 FLUSH_FAILED = 1
 
 
@@ -40,7 +38,7 @@ class Marks:
 
 
 class HandedReader(view.Reader):
-    """A point whose undo files the agent hands over. line: talk.Line. answers: queue of what came with Way; None: the agent is gone."""
+    """A point whose undo files the agent hands over. line: packets.Line. answers: queue of what came with Way; None: the agent is gone."""
 
     def __init__(self, line, answers, device_fd, epoch, setup):
         super().__init__(device_fd, setup.size, setup.align, setup.cell_size, epoch)
@@ -63,7 +61,7 @@ class HandedReader(view.Reader):
         except (DamagedError, NotFound, view.Gone) as err:
             told, self._told = self._told, True
             if not told:
-                with contextlib.suppress(talk.Gone):
+                with contextlib.suppress(packets.Gone):
                     self._line.send(talk.Lost(reason=str(err)[: talk.TEXT_MAX]))
             raise
 
@@ -79,7 +77,7 @@ class HandedReader(view.Reader):
 
 
 class Nbd:
-    """line: talk.Line to the agent. setup, descriptors: the first packet, and what came with it."""
+    """line: packets.Line to the agent. setup, descriptors: the first packet, and what came with it."""
 
     def __init__(self, line, setup, descriptors):
         self.line, self.setup = line, setup
@@ -131,7 +129,7 @@ class Nbd:
                     self.server.serve(socket.socket(fileno=descriptors[0]), trusted=True)
                 else:
                     raise ProtocolError(f"{type(packet).__name__} is not for now")
-        except talk.Gone:
+        except packets.Gone:
             os._exit(0)
         except BaseException as err:
             self._note(err)
@@ -153,34 +151,28 @@ class Nbd:
         now = time.monotonic()
         if now - self._told_full > FULL_S:
             self._told_full = now
-            with contextlib.suppress(talk.Gone):
+            with contextlib.suppress(packets.Gone):
                 self.line.send(talk.Full())
 
     def _note(self, err):
         note(self.line, err)
 
     def _end(self, text):
-        with contextlib.suppress(talk.Gone):
+        with contextlib.suppress(packets.Gone):
             self.line.send(talk.Note(text=text[: talk.TEXT_MAX]))
         os._exit(FLUSH_FAILED)
 
 
 def note(line, exception):
-    """A bug of ours goes to the agent's log: there is no other place left."""
-    text = "".join(traceback.format_exception(exception))
-    with contextlib.suppress(talk.Gone):
-        line.send(talk.Note(text=text[-talk.TEXT_MAX :]))
+    lockdown.note(line, talk.Note, exception, talk.TEXT_MAX)
 
 
 def prepare(line, setup, descriptors):
     """The Nbd, locked down, its first look done. Raises QrepError, OSError."""
     server = Nbd(line, setup, descriptors)
-    _warm_up()
-    _close_all_but({0, 1, 2, line.socket.fileno(), *server.descriptors()})
-    null = os.open(os.devnull, os.O_RDWR)
-    for descriptor in (0, 1, 2):
-        os.dup2(null, descriptor)
-    os.close(null)
+    lockdown.warm_up()
+    undo_view.read_counter(bytearray(8))
+    lockdown.keep_only({line.socket.fileno(), *server.descriptors()})
     rights = sandbox.enter(
         files=64 + setup.connections + 2 * talk.FILES_MAX, uid=setup.uid, gid=setup.gid, empty_root=setup.empty_root or None, storage=True
     )
@@ -189,32 +181,10 @@ def prepare(line, setup, descriptors):
     return server
 
 
-def _warm_up():
-    """Load what is loaded late otherwise: afterwards no file can be opened."""
-    import linecache  # noqa: F401
-
-    try:
-        raise ProtocolError("not an error: loads what printing one needs")
-    except ProtocolError:
-        traceback.format_exc()
-    threading.Thread(target=lambda: None).start()
-    os.strerror(1)
-    undo_view.read_counter(bytearray(8))
-
-
-def _close_all_but(kept):
-    for name in os.listdir("/proc/self/fd"):
-        if int(name) not in kept:
-            with contextlib.suppress(OSError):  # the one that listed them
-                os.close(int(name))
-
-
 def main(descriptor):
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # we end when the agent does
-    threading.stack_size(STACK_SIZE)
-    line = talk.Line(socket.socket(fileno=descriptor), talk.AGENT_SAYS)
-    threading.excepthook = lambda what: None if isinstance(what.exc_value, talk.Gone) else note(line, what.exc_value)
+    lockdown.begin()
+    line = packets.Line(socket.socket(fileno=descriptor), talk.AGENT_SAYS, talk.DESCRIPTORS_MAX)
+    lockdown.tell_bugs(lambda exception: note(line, exception))
     try:
         setup, descriptors = line.receive()
         if not isinstance(setup, talk.Setup) or len(descriptors) != 2 + setup.listening + (not setup.read_only):
@@ -225,7 +195,7 @@ def main(descriptor):
             line.send(talk.Failed(message=str(err)[: talk.TEXT_MAX]))
             return 1
         server.serve()
-    except talk.Gone:
+    except packets.Gone:
         return 0
     except BaseException as err:
         note(line, err)

@@ -5,7 +5,7 @@ import random
 import threading
 import time
 
-from qrep.errors import QrepError, TimedOut
+from qrep.errors import NotFound, ProtocolError, QrepError, Refused, TimedOut
 from qrep.protocol import messages as say
 from qrep.protocol.transport import Disconnected
 
@@ -78,6 +78,23 @@ class Link:
                 if isinstance(message, (say.State, say.Offered)):
                     due = time.monotonic() + BEAT_S
                 self._events.put(("message", channel, message))
+
+
+def expect(events, *answers):
+    """The next message of Link's `events` that is one of `answers`. Raises Disconnected, and what an Error or a Nak stands for that is none of them."""
+    kind, _channel, message = events.get()
+    if kind == "gone":
+        raise Disconnected(message)
+    if kind == "nonsense":
+        raise message
+    if isinstance(message, answers):
+        return message
+    if isinstance(message, say.Error):
+        error = NotFound if message.code == "no-such-volume" else Refused
+        raise error(message.message, hint=message.hint, code=message.code)
+    if isinstance(message, say.Nak):
+        raise QrepError(f"the target refused: {message.message}", code=message.code)
+    raise ProtocolError(f"the target said {type(message).__struct_config__.tag}, which was not asked for")
 
 
 class Patience:

@@ -17,11 +17,10 @@ from qrep import digesttree
 from qrep.crashpoint import crashpoint
 from qrep.digestmap import LEAVES, NO_ID, DigestMap
 from qrep.digesttree import page_offset
-from qrep.errors import NotFound, ProtocolError, QrepError, Refused
+from qrep.errors import ProtocolError, Refused
 from qrep.protocol import messages as say
 from qrep.protocol.rebuild import Judge
-from qrep.protocol.transport import Disconnected
-from qrep.source.link import Link
+from qrep.source.link import Link, expect
 from qrep.store import write_all
 
 ROOT_ZEROES = 8 << 30  # bytes of zeroes whose values may be computed for the root
@@ -147,18 +146,4 @@ class Rebuild:
         return self._expect(answer)
 
     def _expect(self, *answers):
-        """The next message that is one of `answers`. Raises what an Error stands for."""
-        while True:
-            kind, _channel, message = self._events.get()
-            if kind == "gone":
-                raise Disconnected(message)
-            if kind == "nonsense":
-                raise message
-            if isinstance(message, answers):
-                return message
-            if isinstance(message, say.Error):
-                kind = NotFound if message.code == "no-such-volume" else Refused
-                raise kind(message.message, hint=message.hint, code=message.code)
-            if isinstance(message, say.Nak):
-                raise QrepError(f"the target refused: {message.message}", code=message.code)
-            raise ProtocolError(f"the target said {type(message).__struct_config__.tag}, which was not asked for")
+        return expect(self._events, *answers)

@@ -18,11 +18,10 @@ from qrep.digestmap import DIGEST_SIZE, DigestMap
 from qrep.errors import ProtocolError, QrepError, Refused
 from qrep.maptree import Descent
 from qrep.protocol import messages as say
-from qrep.protocol.transport import Disconnected
 from qrep.rehash import Rehash, own_page, tree_of
 from qrep.source import found
 from qrep.source.hints import kept
-from qrep.source.link import Link
+from qrep.source.link import Link, expect
 from qrep.source.repair import Repair
 from qrep.source.runrecord import RunFile
 from qrep.source.verifyreport import VerifyReport, judge
@@ -286,23 +285,15 @@ class Verification:
         return self._ask(question, *answers)
 
     def _expect(self, *answers):
-        """The next message that is one of `answers`. Raises what an Error or Nak stands for."""
+        """As link.expect(); a Nak is told in verify's words."""
         while True:
-            kind, _channel, message = self._events.get()
-            if kind == "gone":
-                raise Disconnected(message)
-            if kind == "nonsense":
-                raise message
-            if isinstance(message, answers):
-                return message
+            message = expect(self._events, *answers, say.Progress, say.Nak)
             if isinstance(message, say.Progress):
                 self._independent_read = message.written
-            elif isinstance(message, say.Error):
-                raise Refused(message.message, hint=message.hint, code=message.code)
             elif isinstance(message, say.Nak):
                 raise _refusal(message)
             else:
-                raise ProtocolError(f"the target said {type(message).__struct_config__.tag}, which was not asked for")
+                return message
 
 
 def _refusal(nak):

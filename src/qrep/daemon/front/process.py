@@ -1,16 +1,14 @@
 """The front as a process: `python -m qrep.daemon.front.process N`, N being the descriptor of its line to the engine."""
 
-import contextlib
 import itertools
 import os
-import signal
 import socket
 import ssl
 import sys
 import threading
 import time
-import traceback
 
+from qrep import lockdown, packets
 from qrep._native import sandbox
 from qrep.daemon import tls
 from qrep.daemon.front import talk
@@ -25,11 +23,10 @@ from qrep.errors import ProtocolError, QrepError
 
 DATA_BUFFER = 128 << 10  # bytes of a data connection's unix socket, each way; 1 MiB costs a tenth more: what waits in it leaves the cache
 VIEW_S = 0.25  # how old TCP's account of a connection is at most when the engine hears it
-STACK_SIZE = 512 << 10  # bytes of a thread's; there is one for every connection
 
 
 class Front:
-    """line: talk.Line to the engine. setup: talk.Setup. What its threads share: the pins, and the relays that are going."""
+    """line: packets.Line to the engine. setup: talk.Setup. What its threads share: the pins, and the relays that are going."""
 
     def __init__(self, line, setup):
         self.line, self.setup = line, setup
@@ -134,11 +131,7 @@ def prepare(line, setup):
     """The Front, bound and locked down. Raises QrepError, OSError."""
     front = Front(line, setup)
     _warm_up()
-    _close_all_but({0, 1, 2, line.socket.fileno(), *front.port.descriptors()})
-    null = os.open(os.devnull, os.O_RDWR)
-    for descriptor in (0, 1, 2):
-        os.dup2(null, descriptor)
-    os.close(null)
+    lockdown.keep_only({line.socket.fileno(), *front.port.descriptors()})
     try:
         rights = sandbox.enter(files=setup.files, uid=setup.uid, gid=setup.gid, empty_root=setup.empty_root or None)
     except OSError as err:
@@ -152,53 +145,26 @@ def prepare(line, setup):
 
 
 def _warm_up():
-    """Load what is loaded late otherwise: afterwards no file can be opened."""
+    lockdown.warm_up()
     import encodings.idna  # noqa: F401
-    import linecache  # noqa: F401
 
     "x".encode("idna")
     socket.getaddrinfo("127.0.0.1", 1, type=socket.SOCK_STREAM)
-    try:
-        raise ProtocolError("not an error: loads what printing one needs")
-    except ProtocolError:
-        traceback.format_exc()
     crowd = HalfOpen(1)
     for _ in range(2):  # the second pushes the first out
         near, far = socket.socketpair()
         with near, far:
             crowd.add(near, "")
-    threading.Thread(target=lambda: None).start()
-    os.strerror(1)
-
-
-def _close_all_but(kept):
-    for name in os.listdir("/proc/self/fd"):
-        if int(name) not in kept:
-            with contextlib.suppress(OSError):  # the one that listed them
-                os.close(int(name))
 
 
 def _note(line, exception):
-    """A bug of ours goes to the engine's log: there is no other place left."""
-    text = "".join(traceback.format_exception(exception))
-    with contextlib.suppress(talk.Gone):
-        line.send(talk.Note(text=text[-talk.TEXT_MAX :]))
-
-
-def _hook(line):
-    def ended(what):
-        if not isinstance(what.exc_value, talk.Gone):  # Gone: the engine is, and we go at once
-            _note(line, what.exc_value)
-
-    return ended
+    lockdown.note(line, talk.Note, exception, talk.TEXT_MAX)
 
 
 def main(descriptor):
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # we end when the engine does
-    threading.stack_size(STACK_SIZE)
-    line = talk.Line(socket.socket(fileno=descriptor), talk.ENGINE_SAYS)
-    threading.excepthook = _hook(line)
+    lockdown.begin()
+    line = packets.Line(socket.socket(fileno=descriptor), talk.ENGINE_SAYS, talk.DESCRIPTORS_MAX)
+    lockdown.tell_bugs(lambda exception: _note(line, exception))
     try:
         setup, _none = line.receive()
         if not isinstance(setup, talk.Setup):
@@ -210,7 +176,7 @@ def main(descriptor):
             line.send(talk.Failed(message=str(err), hint=getattr(err, "hint", ""), code=code))
             return 1
         front.serve()
-    except talk.Gone:
+    except packets.Gone:
         return 0
     except BaseException as err:
         _note(line, err)

@@ -1,28 +1,18 @@
-"""What engine and front say to each other: one msgpack map per packet of a unix SOCK_SEQPACKET pair, at most two descriptors with it."""
+"""What engine and front say to each other: packets.py."""
 
-import os
-import socket
-import threading
 from typing import Annotated, Union
 
-import msgspec
 from msgspec import Meta
 
-from qrep.errors import ProtocolError
+from qrep.packets import Number, Say
 from qrep.protocol.transport import TOKEN_SIZE
 
-PACKET_MAX = 64 << 10  # bytes
 TEXT_MAX = 4000  # characters of a text that is sent
 DESCRIPTORS_MAX = 2  # with one packet
 VIEWS_MAX = 1000  # connections of one Views
 
 Short = Annotated[str, Meta(max_length=256)]
 Long = Annotated[str, Meta(max_length=8192)]
-Number = Annotated[int, Meta(ge=0, le=1 << 62)]
-
-
-class Say(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="t", kw_only=True):
-    """Base of all packets."""
 
 
 # ---- engine -> front ----
@@ -205,46 +195,3 @@ class Note(Say, tag="note"):
 
 ENGINE_SAYS = Union[Setup, Open, Trust, Distrust, Dial, DialPlain, Look, Count]
 FRONT_SAYS = Union[Ready, Failed, Accepted, Plain, Dialled, NotDialled, Seen, Opened, Counted, Views, Ended, Told, Note]
-
-
-class Gone(Exception):
-    """The other process is not there any more."""
-
-
-class Line:
-    """One end. Any thread may send; one receives. hears: the union of what the other end may say."""
-
-    def __init__(self, end, hears):
-        self.socket, self._decoder = end, msgspec.msgpack.Decoder(hears)
-        self._encoder, self._lock = msgspec.msgpack.Encoder(), threading.Lock()
-
-    def send(self, packet, *descriptors):
-        """Raises Gone."""
-        data = self._encoder.encode(packet)
-        if len(data) > PACKET_MAX:
-            raise ValueError(f"a {type(packet).__name__} of {len(data)} bytes")
-        try:
-            with self._lock:
-                socket.send_fds(self.socket, [data], descriptors)
-        except OSError as err:
-            raise Gone from err
-
-    def receive(self):
-        """(packet, descriptors that came with it). Raises Gone, ProtocolError."""
-        try:
-            data, descriptors, flags, _address = socket.recv_fds(self.socket, PACKET_MAX, DESCRIPTORS_MAX, socket.MSG_CMSG_CLOEXEC)
-        except OSError as err:
-            raise Gone from err
-        try:
-            if not data:
-                raise Gone
-            if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
-                raise ProtocolError("a packet that is too long")
-            return self._decoder.decode(data), descriptors
-        except (msgspec.DecodeError, ProtocolError, Gone) as err:
-            for each in descriptors:
-                os.close(each)
-            raise ProtocolError(f"not a packet: {err}") if isinstance(err, msgspec.DecodeError) else err from None
-
-    def close(self):
-        self.socket.close()
