@@ -18,6 +18,7 @@ PERIOD = "every 2s"
 # What must not happen whatever is done to it. A run may fail for want of a peer; then the next time tries again.
 FORBIDDEN = ("volume-damaged", "volume-missing", "verify-differs", "agent-died")
 RSS_MAX = 400 * MIB
+LONG_S = int(os.environ.get("QREP_SOAK_SECONDS", "300"))
 
 
 class Writers:
@@ -146,7 +147,7 @@ def memory(pid):
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmRSS:"))
 
 
-@pytest.mark.parametrize("seconds", [pytest.param(20, id="20s"), pytest.param(300, id="300s", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seconds", [pytest.param(20, id="20s"), pytest.param(LONG_S, id="long", marks=pytest.mark.slow)])
 def test_pairs_are_equal_after_cuts_kills_and_changes_at_random(agents, undo_after, loop_device, xfs, seed, seconds):
     cables = Cables(undo_after, MBIT)
     sources = []
@@ -165,5 +166,5 @@ def test_pairs_are_equal_after_cuts_kills_and_changes_at_random(agents, undo_aft
     before = soak.committed()
     soak.settle()
     soak.check()
-    print(f"seed {seed}: {soak.done}; {writers.written >> 20} MiB written; generations {before} before all was healed")
+    print(f"soak: seed {seed}: {soak.done}; {writers.written >> 20} MiB written; generations {before} before all was healed")
     assert all(before) if seconds > 60 else any(before), before

@@ -1,0 +1,92 @@
+"""The whole campaign, two harnesses at a time: python -m campaign [--seed N] [--only H2,H4]; its table goes to docs/RELIABILITY.md if all ran.
+
+    cd tests && python -m campaign --only H4 --seed 7      # one of them, with the seed of an earlier one
+"""
+
+import argparse
+import os
+import secrets
+import sys
+import threading
+import time
+
+from campaign import report
+from campaign.harnesses import HARNESSES
+from campaign.running import run_one
+
+CORES = 2
+
+
+class Cores:
+    """As many harnesses at once as there are cores for them; who needs both waits until both are free, and nobody overtakes him."""
+
+    def __init__(self, count):
+        self._free, self._changed = count, threading.Condition()
+        self._tickets, self._served = 0, 0
+
+    def take(self, count):
+        with self._changed:
+            ticket, self._tickets = self._tickets, self._tickets + 1
+            self._changed.wait_for(lambda: ticket == self._served and self._free >= count)
+            self._served += 1
+            self._free -= count
+            self._changed.notify_all()
+
+    def give(self, count):
+        with self._changed:
+            self._free += count
+            self._changed.notify_all()
+
+
+def run_all(harnesses, seed, told):
+    """{name: (Outcome or None, what it printed)}, longest first, each with cores to itself."""
+    cores, results = Cores(CORES), {}
+
+    def run(harness):
+        try:
+            told(f"{harness.name} begins: {harness.what}, at most {harness.seconds / 60:.0f} min")
+            results[harness.name] = run_one(harness, seed)
+            told(report.line(harness, *results[harness.name]))
+        finally:
+            cores.give(harness.cores)
+
+    threads = []
+    for harness in sorted(harnesses, key=lambda each: (-each.cores, -each.seconds)):
+        cores.take(harness.cores)
+        threads.append(threading.Thread(target=run, args=(harness,)))
+        threads[-1].start()
+    for thread in threads:
+        thread.join()
+    return results
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seed", type=int, default=int(os.environ.get("QREP_SEED", "0")) or secrets.randbits(31))
+    parser.add_argument("--only", default="", help="names of harnesses, with commas between them")
+    arguments = parser.parse_args()
+    only = {name for name in arguments.only.split(",") if name}
+    unknown = only - {harness.name for harness in HARNESSES}
+    if unknown:
+        parser.error(f"there is no harness {', '.join(sorted(unknown))}; there are {', '.join(harness.name for harness in HARNESSES)}")
+    chosen = [harness for harness in HARNESSES if not only or harness.name in only]
+    began = time.monotonic()
+
+    def told(text):
+        print(f"{(time.monotonic() - began) / 60:5.1f} min  {text}", flush=True)
+
+    told(f"seed {arguments.seed}")
+    results = run_all(chosen, arguments.seed, told)
+    minutes = (time.monotonic() - began) / 60
+    print(report.table(chosen, results))
+    bad = [harness.name for harness in chosen if not report.passed(harness, results[harness.name][0])]
+    for name in bad:
+        print(f"\n---- {name} ----\n{results[name][1]}")
+    if not only:
+        report.write(chosen, results, arguments.seed, minutes)
+    print(f"{len(chosen) - len(bad)} of {len(chosen)} passed, {minutes:.1f} min, seed {arguments.seed}")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

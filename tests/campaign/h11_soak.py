@@ -1,0 +1,23 @@
+"""H11: four jobs that run themselves, writers, and at random moments cuts, kills, other rates and connections; then all is healed and compared."""
+
+import re
+import sys
+
+from campaign import outcome, pytests
+
+
+def run(seed, count, clock):
+    """count: seconds of it."""
+    found = outcome.Outcome()
+    soak = pytests.run(["tests/system/test_soak.py", "-m", "slow", "-s"], seed, clock, {"QREP_SOAK_SECONDS": str(count)})
+    found.failures += soak.failed + soak.skipped
+    told = re.search(r"^soak: (.*)$", soak.output, re.MULTILINE)
+    if soak.passed and not soak.failed:
+        found.count = count
+    if told:
+        found.note = told[1][:300]
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(outcome.main(run, count=300, seconds=420))

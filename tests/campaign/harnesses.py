@@ -1,0 +1,34 @@
+"""The harnesses of the campaign: which command each is, what it must reach, and how long it may take on two cores."""
+
+import dataclasses
+import sys
+
+MINUTE = 60.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Harness:
+    """name: as docs/RELIABILITY.md has it. module: of this package, or with its arguments. least: the count it must reach (outcome.Outcome.count), in `unit`;
+    also: further counts by name. seconds: how long it goes on. cores: of the two, how many it needs to itself. root: needs loop devices or namespaces."""
+
+    name: str
+    what: str
+    module: tuple
+    least: int
+    unit: str
+    seconds: float
+    cores: int = 1
+    also: tuple = ()
+
+    def command(self, seed):
+        name, *arguments = self.module
+        return [sys.executable, "-m", f"campaign.{name}", "--seed", str(seed), "--count", str(self.least), "--seconds", f"{self.seconds:.0f}", *arguments]
+
+
+HARNESSES = (
+    Harness("H2", "simulator over the shipping protocol classes", ("h02_simulator",), 50_000, "seeds", 17 * MINUTE),
+    Harness("H4", "kill -9 at every crash point, and at random times", ("h04_kills",), 300, "random kills", 9 * MINUTE),
+    Harness("H10", "the C parsers under libFuzzer, ASan and UBSan", ("h10_parsers",), 100_000_000, "executions", 9 * MINUTE),
+    Harness("H11", "soak: writers, cuts, kills, rates, connections, at random", ("h11_soak",), 300, "seconds", 7 * MINUTE, cores=2),
+    Harness("H14", "Spin model of the commit protocol, and its mutants", ("h14_model",), 30, "checks", 6 * MINUTE),
+)

@@ -1,0 +1,59 @@
+"""Tests of pytest's as part of a harness: which passed, which did not, and what they printed. Loaded into that pytest it writes the account itself."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+TESTS = Path(__file__).resolve().parents[1]
+REPORT = "QREP_CAMPAIGN_REPORT"
+
+
+class Account:
+    """passed: number. failed: names, with the first lines of why. skipped: reasons. output: what all tests printed, stdout and log."""
+
+    def __init__(self, passed, failed, skipped, output):
+        self.passed, self.failed, self.skipped, self.output = passed, failed, skipped, output
+
+
+def run(arguments, seed, clock, environment=None):
+    """Run pytest with these arguments, at most as long as the clock says; the Account. What had no time is a failure."""
+    with tempfile.TemporaryDirectory() as scratch:
+        report = Path(scratch, "report")
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "campaign.pytests", "-p", "no:cacheprovider", "--rootdir", str(TESTS.parent), *arguments]
+        result = subprocess.Popen(
+            command, cwd=TESTS.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            env={**os.environ, "QREP_SEED": str(seed), REPORT: str(report), **(environment or {})},
+        )  # fmt: skip
+        try:
+            output, _none = result.communicate(timeout=max(1.0, clock.left()))
+        except subprocess.TimeoutExpired:
+            result.terminate()  # so that its fixtures take down what they made
+            try:
+                output, _none = result.communicate(timeout=60)
+            except subprocess.TimeoutExpired:
+                result.kill()
+                output, _none = result.communicate()
+            output += "\nthe time was over"
+        lines = [json.loads(text) for text in report.read_text().splitlines()] if report.exists() else []
+    failed = [f"{each['name']}: {each['why']}" for each in lines if each["outcome"] == "failed"]
+    if result.returncode not in (0, 1) or not lines or (result.returncode == 1 and not failed):
+        failed.append(f"pytest ended with {result.returncode}: {output[-2000:]}")
+    return Account(
+        sum(each["outcome"] == "passed" for each in lines), failed,
+        [f"{each['name']}: {each['why']}" for each in lines if each["outcome"] == "skipped"], output,
+    )  # fmt: skip
+
+
+def pytest_runtest_logreport(report):
+    if REPORT not in os.environ or not (report.when == "call" or report.outcome != "passed"):
+        return
+    why = ""
+    if report.outcome == "skipped":
+        why = str(report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr)
+    elif report.outcome == "failed":
+        why = str(report.longreprtext)[-1000:]
+    with open(os.environ[REPORT], "a") as file:
+        file.write(json.dumps({"name": report.nodeid, "outcome": report.outcome, "why": why}) + "\n")

@@ -1,0 +1,38 @@
+"""Running one harness as a process of its own, and understanding what it says."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from campaign.outcome import Outcome
+
+TESTS = Path(__file__).resolve().parents[1]
+GRACE_S = 180.0  # beyond its time, for what it has begun
+OUTPUT_KEPT = 20_000  # characters
+
+
+def run_one(harness, seed):
+    """(Outcome, output); Outcome None: it ended without one, or had to be ended."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path])}
+    process = subprocess.Popen(
+        harness.command(seed), cwd=TESTS, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+    try:
+        output, _none = process.communicate(timeout=harness.seconds + GRACE_S)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        output, _none = process.communicate()
+        return None, f"{output[-OUTPUT_KEPT:]}\nit did not end in {harness.seconds + GRACE_S:.0f} s"
+    return understood(output), output[-OUTPUT_KEPT:]
+
+
+def understood(output):
+    """The Outcome in the last line, None if there is none."""
+    lines = output.rstrip().splitlines()
+    try:
+        return Outcome.of(lines[-1]) if lines else None
+    except (json.JSONDecodeError, TypeError):
+        return None

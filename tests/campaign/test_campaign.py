@@ -1,0 +1,70 @@
+"""The campaign's own works: what counts as passed, what a harness that says nothing is, and who runs beside whom."""
+
+import threading
+import time
+
+import pytest
+from campaign import report, running
+from campaign.__main__ import Cores
+from campaign.harnesses import HARNESSES, Harness
+from campaign.outcome import Outcome
+
+HARNESS = Harness("H0", "an example", ("nothing",), 100, "tries", 1.0, also=(("double tries", 10),))
+GOOD = {"count": 100, "also": {"double tries": 10}, "canaries": (2, 2)}
+
+
+def test_a_harness_passes_with_its_counts_and_all_canaries():
+    assert report.passed(HARNESS, Outcome(**GOOD))
+
+
+@pytest.mark.parametrize("worse", [{"count": 99}, {"also": {}}, {"also": {"double tries": 9}}, {"canaries": (1, 2)}, {"failures": ["seed 7"]}])
+def test_less_than_asked_a_living_canary_or_a_failure_fails_it(worse):
+    outcome = Outcome(**{**GOOD, **worse})
+    assert not report.passed(HARNESS, outcome)
+    assert "**fail**" in report.row(HARNESS, outcome)
+
+
+def test_an_outcome_is_the_last_line_of_what_was_printed():
+    outcome = Outcome(**{**GOOD, "canaries": [2, 2]}, failures=["seed 7: torn"], seed=3, seconds=1.5)
+    assert running.understood(f"something\n{outcome.line()}\n") == outcome
+
+
+@pytest.mark.parametrize("output", ["", "Traceback\n", "{}x\n", '{"other": 1}\n', "[1]\n"])
+def test_a_harness_that_says_nothing_did_not_pass(output):
+    assert running.understood(output) is None
+    assert not report.passed(HARNESS, None)
+    assert "**no answer**" in report.row(HARNESS, None)
+
+
+def test_names_are_unique_and_every_module_is_there():
+    assert len({harness.name for harness in HARNESSES}) == len(HARNESSES)
+    for harness in HARNESSES:
+        assert (running.TESTS / "campaign" / f"{harness.module[0]}.py").is_file()
+
+
+def test_who_needs_both_cores_waits_for_them_and_is_not_overtaken():
+    cores, order = Cores(2), []
+    cores.take(1)
+
+    def take(name, count):
+        cores.take(count)
+        order.append(name)
+        cores.give(count)
+
+    both = threading.Thread(target=take, args=("both", 2))
+    both.start()
+    while cores._tickets < 2:
+        time.sleep(0.001)
+    one = threading.Thread(target=take, args=("one", 1))
+    one.start()
+    assert order == []
+    cores.give(1)
+    both.join(10)
+    one.join(10)
+    assert order == ["both", "one"]
+
+
+def test_the_document_has_the_place_for_the_table():
+    text = report.DOCUMENT.read_text()
+    assert text.count(report.BEGIN) == text.count(report.END) == 1
+    assert text.index(report.BEGIN) < text.index(report.END)
