@@ -1,24 +1,11 @@
 """The agent's local API, over its unix socket."""
 
-import http.client
 import json
-import socket
-from urllib.parse import quote, urlencode
 
+from qrep import unixhttp
 from qrep.errors import QrepError, Unreachable, UsageError, from_dict
 
 LONGEST_WAIT = 20  # seconds a long poll may last; the agent answers sooner when something changed
-
-
-class UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path, timeout):
-        super().__init__("localhost", timeout=timeout)
-        self.path = path
-
-    def connect(self):
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self.path)
 
 
 class Client:
@@ -28,11 +15,8 @@ class Client:
         self.path = path
 
     def _request(self, method, target, body, timeout):
-        connection = UnixConnection(self.path, timeout)
         try:
-            payload = None if body is None else json.dumps(body)
-            connection.request(method, target, payload, {"Content-Type": "application/json"} if payload else {})
-            return connection, connection.getresponse()
+            return unixhttp.request(self.path, method, target, None if body is None else json.dumps(body).encode(), timeout)
         except FileNotFoundError:
             raise Unreachable(
                 f"no agent at {self.path}", hint="start it with: sudo qrep daemon; --socket names another"
@@ -46,7 +30,7 @@ class Client:
                 f"the agent at {self.path} did not answer in {timeout:g} s",
                 hint="see what the agent last wrote to its stderr",
             ) from None
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, unixhttp.BadAnswer) as error:
             raise self._broke_off(error) from error
 
     def _broke_off(self, error):
@@ -56,15 +40,13 @@ class Client:
 
     def call(self, method, path, body=None, *, timeout=30, **query):
         """One request, its JSON answer. path: below /v1, its parts already quoted with `part`."""
-        query = {name: value for name, value in query.items() if value is not None}
-        target = f"/v1{path}" + (f"?{urlencode(query, doseq=True)}" if query else "")
-        connection, response = self._request(method, target, body, timeout)
+        response = self._request(method, f"/v1{path}{query_of(query)}", body, timeout)
         try:
             answer = response.read()
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, unixhttp.BadAnswer) as error:
             raise self._broke_off(error) from error
         finally:
-            connection.close()
+            response.close()
         try:
             value = json.loads(answer) if answer else None
         except ValueError:
@@ -77,13 +59,13 @@ class Client:
 
     def text(self, path, timeout=30):
         """A request that is answered in text. path: the whole of it."""
-        connection, response = self._request("GET", path, None, timeout)
+        response = self._request("GET", path, None, timeout)
         try:
             answer = response.read()
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, unixhttp.BadAnswer) as error:
             raise self._broke_off(error) from error
         finally:
-            connection.close()
+            response.close()
         if response.status >= 400:
             raise from_dict(json.loads(answer).get("error", {}))
         return answer.decode()
@@ -96,19 +78,17 @@ class Client:
 
     def lines(self, path, timeout=None, **query):
         """The objects of a JSON-lines answer as they arrive. timeout: seconds without a line, of which empty ones count."""
-        query = {name: value for name, value in query.items() if value is not None}
-        connection, response = self._request("GET", f"/v1{path}?{urlencode(query, doseq=True)}", None, timeout)
+        response = self._request("GET", f"/v1{path}{query_of(query)}", None, timeout)
         try:
             if response.status >= 400:
                 raise from_dict(json.loads(response.read()).get("error", {}))
             for line in response:
                 if line.strip():
                     yield json.loads(line)
-        except (OSError, http.client.HTTPException, ValueError) as error:
+        except (OSError, unixhttp.BadAnswer, ValueError) as error:
             raise self._broke_off(error) from error
         finally:
             response.close()
-            connection.close()
 
     def task(self, task):
         """The states of a long action, the last one being done or failed."""
@@ -119,8 +99,20 @@ class Client:
             task = self.call("GET", f"/tasks/{part(task['id'])}", wait=1, timeout=LONGEST_WAIT + 10)
 
 
+def query_of(fields):
+    """`?name=value&...` of what is not None, or nothing."""
+    fields = {name: value for name, value in fields.items() if value is not None}
+    if not fields:
+        return ""
+    from urllib.parse import urlencode  # here, because `qrep status` alone does without
+
+    return f"?{urlencode(fields, doseq=True)}"
+
+
 def part(name):
     """One segment of a path: the name that a person typed. Raises UsageError for what no object is called."""
     if not name or "/" in str(name):
         raise UsageError(f"{str(name)!r} cannot be a name here", hint="db is a job, db/1 a path of it (qrep path), db/1/2 a connection (qrep connection)")
+    from urllib.parse import quote
+
     return quote(str(name), safe="")

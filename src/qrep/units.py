@@ -10,7 +10,6 @@ All integers are bytes or bytes per second; durations are seconds.
 
 import math
 import re
-from fractions import Fraction
 
 from qrep.errors import UsageError
 
@@ -57,6 +56,8 @@ def parse_space(text, volume_size):
         match = _NUMBER.fullmatch(text[:-1])
         if not match or match[2]:
             raise UsageError(f"{text!r} is not a multiple", hint="write it like 2x, 0.5x, or as a size like 100G")
+        from fractions import Fraction  # here, because who only shows sizes does without
+
         return math.ceil(Fraction(match[1]) * volume_size)
     return parse_size(text)
 
@@ -109,9 +110,9 @@ def format_size(size, digits=1):
     if size < 0:
         raise ValueError("a size is not negative")
     power = max(0, (int(size).bit_length() - 1) // 10)
-    if round(Fraction(size) / 1024**power) == 1024:  # rounding reaches the next unit
+    if round(size / 1024**power) == 1024:  # rounding reaches the next unit
         power += 1
-    text = _significant(Fraction(size) / 1024**power, digits)
+    text = _significant(size / 1024**power, digits)
     return f"{text} {_binary_unit(power)}"
 
 
@@ -167,6 +168,8 @@ def _parse_amount(text, kind, units, way_out, whole=None):
     match = isinstance(text, str) and _NUMBER.fullmatch(text)
     if not match:
         raise UsageError(f"{whole!r} is not a {kind}", hint=way_out)
+    from fractions import Fraction
+
     number, unit = Fraction(match[1]), match[2]
     if unit not in units:
         near = [known for known in units if known.lower() == unit.lower()]
@@ -187,10 +190,10 @@ def _binary_unit(power):
 
 
 def _significant(value, digits):
-    """A value below 1024 with at most digits + 1 significant digits, and never a made-up `.0` on a whole number."""
-    if value.denominator == 1:
-        return str(value.numerator)
+    """A float below 1024 with at most digits + 1 significant digits, and never a made-up `.0` on a whole number."""
+    if value.is_integer():
+        return str(int(value))
     decimals = max(0, digits + 1 - len(str(int(value))))
     if len(str(int(round(value, decimals)))) > len(str(int(value))):  # 9.97 is 10, not 10.0
         decimals -= 1
-    return f"{float(value):.{max(0, decimals)}f}"
+    return f"{value:.{max(0, decimals)}f}"
