@@ -1,4 +1,4 @@
-"""What every bench uses: fixtures for devices and comparisons, and one table at the end of the session (helpers: measure.py).
+"""What every bench uses: fixtures for devices and comparisons, and one table at the end of the session (helpers: measure.py, rows.py, cost.py).
 
     QREP_BENCH=full pytest bench       full sizes (2 GiB devices, 5 rounds); a row below its `first` figure fails the session
     pytest bench                       smoke: does it run, is the ratio plausible; small and noisy, nothing is judged by it
@@ -9,21 +9,36 @@ A bench measures nothing alone. `compare` runs its ceiling before each of its ro
         device = memory_device(fill="random")
         compare("S0", "read, M / fio", lambda: rate(...), lambda: fio(device, "read", 8 * MIB, 2), first=0.9, goal=1.0)
 
-Both callables return a figure where more is better, as a rule bytes per second.
+Both callables return a figure where more is better, as a rule bytes per second. With it they may carry what it cost, and the rows then say so:
+
+    def ours():
+        report, cost = cpu_of(copy)                 # cost.own: this process; cost.of[pid]: agents, servers; cost.machine: kernel threads, too
+        return Sample(SIZE / cost.seconds, cpu_source=..., cpu_target=..., wire=report.sent / changed)        # rows.FIGURES has the names
+
+    def rsync():
+        return tool(["rsync", ...]).sample(SIZE, wire=...)       # runs it: rate, CPU with children, peak memory
+
+Further peers and bounds meet the same rounds, so that ours is measured once for all of them, and each has a row of its own:
+
+    compare("C1", "dense / nbdcopy", ours, nbdcopy, family="full copy", peer="nbdcopy", first=1.6, goal=2.4,
+            also={"rsync": rsync, "qemu-img": Against(convert, id="C7", first=0.6, goal=0.9), "fio": Against(top, bound=True)})
+
+`family` names the picture in which the row is drawn (bench/pictures/full-copy.svg), what stands before " / " in the case its group of bars there, `peer` the
+program that `ceiling` is; without it, it is a bound, named by what stands after " / ". Rows of one family have one unit. `add_chart(Chart(...))` draws lines.
 """
 
 import contextlib
 import os
 import shutil
 import signal
-import statistics
 import subprocess
 import tempfile
 from pathlib import Path
 
 import pytest
 import results
-from measure import DEVICE_SIZE, FULL, MIB, PREFIX, ROUNDS, ROWS, Row, add_row, make_loop, sweep, wait_quiet
+from comparison import Comparison
+from measure import DEVICE_SIZE, FULL, MIB, PREFIX, ROUNDS, ROWS, make_loop, sweep
 
 
 def pytest_collection_modifyitems(items):
@@ -39,39 +54,6 @@ def pytest_configure(config):
     # Ended by a signal, a bench takes its devices and mounts down all the same.
     if FULL:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-
-
-class Comparison:
-    """compare(id, case, ours, ceiling, *, first, goal, ...) -> Row, also kept for the table. As often as a bench likes.
-
-    ours, ceiling: callables that return a figure. setup: called before every round of ours, not measured.
-    """
-
-    def __init__(self, benchmark):
-        self._benchmark = benchmark
-
-    def __call__(self, id, case, ours, ceiling, *, first=None, goal=None, at_most=False, unit="GB/s", rounds=ROUNDS, setup=None, note=""):
-        tops, figures, busy = [], [], []
-
-        def before():
-            busy.append(wait_quiet())
-            tops.append(ceiling())
-            if setup is not None:
-                setup()
-
-        if self._benchmark is not None:
-            self._benchmark.pedantic(lambda: figures.append(ours()), setup=before, rounds=rounds, iterations=1)
-        else:
-            for _ in range(rounds):
-                before()
-                figures.append(ours())
-        ratios = [figure / top for figure, top in zip(figures, tops, strict=True)]
-        row = Row(
-            id, case, statistics.median(figures), statistics.median(tops), statistics.median(ratios), (min(ratios), max(ratios)),
-            first, goal, at_most, unit, note, busy=statistics.median(busy),
-        )  # fmt: skip
-        benchmark, self._benchmark = self._benchmark, None  # the plug-in times one thing per test
-        return add_row(row, benchmark)
 
 
 @pytest.fixture

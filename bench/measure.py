@@ -1,6 +1,5 @@
-"""Measuring for the benches: sizes by mode, ceilings, devices, and the rows of the table. conftest.py says how it is used."""
+"""Measuring for the benches: sizes by mode, ceilings, devices; with what rows.py and cost.py have, so that a bench imports from one place."""
 
-import dataclasses
 import json
 import os
 import shutil
@@ -10,44 +9,15 @@ import tempfile
 import time
 from pathlib import Path
 
+from cost import Cost, Ran, busy_seconds, cpu_of, process_cpu, process_peak, tool  # noqa: F401
+from rows import CHARTS, ROWS, Against, Chart, Row, Sample, add_chart, add_row, figure_row, median_figures  # noqa: F401
+
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 FULL = os.environ.get("QREP_BENCH", "smoke") == "full"
 DEVICE_SIZE = 2 * GIB if FULL else 64 * MIB
 ROUNDS = 5 if FULL else 1
 # fio and small devices: enough bytes that one measurement takes tens of milliseconds.
 MEASURED_BYTES = 2 * GIB if FULL else 256 * MIB
-
-
-@dataclasses.dataclass
-class Row:
-    """One line of the table. ours, ceiling: medians; ratio: median of the rounds' own ratios; at_most: less is better.
-
-    ceiling None: the figure itself is judged, and stands in `ratio`.
-    """
-
-    id: str
-    case: str
-    ours: float
-    ceiling: float | None
-    ratio: float
-    spread: tuple
-    first: float | None = None
-    goal: float | None = None
-    at_most: bool = False
-    unit: str = "GB/s"
-    note: str = ""
-    section: str = ""  # of RESULTS.md: the bench that measured it
-    busy: float = 0.0  # share of the CPUs that something else took before the rounds: median
-
-    @property
-    def verdict(self):
-        if self.first is None:
-            return ""
-        met = (lambda wanted: self.ratio <= wanted) if self.at_most else (lambda wanted: self.ratio >= wanted)
-        return "goal" if self.goal is not None and met(self.goal) else "first" if met(self.first) else "below first"
-
-
-ROWS = []
 
 
 def median_ratio(ours, ceiling, rounds=ROUNDS):
@@ -64,13 +34,6 @@ def rate(function, *arguments, size=None):
     started = time.perf_counter()
     moved = function(*arguments)
     return (size or moved) / (time.perf_counter() - started)
-
-
-def busy_seconds():
-    """Core-seconds this machine was busy since it started, kernel threads and softirq included (/proc/stat)."""
-    fields = [int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
-    user, nice, system, _idle, _iowait, irq, softirq, steal = fields
-    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
 
 
 def fio(device, direction, block_size, depth, size=None):
@@ -106,22 +69,6 @@ def wait_quiet():
             _patience[0] -= now - began
             return share
     return 0.0
-
-
-def figure_row(id, case, figures, *, first=None, goal=None, at_most=True, unit="", note=""):
-    """A row of figures that are judged as they are: milliseconds, MiB, an error."""
-    median = statistics.median(figures)
-    return Row(id, case, median, None, median, (min(figures), max(figures)), first, goal, at_most, unit, note)
-
-
-def add_row(row, benchmark=None):
-    """Put a row into the table. At full size a row below `first` fails the session, at its end: what comes after it is measured, too."""
-    running = os.environ.get("PYTEST_CURRENT_TEST", "")  # bench/bench_read.py::test_... (call)
-    row.section = row.section or Path(running.split("::", 1)[0]).stem.removeprefix("bench_")
-    ROWS.append(row)
-    if benchmark is not None:
-        benchmark.extra_info.update({"id": row.id, "case": row.case, "ours": row.ours, "ceiling": row.ceiling, "ratio": row.ratio})
-    return row
 
 
 def fill_file(path, size, seed, offset=0):
