@@ -31,7 +31,7 @@ class Hostile:
         return message
 
     def begins(self, connections=1):
-        self.says(say.Hello(1, 1, JOB, VOLUME, self.epoch(), SIZE, LEAF, GRANULE, 512, False))
+        self.says(say.Hello(1, 1, JOB, VOLUME, self.epoch(), SIZE, LEAF, GRANULE, 512, False, []))
         self.state = self.hears()
         self.says(say.Begin(self.state.committed, NEW, ATTEMPT, connections, 1 << 20))
         began = self.hears()

@@ -32,7 +32,7 @@ def quick(monkeypatch):
 def hello(epoch, geometry):
     return say.Hello(
         version_min=1, version_max=1, job_id=JOB, volume_id=VOLUME, epoch=epoch, size=geometry.size, leaf_size=geometry.leaf_size,
-        granule_size=geometry.granule_size, sector_size=512, plain=False,
+        granule_size=geometry.granule_size, sector_size=512, plain=False, features=[],
     )  # fmt: skip
 
 

@@ -196,7 +196,7 @@ def test_while_a_generation_is_open_there_is_nothing_to_compare(site):
         machine = site.volume.machine
         with site.volume.lock:
             site.volume.execute(machine.connected(99))
-            hello = say.Hello(1, 1, b"j" * 16, machine.record.volume_id, machine.record.max_epoch + 1, size_of(site), LEAF, GRANULE, 512, False)
+            hello = say.Hello(1, 1, b"j" * 16, machine.record.volume_id, machine.record.max_epoch + 1, size_of(site), LEAF, GRANULE, 512, False, [])
             site.volume.execute(machine.message(99, hello))
             site.volume.execute(machine.message(99, say.Begin(machine.record.committed_id, b"n" * 16, 7, 1, LEAF)))
         with pytest.raises(Refused) as refusal:

@@ -153,7 +153,7 @@ class Verifier(Process):
             return
         self.control, life = connection.ends[0], self.life
         self.epoch, self.generation = target.machine.record.max_epoch + 1, None
-        self.hello = lambda: say.Hello(1, 1, scenario.controllers[0].job_id, target.volume_id, self.epoch, g.size, g.leaf_size, g.granule_size, 512, False)
+        self.hello = lambda: say.Hello(1, 1, scenario.controllers[0].job_id, target.volume_id, self.epoch, g.size, g.leaf_size, g.granule_size, 512, False, [])
         self.control.listen(lambda body: self.said(life, body), lambda: self.gone(life))
         self.world.at(self.world.delay(scenario.network.latency), target.accept, connection.ends[1])
         self.send(self.hello())

@@ -36,7 +36,7 @@ def hello(a, **changed):
     job = msgspec.toml.decode((a.config / "jobs" / "db.toml").read_bytes())
     fields = {
         "version_min": 1, "version_max": 1, "job_id": bytes.fromhex(job["id"]), "volume_id": bytes.fromhex(job["target_volume"]), "epoch": 900,
-        "size": job["size"], "leaf_size": job["leaf"], "granule_size": job["granule"], "sector_size": 512, "plain": False,
+        "size": job["size"], "leaf_size": job["leaf"], "granule_size": job["granule"], "sector_size": 512, "plain": False, "features": [],
     }  # fmt: skip
     return messages.encode(messages.Hello(**fields | changed))
 

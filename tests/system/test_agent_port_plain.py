@@ -53,7 +53,7 @@ class Session:
         self.control, epoch = admitted(b, identity_of(a), tls.CONTROL), 900
         while True:
             hello = messages.Hello(
-                1, 1, bytes.fromhex(job["id"]), bytes.fromhex(job["target_volume"]), epoch, SIZE, LEAF, GRANULE, 512, plain
+                1, 1, bytes.fromhex(job["id"]), bytes.fromhex(job["target_volume"]), epoch, SIZE, LEAF, GRANULE, 512, plain, [],
             )  # fmt: skip
             self.control.sendall(messages.encode(hello))
             state = read_message(self.control)

@@ -30,7 +30,7 @@ def said(actions):
 
 
 def hello(epoch):
-    return say.Hello(1, 1, JOB, VOLUME, epoch, SIZE, LEAF, GRANULE, 512, False)
+    return say.Hello(1, 1, JOB, VOLUME, epoch, SIZE, LEAF, GRANULE, 512, False, [])
 
 
 def begun():
@@ -53,7 +53,7 @@ def prepared():
 
 def state(source, **changes):
     fields = dict(version=1, committed=T, counter=5, size=SIZE, leaf_size=LEAF, granule_size=GRANULE, role=1, history=[], open_new=say.NO_ID,
-                  open_attempt=0, resumable=False, sector_size=512, max_epoch=source._epoch)  # fmt: skip
+                  open_attempt=0, resumable=False, sector_size=512, max_epoch=source._epoch, features=[])  # fmt: skip
     return say.State(**{**fields, **changes})
 
 

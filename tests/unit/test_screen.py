@@ -10,7 +10,7 @@ from qrep.daemon.front.screen import RULES, Screen
 from qrep.errors import ProtocolError
 from qrep.protocol import messages
 
-HELLO = messages.encode(messages.Hello(1, 1, b"j" * 16, b"v" * 16, 1, 1 << 20, 4096, 8 << 20, 512, False))
+HELLO = messages.encode(messages.Hello(1, 1, b"j" * 16, b"v" * 16, 1, 1 << 20, 4096, 8 << 20, 512, False, []))
 PING, JOIN = messages.encode(messages.Ping()), messages.encode(messages.Join(token=b"t" * 32))
 
 

@@ -39,7 +39,7 @@ def machine(*, tag=T, pending=None, record=None, initial="auto", hold=True, once
 def state(source, *, committed=T, attempt=0, new=NO_ID, resumable=False, **changes):
     fields = dict(
         version=1, committed=committed, counter=5, size=SIZE, leaf_size=LEAF, granule_size=GRANULE, role=1, history=[], open_new=new,
-        open_attempt=attempt, resumable=resumable, sector_size=512, max_epoch=source._epoch,
+        open_attempt=attempt, resumable=resumable, sector_size=512, max_epoch=source._epoch, features=[],
     )  # fmt: skip
     return say.State(**{**fields, **changes})
 
@@ -374,3 +374,19 @@ def test_an_applied_list_that_does_not_fit_the_volume_ends_the_connection(applie
     source.frozen("snap", False, 2)
     source.message(say.Resumed(7, 4, KEY, TOKENS, 1))
     assert isinstance(source.message(applied)[0].error, ProtocolError)
+
+
+def test_the_source_offers_what_it_knows_and_uses_what_the_target_took():
+    source = machine()
+    assert source.features == ()
+    source.message(state(source, committed=T, features=["copies"]))
+    assert source.features == ("copies",)
+    other = machine()
+    other.message(state(other, committed=T))
+    assert other.features == ()
+
+
+def test_a_target_that_chooses_what_was_not_offered_loses_the_connection():
+    source = machine()
+    source.message(state(source, committed=T, features=["made-up"]))
+    assert source.phase == "closed"

@@ -26,7 +26,7 @@ def replies(actions):
 
 
 def hello(epoch=1, **changes):
-    fields = dict(version_min=1, version_max=1, job_id=JOB, volume_id=VOLUME, epoch=epoch, size=SIZE, leaf_size=LEAF, granule_size=GRANULE, sector_size=512, plain=False)
+    fields = dict(version_min=1, version_max=1, job_id=JOB, volume_id=VOLUME, epoch=epoch, size=SIZE, leaf_size=LEAF, granule_size=GRANULE, sector_size=512, plain=False, features=[])
     return say.Hello(**{**fields, **changes})
 
 
@@ -456,3 +456,11 @@ def test_abort_tells_when_it_is_done_and_is_idempotent():
     assert replies(target.undo_restored()) == [say.Aborted(7, "why")]
     assert replies(target.message("a", say.Abort(7, "why"))) == [say.Aborted(7, "nothing was open")]
     assert replies(begun().message("a", say.Abort(8, "why")))[0].code == "attempt-gone"
+
+
+def test_the_target_takes_what_it_knows_of_each_session_and_says_so():
+    target = machine(greeted=False)
+    for handle, epoch, offered, expected in (("a", 1, ["copies", "from-tomorrow"], ("copies",)), ("b", 2, [], ())):
+        target.connected(handle)
+        (answer,) = replies(target.message(handle, hello(epoch=target.record.max_epoch + epoch, features=offered)))
+        assert isinstance(answer, say.State) and tuple(answer.features) == target.features == expected

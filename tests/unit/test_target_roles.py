@@ -25,7 +25,7 @@ def replies(actions):
 def hello(epoch):
     return say.Hello(
         version_min=1, version_max=1, job_id=VOLUME, volume_id=VOLUME, epoch=epoch, size=SIZE, leaf_size=LEAF, granule_size=GRANULE, sector_size=512,
-        plain=False,
+        plain=False, features=[],
     )  # fmt: skip
 
 

@@ -23,7 +23,7 @@ from qrep.protocol.transport import (
 
 HELLO = say.Hello(
     version_min=1, version_max=1, job_id=bytes(16), volume_id=bytes(16), epoch=1, size=1 << 20, leaf_size=4096,
-    granule_size=1 << 16, sector_size=512, plain=False,
+    granule_size=1 << 16, sector_size=512, plain=False, features=[],
 )  # fmt: skip
 BIG = say.Leaves(granule=3, page=bytes(range(256)) * 2048)  # 512 KiB: more than a socket holds
 

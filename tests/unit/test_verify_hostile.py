@@ -59,7 +59,7 @@ def verification(tmp_path, says):
     def target(channel):
         try:
             hello = channel.receive(10)
-            channel.send(say.State(1, T, 1, SIZE, LEAF, GRANULE, 1, [], say.NO_ID, 0, False, 512, hello.epoch))
+            channel.send(say.State(1, T, 1, SIZE, LEAF, GRANULE, 1, [], say.NO_ID, 0, False, 512, hello.epoch, []))
             for message in says:
                 channel.send(message)
             while True:

@@ -87,6 +87,7 @@ struct qrep_run_base {
     uint64_t session;
     uint8_t key[QREP_DIGEST_SIZE];
     uint32_t sector_size;  /* of the device */
+    uint32_t features;     /* QREP_FEATURE_* of wire.h: what this session's frames may use */
     uint32_t rehearsal;    /* 1: the run measures its connections: a source reads nothing, a target keeps nothing, all else is as ever */
     int leaves_fd;         /* the map's `leaves` file, or -1: leaf values are not kept */
     const uint8_t *base_states; /* [granules], the committed map, overlaid by what a resumed attempt has applied */

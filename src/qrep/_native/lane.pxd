@@ -59,6 +59,7 @@ cdef extern from "lane.h" nogil:
         uint64_t session
         uint8_t *key
         uint32_t sector_size
+        uint32_t features
         uint32_t rehearsal
         int leaves_fd
         const uint8_t *base_states

@@ -101,6 +101,7 @@ static void open_stream(struct source_lane *lane)
 
     lane->outgoing = (struct qrep_wire_state){
         .geometry = base->geometry, .attempt = base->attempt, .session = base->session, .connection = lane->connection->index,
+        .features = base->features,
     };
     memcpy(lane->outgoing.key, base->key, sizeof base->key);
     lane->incoming = lane->outgoing; /* the other direction counts on its own */

@@ -7,7 +7,7 @@ from libc.string cimport memcpy
 
 from .lane cimport QREP_BAD_EXTENTS_MAX, QREP_DIGEST_SIZE, bad_extents_of, counters_of, failure_of
 from .views cimport view_bytes
-from .wire cimport Geometry, qrep_granules
+from .wire cimport Geometry, feature_bits, qrep_granules
 
 WORK_HOLE = QREP_WORK_HOLE
 WORK_UNKNOWN = QREP_WORK_UNKNOWN
@@ -45,7 +45,7 @@ cdef class SourceRun:
     rest of them is not read.
     frame_size: bytes of data per frame, power of two. slots: granule buffers per lane. io_size: bytes per read, 0: whole
     granules. ring_backend: auto, uring or threads. rehearsal: nothing is read, granules of made-up bytes are sent for ever,
-    until the connections are told to finish(). Raises ValueError for shapes that do not fit.
+    until the connections are told to finish(). features: names of what the frames may use (protocol/features.py). Raises ValueError for shapes that do not fit.
     """
 
     def __cinit__(self, *args, **kwargs):
@@ -55,7 +55,7 @@ cdef class SourceRun:
 
     def __init__(self, Geometry geometry not None, *, uint64_t attempt, uint64_t session, bytes key not None, uint32_t sector_size,
                  base_states, base_values, int leaves_fd=-1, work=None, wanted=None, uint32_t frame_size=2 << 20, uint32_t slots=2,
-                 uint32_t io_size=0, str ring_backend="auto", bint rehearsal=False):
+                 uint32_t io_size=0, str ring_backend="auto", bint rehearsal=False, features=()):
         cdef uint64_t granules = qrep_granules(&geometry.geometry)
         cdef qrep_run_base *base = &self.run.base
         if self.view_count:
@@ -70,6 +70,7 @@ cdef class SourceRun:
         base.attempt, base.session = attempt, session
         memcpy(base.key, <const uint8_t *>key, QREP_DIGEST_SIZE)
         base.sector_size, base.leaves_fd, base.rehearsal = sector_size, leaves_fd, rehearsal
+        feature_bits(features, &base.features)
         base.base_states = <const uint8_t *>self.hold(base_states, False, granules, "base_states")
         base.base_values = <const uint8_t *>self.hold(base_values, False, granules * QREP_DIGEST_SIZE, "base_values")
         self.fresh_states, self.fresh_values, self.marked = bytearray(base_states), bytearray(base_values), bytearray(granules)

@@ -174,6 +174,7 @@ static int open_lane(struct target_lane *lane)
         .attempt = run->base.attempt,
         .session = run->base.session,
         .connection = lane->connection->index,
+        .features = run->base.features,
     };
     memcpy(lane->wire.key, run->base.key, sizeof lane->wire.key);
     qrep_undo_writer_start(&lane->undo, run);

@@ -7,7 +7,7 @@ from libc.string cimport memcpy
 from .lane cimport QREP_DIGEST_SIZE, bad_extents_of, counters_of, failure_of
 from .ring cimport QREP_RING_AUTO, QREP_RING_THREADS, QREP_RING_URING
 from .views cimport view_bytes
-from .wire cimport QREP_FRAME_DATA_MAX, Geometry, qrep_granules
+from .wire cimport QREP_FRAME_DATA_MAX, Geometry, feature_bits, qrep_granules
 
 BACKENDS = {"auto": QREP_RING_AUTO, "uring": QREP_RING_URING, "threads": QREP_RING_THREADS}
 
@@ -39,6 +39,7 @@ cdef class TargetRun:
     frame_limit: bytes of data a frame may carry. slots: frames of that size in flight per lane.
     fresh_states, fresh_values, marked: those of the session before, so that a resumed one goes on with them.
     undo_reach: writable shared memory (undo_view.new_reach()) in which views of sync points see how far the undo file may be believed, or None.
+    features: names of what the frames may use (protocol/features.py).
     rehearsal: frames are checked as ever, and dropped: nothing is written, and nothing read.
     Raises ValueError for shapes that do not fit.
     """
@@ -52,7 +53,7 @@ cdef class TargetRun:
                  base_states, base_values, int leaves_fd=-1, int undo_fd=-1, uint64_t undo_limit=0,
                  uint64_t undo_next=QREP_UNDO_SEGMENT_SIZE, uint64_t undo_sequence=0, bytes base_id=bytes(16), bint punch=True,
                  bint is_file=False, uint32_t frame_limit=QREP_FRAME_DATA_MAX, uint32_t slots=4, str ring_backend="auto",
-                 fresh_states=None, fresh_values=None, marked=None, bint rehearsal=False, undo_reach=None):
+                 fresh_states=None, fresh_values=None, marked=None, bint rehearsal=False, undo_reach=None, features=()):
         cdef uint64_t granules = qrep_granules(&geometry.geometry)
         cdef qrep_run_base *base = &self.run.base
         if self.view_count:
@@ -67,6 +68,7 @@ cdef class TargetRun:
         base.attempt, base.session = attempt, session
         memcpy(base.key, <const uint8_t *>key, QREP_DIGEST_SIZE)
         base.sector_size, base.leaves_fd, base.rehearsal = sector_size, leaves_fd, rehearsal
+        feature_bits(features, &base.features)
         self.set_undo(undo_fd, undo_limit, undo_next, undo_sequence, base_id)
         base.base_states = <const uint8_t *>self.hold(base_states, False, granules, "base_states")
         base.base_values = <const uint8_t *>self.hold(base_values, False, granules * QREP_DIGEST_SIZE, "base_values")

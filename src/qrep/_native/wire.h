@@ -65,6 +65,9 @@ struct qrep_wire_run {
 };
 _Static_assert(sizeof(struct qrep_wire_run) == 8, "run layout");
 
+/* What frames may use beyond the plain form of version 1: agreed on for the session (protocol/features.py), and refused where it was not. */
+#define QREP_FEATURE_COPIES 1u /* RUNS: leaves that are copies of leaves of the same frame */
+
 /* The shape of a volume, which every length is checked against. */
 struct qrep_geometry {
     uint64_t size;         /* bytes of the volume, a multiple of 512 below 2^63: what a block device can be, and undo extents count in sectors */
@@ -92,7 +95,7 @@ struct qrep_wire_state {
     uint64_t session;
     uint64_t sequence; /* of the next frame */
     uint32_t connection;
-    uint32_t reserved;
+    uint32_t features; /* QREP_FEATURE_*, of the session */
     uint8_t key[QREP_DIGEST_SIZE];
 };
 

@@ -15,6 +15,7 @@ cdef extern from "wire.h" nogil:
         QREP_FRAME_LAST
         QREP_FRAME_VALUE
         QREP_FRAME_PARTS
+    uint32_t QREP_FEATURE_COPIES
     uint32_t QREP_RUN_ZERO  # beyond the range of a C enum
     uint32_t QREP_FRAME_ANSWER
 
@@ -51,7 +52,7 @@ cdef extern from "wire.h" nogil:
         uint64_t session
         uint64_t sequence
         uint32_t connection
-        uint32_t reserved
+        uint32_t features
         uint8_t *key
 
     uint64_t qrep_granules(const qrep_geometry *geometry)
@@ -64,6 +65,18 @@ cdef extern from "wire.h" nogil:
     uint64_t qrep_run_bytes(const qrep_geometry *geometry, uint64_t granule, const qrep_wire_run *run)
     void qrep_manifest(const uint8_t *marked, const uint8_t *states, const uint8_t *values, uint64_t granules,
                        uint64_t *count, uint8_t *manifest)
+
+
+# Names as in hello and state.
+cdef inline int feature_bits(object names, uint32_t *bits) except -1:
+    """Raises ValueError for a name that frames know nothing of."""
+    known = {"copies": QREP_FEATURE_COPIES}
+    bits[0] = 0
+    for name in names:
+        if name not in known:
+            raise ValueError(f"features: {name!r} is not one of {', '.join(known)}")
+        bits[0] |= <uint32_t>known[name]
+    return 0
 
 
 cdef class Geometry:

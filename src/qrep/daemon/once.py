@@ -149,7 +149,7 @@ class Once:
             say.State(
                 version=say.VERSION_MAX, committed=bytes.fromhex(row["generation"]), counter=row["counter"], size=hello.size,
                 leaf_size=hello.leaf_size, granule_size=hello.granule_size, role=say.REPLICA, history=[], open_new=say.NO_ID, open_attempt=0,
-                resumable=False, sector_size=1, max_epoch=hello.epoch,
+                resumable=False, sector_size=1, max_epoch=hello.epoch, features=[],
             )
         )  # fmt: skip
         while True:

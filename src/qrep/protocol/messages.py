@@ -33,6 +33,7 @@ TOKEN_LIFE_S = 60  # seconds; a token that nobody brings by then is void
 LEAF_PAGE_MAX = 1 << 19  # bytes: 64 MiB granules of 4 KiB leaves, 32 bytes each
 FRAME_LIMIT_MAX = 4 << 20  # bytes of data in one frame, QREP_FRAME_DATA_MAX of wire.h
 EPOCH_STEP_MAX = 1 << 32  # how far one Hello may move max_epoch: a peer cannot use the numbers up
+FEATURES_MAX = 16  # named by one Hello
 HISTORY_MAX = 12  # QREP_HISTORY_MAX of disk.h
 # A map takes 33 bytes of memory per granule at each end. With granules of 8 MiB, which is what one is unless told otherwise, any volume goes;
 # smaller ones only up to so many, or whoever may write to a large volume could have a target use up its host's memory.
@@ -51,6 +52,7 @@ Count = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 Wide = int
 Text = Annotated[str, Meta(max_length=2000)]
 Word = Annotated[str, Meta(max_length=64)]
+Features = Annotated[list[Annotated[str, Meta(min_length=1, max_length=16)]], Meta(max_length=FEATURES_MAX)]
 Connections = Annotated[int, Meta(ge=1, le=CONNECTIONS_MAX)]
 FrameLimit = Annotated[int, Meta(ge=4096, le=FRAME_LIMIT_MAX)]
 ScanCount = Annotated[int, Meta(ge=1, le=GRANULES_PER_SCAN)]
@@ -80,6 +82,7 @@ class Hello(Message, tag="hello"):
 
     epoch: this session's number; it must be above every one the target has accepted. size: of the source volume.
     plain: the source trusts the path, and will bring data connections without TLS; a target that does not agree ends the session.
+    features: what its frames can use (features.py).
     """
 
     version_min: Annotated[int, Meta(ge=1, le=65535)]
@@ -92,6 +95,7 @@ class Hello(Message, tag="hello"):
     granule_size: Annotated[int, Meta(ge=8192, le=64 << 20)]
     sector_size: Annotated[int, Meta(ge=1, le=4096)]
     plain: bool
+    features: Features
 
 
 class Begin(Message, tag="begin"):
@@ -253,7 +257,9 @@ class Adopt(Message, tag="adopt"):
 
 
 class State(Message, tag="state"):
-    """What the target holds. open_attempt 0: no generation is open. resumable: Resume(open_attempt) would be accepted now."""
+    """What the target holds. open_attempt 0: no generation is open. resumable: Resume(open_attempt) would be accepted now.
+
+    features: those of the Hello that frames may use in this session."""
 
     version: Annotated[int, Meta(ge=1, le=65535)]
     committed: Id
@@ -268,6 +274,7 @@ class State(Message, tag="state"):
     resumable: bool
     sector_size: Annotated[int, Meta(ge=1, le=4096)]
     max_epoch: Wide
+    features: Features
 
 
 class Stale(Message, tag="stale"):

@@ -9,6 +9,7 @@ import msgspec
 from qrep import states
 from qrep.errors import DeviceReadError, Interrupted, ProtocolError, QrepError, Refused, Unreachable
 from qrep.protocol import actions as do
+from qrep.protocol import features as known
 from qrep.protocol import messages as say
 from qrep.protocol.messages import NO_ID
 from qrep.protocol.records import RunRecord
@@ -34,11 +35,13 @@ class SourceMachine(SourceReplies, SourceCompare, SourceConnections):
     nothing to go back to does.
     in_group: it is committed together with others: it says Agree instead of Commit, and hears Committed when somebody has asked for all.
     label: the name that the sync point is to bear, "": none. once: mode copy: a target that holds the one generation this map describes is the end of the run, whoever committed it.
-    Public: phase (a key of states.SOURCE), record; plain, set by the driver before connected(): data connections of that session come without TLS.
+    features: what the frames may use, as far as the target takes it.
+    Public: phase (a key of states.SOURCE), record; plain, set by the driver before connected(): data connections of that session come without TLS;
+    features: what this session's frames may use, valid from State on.
     """
 
     def __init__(self, *, job_id, volume_id, shape, map_tag, pending_new, record, epoch, draw, initial="auto", connections=2, frame_limit=1 << 20,
-                 hold=True, in_group=False, once=False, label=""):  # fmt: skip
+                 hold=True, in_group=False, once=False, label="", features=known.KNOWN):  # fmt: skip
         if initial not in ("auto", "compare", "full"):
             raise ValueError(f"initial: {initial!r} is not auto, compare or full")
         self.phase = "new"
@@ -50,6 +53,7 @@ class SourceMachine(SourceReplies, SourceCompare, SourceConnections):
         self._draw, self._initial, self._label = draw, initial, label
         self._connections, self._frame_limit = connections, frame_limit
         self.plain = False
+        self._offered, self.features = tuple(features), ()
         self._accepted = False  # the target has accepted an epoch of this run
         self._stale_answers = 0
         self._unsettled = (map_tag, pending_new)  # before the settle that is being carried out
@@ -219,7 +223,7 @@ class SourceMachine(SourceReplies, SourceCompare, SourceConnections):
         return do.Send(
             say.Hello(
                 version_min=say.VERSION_MIN, version_max=say.VERSION_MAX, job_id=self._job_id, volume_id=self._volume_id, epoch=self._epoch,
-                size=size, leaf_size=leaf_size, granule_size=granule_size, sector_size=sector_size, plain=self.plain,
+                size=size, leaf_size=leaf_size, granule_size=granule_size, sector_size=sector_size, plain=self.plain, features=list(self._offered),
             )
         )  # fmt: skip
 

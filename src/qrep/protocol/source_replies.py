@@ -6,6 +6,7 @@ random ids and nothing else (R5).
 
 from qrep.errors import ProtocolError, QrepError, Refused, UndoSpaceError, Unreachable, Unsynced
 from qrep.protocol import actions as do
+from qrep.protocol import features as known
 from qrep.protocol import messages as say
 from qrep.protocol.messages import GRANULES_PER_CHUNK, NO_ID
 
@@ -39,6 +40,7 @@ class SourceReplies:
 
     def _on_state(self, state):
         self._check_state(state)
+        self.features = known.agreed(self._offered, state.features)
         self._accepted = True
         if state.committed != self._committed:
             self._base_ready = False

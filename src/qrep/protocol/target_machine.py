@@ -24,7 +24,8 @@ class TargetMachine(TargetRequests, TargetChecks, TargetGroup, TargetRoles):
 
     record: TargetRecord or None when both superblock slots are bad. capacity: bytes of the device. sector_size: bytes.
     chain: ids of the generations within reach, newest first, the committed one first, as the headers of the undo files have them.
-    Public: phase (a key of states.TARGET), record (what the superblock says or is being told), session (the current handle or None), chain.
+    Public: phase (a key of states.TARGET), record (what the superblock says or is being told), session (the current handle or None), chain;
+    features: what the frames of this session may use.
     """
 
     def __init__(self, record, *, capacity, sector_size, chain=()):
@@ -32,6 +33,7 @@ class TargetMachine(TargetRequests, TargetChecks, TargetGroup, TargetRoles):
         self.set_chain(chain)
         self.phase = "down"
         self.session = None
+        self.features = ()
         self._capacity, self._sector_size = capacity, sector_size
         self._greeting = set()  # handles that have not said an acceptable Hello
         self._lanes = False  # lanes were started and not waited for or drained

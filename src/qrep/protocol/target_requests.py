@@ -6,6 +6,7 @@ Every check comes before the first change of state, so that a message that may n
 from qrep import states
 from qrep.errors import ProtocolError
 from qrep.protocol import actions as do
+from qrep.protocol import features as known
 from qrep.protocol import messages as say
 from qrep.protocol.messages import NO_ID
 from qrep.protocol.records import OPEN_NONE, OPEN_RUN
@@ -65,6 +66,7 @@ class TargetRequests:
         # Durable before anybody relies on it, and before the older session's frames are shut out: from here on its epoch is over.
         self.record = record.with_epoch(hello.epoch)
         older, self.session = self.session, handle
+        self.features = known.common(hello.features)
         self._greeting.discard(handle)
         done = [do.WriteSuperblock(self.record), *reshape, *self._stop_lanes(checkpoint=False)]
         if older is not None:
@@ -91,6 +93,7 @@ class TargetRequests:
             version=version, committed=record.committed_id, counter=record.committed_counter, size=record.size, leaf_size=record.leaf_size,
             granule_size=record.granule_size, role=record.role, history=list(record.history), open_new=record.open_new_id,
             open_attempt=record.open_attempt, resumable=self._can_resume(), sector_size=self._sector_size, max_epoch=record.max_epoch,
+            features=list(self.features),
         )  # fmt: skip
 
     def _can_resume(self):

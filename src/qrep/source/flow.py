@@ -161,7 +161,7 @@ class Run(Dialogue):
         self._run = SourceRun(
             self.geometry, attempt=action.attempt, session=action.session, key=action.key, sector_size=image.sector_size,
             base_states=base.states, base_values=base.values, leaves_fd=self._map.leaves_fd, work=work, wanted=hint and hint.wanted,
-            frame_size=max(self.request.frame_limit, self.request.leaf_size), slots=self.request.slots,
+            frame_size=max(self.request.frame_limit, self.request.leaf_size), slots=self.request.slots, features=self._machine.features,
         )  # fmt: skip
         if self.request.together is not None:
             self.request.together.share(self._run, image.token, self.geometry, self._stopping.is_set)

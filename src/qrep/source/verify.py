@@ -257,7 +257,7 @@ class Verification:
                 say.Hello(
                     version_min=say.VERSION_MIN, version_max=say.VERSION_MAX, job_id=request.job_id, volume_id=request.volume_id,
                     epoch=epoch, size=self.geometry.size, leaf_size=self.geometry.leaf_size, granule_size=self.geometry.granule_size,
-                    sector_size=min(4096, request.device.io_alignment), plain=request.is_plain(),
+                    sector_size=min(4096, request.device.io_alignment), plain=request.is_plain(), features=[],
                 )
             )  # fmt: skip
             answer = self._expect(say.State, say.Stale)

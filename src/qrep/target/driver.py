@@ -235,7 +235,7 @@ class TargetDriver(RoleChanges, CheckDriver):
             base_states=bytes(attempt.states), base_values=bytes(attempt.values), leaves_fd=self.digest_map.leaves_fd,
             undo_fd=attempt.undo_fd, undo_limit=self._undo_limit(attempt) if attempt.undo_fd >= 0 else 0, undo_next=attempt.undo_next,
             undo_sequence=attempt.undo_sequence, base_id=attempt.base_id, punch=True, is_file=self.device.kind == "file",
-            frame_limit=action.frame_limit, undo_reach=attempt.marks.memory if attempt.marks is not None else None,
+            frame_limit=action.frame_limit, features=self.machine.features, undo_reach=attempt.marks.memory if attempt.marks is not None else None,
         )  # fmt: skip
         self.epoch.change()  # before the first write that this undo file covers
         attempt.lanes = TargetLanes(attempt.run, self.device_fd, self.rendezvous, self._lanes_ended_badly)
