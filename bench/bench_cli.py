@@ -13,7 +13,7 @@ import pytest
 from agents import Agents, b3sum
 from bench_copy import change_leaves
 from lane_pair import replicate, scan_rate, socket_pairs, whole_map
-from measure import DEVICE_SIZE, FULL, GIB, KIB, MIB, add_row, figure_row, fill_file, rate
+from measure import DEVICE_SIZE, FULL, GIB, KIB, MIB, add_row, figure_row, fill_file, make_room, rate
 
 from qrep._native.wire import Geometry
 
@@ -25,6 +25,7 @@ def job_size():
     """Large enough that starting a command is a small part of it, small enough for two of them in memory."""
     if not FULL:
         return DEVICE_SIZE
+    make_room()
     free = next(int(line.split()[1]) for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable"))
     return max(DEVICE_SIZE, min(8 * GIB, free * KIB // 3 // GIB * GIB))
 

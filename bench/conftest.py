@@ -35,10 +35,12 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+import keep
 import pytest
 import results
 from comparison import Comparison
-from measure import DEVICE_SIZE, FULL, MIB, PREFIX, ROUNDS, ROWS, make_loop, sweep
+from devices import POOLS, reserve_huge_pages
+from measure import CHARTS, DEVICE_SIZE, FULL, MIB, PREFIX, ROUNDS, ROWS, Pool, sweep
 
 
 def pytest_collection_modifyitems(items):
@@ -61,11 +63,19 @@ def compare(benchmark):
     return Comparison(benchmark)
 
 
-ITEMS = []
+ITEMS, SECONDS, SKIPPED = [], {}, {}
+BUDGET_MIN = 15
 
 
 def pytest_collection_finish(session):
     ITEMS.extend(session.items)
+
+
+def pytest_runtest_logreport(report):
+    bench = Path(report.nodeid.split("::", 1)[0]).stem.removeprefix("bench_")
+    SECONDS[bench] = SECONDS.get(bench, 0.0) + report.duration
+    if report.skipped and isinstance(report.longrepr, tuple):
+        SKIPPED[bench, report.longrepr[2].removeprefix("Skipped: ")] = None
 
 
 def below_first():
@@ -86,10 +96,19 @@ def pytest_terminal_summary(terminalreporter):
     widths = [max(len(line[column]) for line in lines) for column in range(len(results.HEAD))]
     for line in lines:
         terminalreporter.write_line("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    if not FULL:
+        return
+    spent, minutes = sorted(SECONDS.items(), key=lambda item: -item[1]), sum(SECONDS.values()) / 60
+    terminalreporter.write_line("seconds: " + ", ".join(f"{bench} {seconds:.0f}" for bench, seconds in spent))
+    terminalreporter.write_line(f"{minutes:.1f} minutes of {BUDGET_MIN}", red=minutes > BUDGET_MIN)
     for row in below_first():
         terminalreporter.write_line(f"below first: {row.id} {row.case}: {row.ratio:.3f}", red=True)
-    if FULL and results.is_whole(ITEMS, ROWS):
-        results.write(Path(__file__).with_name("RESULTS.md"), ROWS)
+    if results.is_whole(ITEMS, ROWS):
+        for path in keep.keep(ROWS, CHARTS, SECONDS, list(SKIPPED)):
+            terminalreporter.write_line(f"written: {path}")
+    else:
+        asked = ", ".join(results.missing(ROWS)) or "all that is required, but not by all benches"
+        terminalreporter.write_line(f"not whole, so RESULTS.md stays as it is; not measured: {asked}", yellow=True)
 
 
 @pytest.fixture(scope="session")
@@ -107,24 +126,56 @@ def huge_tmpfs():
     os.rmdir(point)
 
 
-@pytest.fixture
-def memory_device(huge_tmpfs):
-    """memory_device(size=DEVICE_SIZE, fill="random") -> path of a loop device over memory, "M" in the design's tables."""
-    if shutil.which("fio") is None:
-        pytest.skip("needs fio, the ceiling")
-    with contextlib.ExitStack() as stack:
-        yield lambda size=DEVICE_SIZE, fill="random": make_loop(stack, huge_tmpfs, size, fill)
+@contextlib.contextmanager
+def pool_of(directory):
+    pool = Pool(directory)
+    POOLS.append(pool)
+    yield pool
+    POOLS.remove(pool)
+    pool.drop()
 
 
-@pytest.fixture
-def disk_device():
-    """The same over a file on this machine's disk (QREP_BENCH_DIR, else /var/tmp), "D" in the tables."""
+@pytest.fixture(scope="session")
+def memory_pool(huge_tmpfs):
+    with reserve_huge_pages(), pool_of(huge_tmpfs) as pool:
+        yield pool
+
+
+@pytest.fixture(scope="session")
+def disk_pool():
+    directory = tempfile.mkdtemp(prefix=PREFIX, dir=os.environ.get("QREP_BENCH_DIR", "/var/tmp"))
+    with pool_of(directory) as pool:
+        yield pool
+    os.rmdir(directory)
+
+
+def lend(request, name):
     if os.geteuid() != 0 or shutil.which("fio") is None:
         pytest.skip("needs root (loop devices) and fio, the ceiling")
+    pool = request.getfixturevalue(name)
     with contextlib.ExitStack() as stack:
-        directory = tempfile.mkdtemp(prefix=PREFIX, dir=os.environ.get("QREP_BENCH_DIR", "/var/tmp"))
-        stack.callback(os.rmdir, directory)
-        yield lambda size=DEVICE_SIZE, fill="random": make_loop(stack, directory, size, fill)
+
+        def make(size=DEVICE_SIZE, fill="random"):
+            path = pool.lend(size, fill)
+            stack.callback(pool.give_back, path)
+            return path
+
+        yield make
+
+
+@pytest.fixture
+def memory_device(request):
+    """memory_device(size=DEVICE_SIZE, fill="random") -> path of a loop device over memory, "M" in the design's tables.
+
+    It is this bench's until it ends; the next one gets it as it is asked for, so nothing of a bench may still have it open then.
+    """
+    yield from lend(request, "memory_pool")
+
+
+@pytest.fixture
+def disk_device(request):
+    """The same over a file on this machine's disk (QREP_BENCH_DIR, else /var/tmp), "D" in the tables."""
+    yield from lend(request, "disk_pool")
 
 
 @pytest.fixture

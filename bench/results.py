@@ -1,4 +1,4 @@
-"""The table of a full session as bench/RESULTS.md: the rows by section, and the machine they are of."""
+"""The table of a full session as bench/RESULTS.md: the rows by section, what they cost, and the machine they are of."""
 
 import datetime
 import os
@@ -6,14 +6,15 @@ import platform
 import subprocess
 from pathlib import Path
 
-from measure import DEVICE_SIZE, FULL, MIB, QUIET, ROUNDS
+from measure import DEVICE_SIZE, FULL, MIB, QUIET, ROUNDS, huge_pages
 
 HERE = Path(__file__).parent
 STARTED = datetime.datetime.now(datetime.UTC)
 LOAD_AT_START = os.getloadavg()
 HEAD = ("id", "case", "ours", "ceiling", "ratio", "min..max", "first", "goal", "verdict", "note")
+COSTS = ("case", "who", "CPU s/GiB source", "target", "both", "peak MiB", "wire / changed", "read / changed", "p99 / alone")
 # What the design requires; a session without one of them is not whole.
-REQUIRED = ("S1", "S2", "S4", "H1", "D1", "C1", "C5", "U1", "P1", "P2", "P3", "V1")
+REQUIRED = ("S1", "S2", "S3", "S4", "S7", "H1", "H3", "D1", "C1", "C3", "C5", "C7", "U1", "R1", "R2", "T1", "Z1", "P1", "P2", "P3", "V1")
 
 
 def figure_text(value, unit):
@@ -39,10 +40,45 @@ def cells(row):
     )  # fmt: skip
 
 
+def cost_cells(rows):
+    """The lines of a table of what ours and the peers cost, as COSTS names them: ours once for each group of a family."""
+    lines, seen = [], set()
+    for row in rows:
+        group, against = row.bars
+        for who, figures in (("qrep", row.figures), (against, row.peer_figures)):
+            both = figures.get("cpu", figures["cpu_source"] + figures["cpu_target"] if {"cpu_source", "cpu_target"} <= set(figures) else None)
+            line = (group, who, *("" if each is None else number_text(each) for each in (
+                figures.get("cpu_source"), figures.get("cpu_target"), both, *(figures.get(name) for name in ("rss", "wire", "read", "p99")))))  # fmt: skip
+            if figures and line not in seen:
+                seen.add(line)
+                lines.append(line)
+    return lines
+
+
 def is_whole(items, rows):
     """Whether every bench was asked to run, so that the table may replace the one that is there. items: what pytest collected."""
     benches = {path.name for path in HERE.glob("bench_*.py")}
-    return benches <= {item.path.name for item in items} and set(REQUIRED) <= {row.id for row in rows}
+    return benches <= {item.path.name for item in items} and not missing(rows)
+
+
+def missing(rows):
+    """What is required and was not measured."""
+    return [id for id in REQUIRED if id not in {row.id for row in rows}]
+
+
+def git(*words):
+    return subprocess.run(["git", "-C", HERE.parent, *words], capture_output=True, text=True, check=False).stdout.strip()
+
+
+def tree():
+    """What is measured: git's id of src, with a "+" if something in it is not what was committed."""
+    return git("rev-parse", "HEAD:src") + ("+" if git("status", "--porcelain", "--", "src") else "")
+
+
+def commit():
+    """Of this checkout; "+" says that sources or benches are not what was committed."""
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", "src", "bench/*.py")
+    return (git("rev-parse", "--short", "HEAD") or "not a checkout") + ("+" if changed else "")
 
 
 def machine():
@@ -51,15 +87,14 @@ def machine():
     memory = next(int(line.split()[1]) for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemTotal"))
     flags = Path("/proc/cpuinfo").read_text()
     vector = "AVX-512" if " avx512vl" in flags else "AVX2" if " avx2" in flags else platform.machine()
-    commit = subprocess.run(["git", "-C", HERE, "describe", "--always", "--dirty"], capture_output=True, text=True, check=False).stdout.strip()
     minutes = (datetime.datetime.now(datetime.UTC) - STARTED).total_seconds() / 60
-    loads = " ".join(f"{load:.2f}" for load in LOAD_AT_START)
+    start, end = (" ".join(f"{load:.2f}" for load in loads) for loads in (LOAD_AT_START, os.getloadavg()))
     return [
         ("processor", f"{cpu}, {os.cpu_count()} CPUs, {vector}"), ("memory", f"{memory / 2**20:.0f} GiB"),
         ("kernel", platform.release()), ("Python", platform.python_version()),
         ("congestion control by default", Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip()),
-        ("date", f"{STARTED:%Y-%m-%d %H:%M} UTC, {minutes:.0f} min"), ("commit", commit or "not a checkout"),
-        ("load average at the start, and at the end", f"{loads}; " + " ".join(f"{load:.2f}" for load in os.getloadavg())), ("devices", f"{DEVICE_SIZE // MIB} MiB, {ROUNDS} rounds"),
+        ("date", f"{STARTED:%Y-%m-%d %H:%M} UTC, {minutes:.0f} min"), ("commit", commit()), ("load average at the start, and at the end", f"{start}; {end}"),
+        ("devices", f"{DEVICE_SIZE // MIB} MiB, {ROUNDS} rounds"), ("fio's buffers", "4 KiB pages (fio as it comes)" + (", and huge pages where a row says so" if huge_pages() else "")),
     ]  # fmt: skip
 
 
@@ -68,19 +103,38 @@ def table(head, lines):
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
 
 
-def write(path, rows):
-    """Replace RESULTS.md: what the design asks for, the machine, every section's rows, and what was measured by hand."""
-    required = [row for row in rows if row.id in REQUIRED and row.first is not None]
+def section_text(name, rows, families, pictures):
+    parts = [f"## {name}", *([table(HEAD, [cells(row) for row in rows])] if rows else [])]
+    if costs := cost_cells(rows):
+        parts.append(table(COSTS, costs))
+    parts += [f"![{family}](pictures/{picture})" for family, picture in pictures if family in families]
+    return "\n\n".join(parts)
+
+
+def write(path, session, runs, pictures):
+    """Replace RESULTS.md: what the design asks for, the machine, every section's rows, and what was measured by hand.
+
+    session: saved.Session; runs: the text about the last sessions; pictures: [(family, file name)].
+    """
+    rows = session.rows
+    required = sorted((row for row in rows if row.id in REQUIRED and row.verdict), key=lambda row: REQUIRED.index(row.id))
     noisy = [f"{row.id or row.section}: {row.case}" for row in rows if row.busy > QUIET]
+    homes = {each.family: each.section for each in (*reversed(rows), *reversed(session.charts)) if each.family}  # a picture stands where its family began
     parts = [
         "# What was measured\n\nWritten by `./test.sh bench`; by hand only `by_hand.md`, which ends it. Each ratio is the median of rounds in which"
-        " the ceiling ran\nright before ours; M is a loop device over a tmpfs of huge pages, D one over a file on this machine's disk.\n"
-        "Comments in the code name sections of this file.",
-        "## Machine\n\n" + table(("what", "value"), machine()),
-        "## Required\n\nRatios to fio are to fio with buffers of 4 KiB pages, which is too low a ceiling: see \"The ceiling of fio\" below.\n\n" + table(HEAD, [cells(row) for row in required]),
+        " the ceiling or peer ran\nright before ours; M is a loop device over a tmpfs of huge pages, D one over a file on this machine's disk."
+        "\nComments in the code name sections of this file.",
+        "## Machine\n\n" + table(("what", "value"), session.machine),
+        "## Required\n\n" + table(HEAD, [cells(row) for row in required]),
         "Noisy rows (something else took more than a tenth of the CPUs right before their rounds): " + ("; ".join(noisy) or "none") + ".",
+        "## Three runs\n\n" + runs,
     ]
-    for section in sorted({row.section for row in rows}):
-        parts.append(f"## {section}\n\n" + table(HEAD, [cells(row) for row in rows if row.section == section]))
+    for section in sorted({row.section for row in rows} | set(homes.values())):
+        families = {family for family, home in homes.items() if home == section}
+        parts.append(section_text(section, [row for row in rows if row.section == section], families, pictures))
+    spent = sorted(session.seconds.items(), key=lambda item: -item[1])
+    parts.append(f"## Time\n\n{sum(session.seconds.values()) / 60:.1f} minutes in all: " + ", ".join(f"{bench} {seconds:.0f} s" for bench, seconds in spent) + ".")
+    if session.skipped:
+        parts.append("Not measured here: " + "; ".join(f"{bench}: {why}" for bench, why in session.skipped) + ".")
     parts.append((HERE / "by_hand.md").read_text().strip())
     path.write_text("\n\n".join(parts) + "\n")
