@@ -44,6 +44,8 @@ prepare_venv() {
 
 BUILD_PACKAGES=(gcc libc6-dev python3-dev python3-venv liburing-dev)
 DEMO_PACKAGES=("${BUILD_PACKAGES[@]}" util-linux mount e2fsprogs xfsprogs b3sum iproute2)
-TEST_PACKAGES=("${DEMO_PACKAGES[@]}" btrfs-progs clang libclang-rt-14-dev fio fuse3 git groff-base libfuse3-dev kmod libnbd-bin lvm2
-    mdadm nbdkit openssh-client openssh-server parted pkg-config procps qemu-system-x86 qemu-utils spin strace systemd thin-provisioning-tools
+# What ours is measured beside, which the tests run, too: bench/peers.
+PEER_PACKAGES=(casync iperf3 libnbd-bin nbdkit qemu-utils rsync socat)
+TEST_PACKAGES=("${DEMO_PACKAGES[@]}" "${PEER_PACKAGES[@]}" btrfs-progs clang libclang-rt-14-dev fio fuse3 git groff-base libfuse3-dev kmod lvm2
+    mdadm openssh-client openssh-server parted pkg-config procps qemu-system-x86 spin strace systemd thin-provisioning-tools
     xz-utils)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from agents import Agents, b3sum
-from bench_copy import change_leaves
+from content import change_leaves
 from lane_pair import replicate, scan_rate, socket_pairs, whole_map
 from measure import DEVICE_SIZE, FULL, GIB, KIB, MIB, add_row, figure_row, fill_file, make_room, rate
 

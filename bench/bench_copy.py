@@ -1,122 +1,132 @@
-"""Source to target, both ends in this process, over loopback TCP.
+"""Full copies, verified: from device to device over TCP and on one host, of data, of half zeroes, of a sparse image.
 
-C1: full copy / nbdcopy to qemu-nbd. C5: disk to memory / the slower of fio's two sides. D1: 1 % changed / own unchanged scan.
+C1: over TCP / nbdcopy to qemu-nbd. C2: / dd through socat. C4: / nbdcopy to nbdkit. C5: disk to memory / the slower of fio's two sides. C7: on one host
+/ qemu-img convert. (C3, against what the cores allow: bench_bound.py.)
 """
 
 import contextlib
+import itertools
 import os
-import random
-import shutil
-import subprocess
-import time
 
 import pytest
-from lane_pair import replicate, scan_rate
-from measure import DEVICE_SIZE, FULL, MIB, fio
+from content import same_content, zero_every_other
+from lane_pair import rate_of, replicate, socket_pairs, tcp_pairs
+from measure import FULL, GIB, MIB, Against, fill_file, fio, rate, tool
+from rivals import Rivals
 
+from peers import Program
+from peers.ceilings import IPERF3, iperf3
 from qrep._native.wire import Geometry
+from qrep.copy import copy_local
 
 LEAF, GRANULE = 4096, 8 * MIB
-GEOMETRY = Geometry(DEVICE_SIZE, LEAF, GRANULE)
+SIZE = GIB if FULL else 32 * MIB
+GEOMETRY = Geometry(SIZE, LEAF, GRANULE)
+# Required of ours against a peer: id, first, goal.
+REQUIRED = {
+    "nbdcopy to qemu-nbd": ("C1", 1.6, 2.4), "dd | socat | dd": ("C2", 2.5, 3.3), "nbdcopy to nbdkit": ("C4", None, None),
+    "qemu-img convert": ("C7", 0.6, 0.9),
+}  # fmt: skip
 
 
-def copy_rate(source_fd, target_fd, **options):
+def copy_rate(source_fd, target_fd, pairs=tcp_pairs):
     """Bytes per second of a verified full copy, the device flushed at its end."""
-    started = time.perf_counter()
-    _, target, _ = replicate(GEOMETRY, source_fd, target_fd, **options)
-    os.fdatasync(target_fd)
-    seconds = time.perf_counter() - started
-    assert target.counters()["hashed"] == DEVICE_SIZE
-    return DEVICE_SIZE / seconds
+    _, target, seconds = replicate(GEOMETRY, source_fd, target_fd, pairs=pairs, flush=True)
+    assert target.counters()["hashed"] + target.counters()["zero"] == SIZE
+    return rate_of(seconds, SIZE)
 
 
-@contextlib.contextmanager
-def nbd_server(device, port):
-    """qemu-nbd exporting the device over TCP, writes straight to it."""
-    server = subprocess.Popen([
-        "qemu-nbd", "--format=raw", "--cache=none", "--aio=native", "--persistent", "--shared=4", "--bind=127.0.0.1", f"--port={port}", device,
-    ])  # fmt: skip
-    try:
-        deadline = time.monotonic() + 5
-        while subprocess.run(["nbdinfo", "--size", f"nbd://127.0.0.1:{port}"], capture_output=True, check=False).returncode:
-            assert time.monotonic() < deadline, "qemu-nbd does not answer"
-            time.sleep(0.05)
-        yield f"nbd://127.0.0.1:{port}"
-    finally:
-        server.terminate()
-        server.wait()
+@pytest.fixture
+def stack(memory_device):
+    """Ended before the devices are given back."""
+    with contextlib.ExitStack() as stack:
+        yield stack
 
 
-def nbdcopy_rate(device, address):
-    started = time.perf_counter()
-    subprocess.run(["nbdcopy", "--flush", "--allocated", device, address], check=True)
-    return DEVICE_SIZE / (time.perf_counter() - started)
+def against(rivals, judged=True):
+    return {name: Against(run, *(REQUIRED.get(name, ()) if judged else ())) for name, run in rivals.items()}
 
 
-def same_content(one, other):
-    return subprocess.run(["cmp", one, other], check=False).returncode == 0
+def first_of(rivals, name):
+    """The rival that a case is judged by. Skips without it."""
+    if name not in rivals:
+        pytest.skip(f"not compared: {name}, see bench_peers.py for what is missing")
+    return rivals.pop(name)
 
 
-def test_a_verified_full_copy_over_tcp(compare, memory_device, open_direct):
-    for tool in ("nbdcopy", "qemu-nbd", "nbdinfo"):
-        if shutil.which(tool) is None:
-            pytest.skip(f"needs {tool}")
-    source, target, other = memory_device(), memory_device(fill="zero"), memory_device(fill="zero")
+def compare_copies(compare, stack, memory_device, open_direct, directory, *, kind, over, judged_by, prepare=None, bounds=None):
+    """Ours and every peer that can, over TCP or on one host. prepare: what is done to the random data of a source; then nothing is required."""
+    source, target = memory_device(SIZE), memory_device(SIZE, "zero")
+    if prepare is not None:
+        prepare(source, SIZE)
     source_fd, target_fd = open_direct(source, os.O_RDONLY), open_direct(target)
-    with nbd_server(other, 10900 + os.getpid() % 90) as address:
-        compare(
-            "C1", "verified full copy over TCP, M -> M / nbdcopy to qemu-nbd",
-            lambda: copy_rate(source_fd, target_fd), lambda: nbdcopy_rate(source, address), first=1.6, goal=2.4,
-        )  # fmt: skip
+    rivals = Rivals(memory_device, directory, stack).copying(source, SIZE, over, prepare or (lambda path, size: None))
+    judge = first_of(rivals, judged_by)
+    id, first, goal = REQUIRED[judged_by] if prepare is None else ("", None, None)
+    also = against(rivals, judged=prepare is None) | (bounds or {})
+    where = "over TCP" if over else "on one host"
+    compare(id, f"{kind}, {where} / {judged_by}", lambda: copy_rate(source_fd, target_fd, tcp_pairs if over else socket_pairs), judge,
+            first=first, goal=goal, family=f"full copy {where}", peer=judged_by, also=also)  # fmt: skip
     assert same_content(source, target)
+
+
+def test_a_full_copy_over_tcp(compare, stack, memory_device, open_direct, tmp_path):
+    bounds = {}
+    if not IPERF3.missing():
+        carry = stack.enter_context(iperf3())
+        bounds["iperf3, 2 connections"] = Against(lambda: carry(SIZE, 2), bound=True)
+    compare_copies(compare, stack, memory_device, open_direct, tmp_path, kind="dense", over="tcp", judged_by="nbdcopy to qemu-nbd", bounds=bounds)
+
+
+def test_a_full_copy_over_tcp_of_half_zeroes(compare, stack, memory_device, open_direct, tmp_path):
+    compare_copies(compare, stack, memory_device, open_direct, tmp_path, kind="half zero", over="tcp", judged_by="nbdcopy to qemu-nbd",
+                   prepare=zero_every_other)  # fmt: skip
+
+
+def test_a_full_copy_on_one_host(compare, stack, memory_device, open_direct, tmp_path):
+    compare_copies(compare, stack, memory_device, open_direct, tmp_path, kind="dense", over="", judged_by="qemu-img convert")
 
 
 def test_a_copy_from_disk_to_memory(compare, disk_device, memory_device, open_direct):
-    source, target = disk_device(), memory_device(fill="zero")
+    source, target = disk_device(SIZE), memory_device(SIZE, "zero")
     source_fd, target_fd = open_direct(source, os.O_RDONLY), open_direct(target)
-    compare(
-        "C5", "full copy, D -> M / min(fio read, fio write)",
-        lambda: copy_rate(source_fd, target_fd), lambda: min(fio(source, "read", 8 * MIB, 2), fio(target, "write", 8 * MIB, 2)),
-        first=0.85, goal=0.95,
-    )  # fmt: skip
-
-
-def change_leaves(descriptor, share, seed, size=DEVICE_SIZE):
-    """Overwrite a random share of the leaves of the first `size` bytes with other bytes; how many."""
-    source = random.Random(seed)
-    leaves = source.sample(range(size // LEAF), int(size // LEAF * share))
-    for leaf in leaves:
-        os.pwrite(descriptor, source.randbytes(LEAF), leaf * LEAF)
-    os.fsync(descriptor)
-    return len(leaves)
-
-
-def test_a_run_of_which_one_percent_changed(compare, memory_device, open_direct, tmp_path):
-    source, target = memory_device(), memory_device(fill="zero")
-    source_fd, target_fd = open_direct(source), open_direct(target)
-    leaves = [os.open(tmp_path / name, os.O_RDWR | os.O_CREAT) for name in ("source-leaves", "target-leaves")]
-    options = {"source_options": {"leaves_fd": leaves[0]}, "target_options": {"leaves_fd": leaves[1]}, "connections": 1}
-    run, _, _ = replicate(GEOMETRY, source_fd, target_fd, **options)
-    state = {"map": (bytes(run.fresh_states), bytes(run.fresh_values)), "seed": 0, "wire": []}
-    plain = os.open(source, os.O_RDWR)
-
-    def idle_scan():
-        return scan_rate(GEOMETRY, source_fd, state["map"])
-
-    def change():
-        state["seed"] += 1
-        state["changed"] = change_leaves(plain, 0.01, state["seed"]) * LEAF
-
-    def differential():
-        run, _, seconds = replicate(GEOMETRY, source_fd, target_fd, base=state["map"], **options)
-        state["map"] = (bytes(run.fresh_states), bytes(run.fresh_values))
-        state["wire"].append(run.counters()["sent"] / state["changed"])
-        return DEVICE_SIZE / seconds
-
-    row = compare("D1", "1 % random 4 KiB changed / own unchanged scan", differential, idle_scan, setup=change, first=0.85, goal=0.95)
-    wire = max(state["wire"])
-    row.note = f"bytes on the wire / bytes changed {wire:.3f} (<= 1.10, goal 1.03)"
-    for descriptor in (*leaves, plain):
-        os.close(descriptor)
+    compare("C5", "D to M over TCP / min(fio read, fio write)", lambda: copy_rate(source_fd, target_fd, tcp_pairs),
+            lambda: min(fio(source, "read", 8 * MIB, 2, SIZE), fio(target, "write", 8 * MIB, 2, SIZE)), first=0.85, goal=0.95)  # fmt: skip
     assert same_content(source, target)
-    assert not FULL or wire <= 1.10
+
+
+SPARSE_SIZE, PIECES = (32 * GIB, 64) if FULL else (256 * MIB, 8)
+
+
+def test_a_copy_of_a_sparse_image(compare, huge_tmpfs, tmp_path):
+    """Holes are not read. Images, because a device does not tell of its holes; the whole engine, because it is the one that asks for them."""
+    qemu_img = Program("qemu-img", "qemu-utils")
+    if qemu_img.missing():
+        pytest.skip(qemu_img.missing())
+    source, target, other = (huge_tmpfs / f"sparse-{name}.img" for name in ("source", "target", "other"))
+    for path in (source, target, other):
+        path.touch()
+        os.truncate(path, SPARSE_SIZE)
+    for number in range(PIECES):
+        fill_file(source, MIB, number, SPARSE_SIZE // PIECES * number)
+    runs = itertools.count()
+
+    def ours():
+        os.truncate(target, 0)
+        os.truncate(target, SPARSE_SIZE)
+        return rate(copy_local, str(source), str(target), str(tmp_path / f"state-{next(runs)}"), size=SPARSE_SIZE)
+
+    def convert():
+        command = ["qemu-img", "convert", "-f", "raw", "-O", "raw", "-T", "none", "-t", "none", source, other]
+        return tool(command).sample(SPARSE_SIZE)
+
+    def nbdcopy():
+        os.truncate(other, 0)
+        os.truncate(other, SPARSE_SIZE)
+        return tool(["nbdcopy", "--flush", source, other]).sample(SPARSE_SIZE)
+
+    also = {} if Program("nbdcopy").missing() else {"nbdcopy": nbdcopy}
+    compare("", f"{SPARSE_SIZE // GIB or 0.25:g} GiB, {PIECES} MiB of data / qemu-img convert", ours, convert, family="sparse image", peer="qemu-img convert",
+            also=also)  # fmt: skip
+    for path in (source, target, other):
+        os.unlink(path)

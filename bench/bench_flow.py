@@ -9,11 +9,14 @@ import time
 
 import pytest
 from agents import b3sum
-from bench_copy import GEOMETRY, change_leaves
+from content import change_leaves
 from lane_pair import LANES, replicate, scan_rate, socket_pairs, whole_map
-from measure import DEVICE_SIZE, add_row, figure_row
+from measure import DEVICE_SIZE, MIB, add_row, figure_row
 
+from qrep._native.wire import Geometry
 from qrep.copy import copy_local
+
+GEOMETRY = Geometry(DEVICE_SIZE, 4096, 8 * MIB)
 
 
 class Flow:

@@ -4,9 +4,13 @@ import contextlib
 import os
 import subprocess
 
-from bench_copy import GEOMETRY, change_leaves, same_content
+from content import change_leaves, same_content
 from lane_pair import open_undo, replicate
 from measure import DEVICE_SIZE, MIB, make_loop
+
+from qrep._native.wire import Geometry
+
+GEOMETRY = Geometry(DEVICE_SIZE, 4096, 8 * MIB)
 
 
 def test_a_differential_run_with_before_images(compare, memory_device, open_direct, huge_tmpfs, tmp_path):

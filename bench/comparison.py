@@ -9,7 +9,7 @@ class Comparison:
     """compare(id, case, ours, ceiling, *, first, goal, ...) -> Row, also kept for the table. As often as a bench likes.
 
     ours, ceiling: callables that return a figure. setup: called before every round of ours, not measured. also: {name: callable or Against}, run
-    before ours in every round, too; their rows follow. family, peer, group: see Row.
+    before the ceiling in every round; their rows follow. family, peer, group: see Row.
     """
 
     def __init__(self, benchmark):
@@ -20,10 +20,10 @@ class Comparison:
         tops, figures, busy = {each: [] for each in (None, *others)}, [], []
 
         def before():
-            busy.append(wait_quiet())
-            tops[None].append(ceiling())
             for name, other in others.items():
                 tops[name].append(other.call())
+            busy.append(wait_quiet())
+            tops[None].append(ceiling())  # what ours is judged by comes right before it
             if setup is not None:
                 setup()
 

@@ -9,6 +9,8 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+from measure import GIB, Sample
+
 from qrep._native.connection import Connection
 from qrep._native.source_lane import SourceRun
 from qrep._native.target_lane import TargetRun
@@ -70,14 +72,16 @@ def replicate(geometry, source_fd, target_fd, *, connections=2, base=None, undo_
               pairs=tcp_pairs, flush=False):  # fmt: skip
     """Send the volume from one descriptor to the other; (SourceRun, TargetRun, seconds). base: (states, values) or None: all is sent.
 
-    The time is that of the lanes, from the first start to the last return, and of a flush of the target at the end if asked for. Raises RuntimeError with the failures if a lane fails.
+    The time is that of the lanes, from the first start to the last return, and of a flush of the target at the end if asked for; it is a Sample,
+    which carries the CPU time of the lanes of each side (what the kernel does for them in threads of its own is not in it). Raises RuntimeError with
+    the failures if a lane fails.
     """
     states, values = base or (bytes(geometry.granules), bytes(32 * geometry.granules))
     identity = {"attempt": secrets.randbits(63), "session": 1, "key": secrets.token_bytes(32), "sector_size": 512}
     source = SourceRun(geometry, base_states=states, base_values=values, **identity, **(source_options or {}))
     target = TargetRun(geometry, base_states=states, base_values=values, undo_fd=undo_fd, undo_limit=1 << 50, base_id=b"b" * 16,
                        **identity, **(target_options or {}))  # fmt: skip
-    results = {}
+    results, cpu = {}, {}
     with contextlib.ExitStack() as stack:
         threads = []
         for index, (ours, theirs) in enumerate(pairs(connections)):
@@ -87,6 +91,7 @@ def replicate(geometry, source_fd, target_fd, *, connections=2, base=None, undo_
 
                 def work(key=(name, index), run=run, fd=fd, connection=connection):
                     results[key] = run.lane(fd, connection, key[1])
+                    cpu[key] = time.thread_time()
 
                 threads.append(threading.Thread(target=work))
         started = time.perf_counter()
@@ -99,7 +104,13 @@ def replicate(geometry, source_fd, target_fd, *, connections=2, base=None, undo_
         seconds = time.perf_counter() - started
     if any(results.values()):
         raise RuntimeError(f"{results}: source {source.failure()}, target {target.failure()}")
-    return source, target, seconds
+    cpu_of_side = {f"cpu_{side}": sum(spent for (name, _), spent in cpu.items() if name == side) / (geometry.size / GIB) for side in ("source", "target")}
+    return source, target, Sample(seconds, **cpu_of_side)
+
+
+def rate_of(seconds, size, **figures):
+    """The rate of a replicate() that took `seconds`, with what these carry, and with `figures`."""
+    return Sample(size / seconds, **seconds.figures, **figures)
 
 
 def open_undo(stack, directory):
