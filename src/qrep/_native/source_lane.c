@@ -244,6 +244,18 @@ static int wait_for_something(struct source_lane *lane)
 
 static int is_stopped(const struct source_lane *lane) { return atomic_load_explicit(&lane->run->base.stop, memory_order_relaxed); }
 
+/* What is queued is the kernel's before the hash takes the CPU. The connection may have taken a small frame at once: then its slot is free, and what is to be
+ * read into it is under way during this hash, too, not only after it. */
+static int start_all(struct source_lane *lane)
+{
+    int sending = lane->sending != NULL, rc = reap(lane, 0);
+
+    if (rc || !sending || lane->sending)
+        return rc;
+    rc = source_fill(lane);
+    return rc ? rc : reap(lane, 0);
+}
+
 static int run_granules(struct source_lane *lane)
 {
     for (;;) {
@@ -256,8 +268,7 @@ static int run_granules(struct source_lane *lane)
             return rc;
         struct source_slot *slot = lane->hashing ? lane->hashing : find_slot(lane, SLOT_READ);
         if (slot) {
-            /* What was queued above is the kernel's before the hash takes the CPU. */
-            rc = reap(lane, 0);
+            rc = start_all(lane);
             if (rc == 0)
                 rc = source_hash(lane, slot);
         } else if (lane->work_done && !find_slot(lane, SLOT_READING) && !find_slot(lane, SLOT_WAITING) && source_idle(lane)) {
