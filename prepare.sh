@@ -42,7 +42,7 @@ prepare_venv() {
     export PATH
 }
 
-BUILD_PACKAGES=(gcc libc6-dev python3-dev python3-venv liburing-dev)
+BUILD_PACKAGES=(gcc libc6-dev python3-dev python3-venv liburing-dev libzstd-dev)
 DEMO_PACKAGES=("${BUILD_PACKAGES[@]}" util-linux mount e2fsprogs xfsprogs b3sum iproute2)
 # What ours is measured beside, which the tests run, too: bench/peers.
 PEER_PACKAGES=(casync iperf3 libnbd-bin nbdkit qemu-utils rsync socat)

@@ -49,14 +49,14 @@ def need(header, package):
         sys.exit(f"qrep: cannot build: <{header}> is missing; install it with: apt-get install {package}")
 
 
-def liburing_archive():
-    """Path of liburing.a, so that the wheel carries io_uring and asks the system for nothing."""
+def archive(name, package):
+    """Path of a static library, so that the wheel carries it and asks the system for nothing."""
     compiler = os.environ.get("CC", "gcc").split()
     found = subprocess.run(
-        [*compiler, "-print-file-name=liburing.a"], capture_output=True, text=True, check=False
+        [*compiler, f"-print-file-name={name}"], capture_output=True, text=True, check=False
     ).stdout.strip()
     if not os.path.isabs(found):
-        sys.exit("qrep: cannot build: liburing.a is missing; install it with: apt-get install liburing-dev")
+        sys.exit(f"qrep: cannot build: {name} is missing; install it with: apt-get install {package}")
     return found
 
 
@@ -68,6 +68,7 @@ def check_requirements():
     need("linux/fs.h", "linux-libc-dev")
     need("Python.h", "python3-dev")
     need("liburing.h", "liburing-dev")
+    need("zstd.h", "libzstd-dev")
 
 
 class BuildCoreLibrary(build_clib):
@@ -104,8 +105,8 @@ def extensions():
             include_dirs=[str(NATIVE)],
             define_macros=macros,
             extra_compile_args=[*CFLAGS, "-Wno-unused-function", "-fvisibility=default"],
-            # After -lqrepcore, which uses it: an archive only serves what stands before it on the command line.
-            extra_link_args=[*LDFLAGS, liburing_archive()],
+            # After -lqrepcore, which uses them: an archive only serves what stands before it on the command line.
+            extra_link_args=[*LDFLAGS, archive("liburing.a", "liburing-dev"), archive("libzstd.a", "libzstd-dev"), "-Wl,--exclude-libs,libzstd.a"],
             py_limited_api=LIMITED,
         )
         for path in sorted(NATIVE.glob("*.pyx"))

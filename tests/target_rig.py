@@ -36,9 +36,9 @@ def granule_value(geometry, content, granule):
 class FrameSource:
     """Makes frames of a volume's content (a mutable buffer of its size) and sends them with `send(bytes)`."""
 
-    def __init__(self, send, geometry, content, *, attempt=ATTEMPT, session=SESSION, connection=0, key=KEY):
+    def __init__(self, send, geometry, content, *, attempt=ATTEMPT, session=SESSION, connection=0, key=KEY, features=()):
         self.send, self.geometry, self.content = send, geometry, content
-        self.writer = FrameWriter(geometry, attempt, session, connection, key)
+        self.writer = FrameWriter(geometry, attempt, session, connection, key, features)
 
     def value(self, granule):
         return granule_value(self.geometry, self.content, granule)
@@ -48,12 +48,14 @@ class FrameSource:
         end = min(start + count * self.geometry.leaf_size, self.geometry.size)
         return start, bytes(self.content[start:end])
 
-    def full(self, granule, first=0, count=None, *, last=True, value=None, digest=None):
+    def full(self, granule, first=0, count=None, *, last=True, value=None, digest=None, pack=None):
+        """pack: a function that makes of the data what travels; then the frame says PACKED."""
         count = self.geometry.granule_leaves(granule) - first if count is None else count
         start, data = self.node(granule, first, count)
         digest = digest or hasher.subtree(data, start, self.geometry.leaf_size)
         value = (value or self.value(granule)) if last else None
-        self.send(self.writer.full(granule, first, len(data), digest, LAST if last else 0, value) + data)
+        size, data = len(data), pack(data) if pack else data
+        self.send(self.writer.full(granule, first, size, digest, LAST if last else 0, value, packed=len(data) if pack else 0) + data)
 
     def runs_parts(self, granule, runs):
         """(table and header arguments) of runs given as (first, count, zero): data and digest."""
@@ -70,10 +72,11 @@ class FrameSource:
                          for first, count, zero in runs)
         return data, hasher.hash(table + values)
 
-    def runs(self, granule, runs, *, last=True, value=None, digest=None):
+    def runs(self, granule, runs, *, last=True, value=None, digest=None, pack=None):
         data, right = self.runs_parts(granule, runs)
         value = (value or self.value(granule)) if last else None
-        self.send(self.writer.runs(granule, runs, len(data), digest or right, LAST if last else 0, value) + data)
+        size, data = len(data), pack(data) if pack else data
+        self.send(self.writer.runs(granule, runs, size, digest or right, LAST if last else 0, value, packed=len(data) if pack else 0) + data)
 
     def zero(self, granule, span=1):
         self.send(self.writer.zero(granule, span, LAST))

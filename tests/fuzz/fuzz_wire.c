@@ -2,9 +2,11 @@
  * checks moves sectors in a shadow of exactly the size it may touch, so a check that is missing is a sanitizer report.
  *
  * Input: 16 bytes that choose the volume and what is repaired, 128 bytes of header, the run table. The tag and the identity are
- * repaired in most inputs; a fuzzer cannot guess them and would never get behind them.
+ * repaired in most inputs; a fuzzer cannot guess them and would never get behind them. Behind the table of a PACKED frame stands what travels; a short input
+ * is what travels alone.
  * QREP_FUZZ_CANARY=1, 2 or 3 leaves out one check here, in the harness: the proof that the harness can fail. */
 #include "blake3.h"
+#include "pack.h"
 #include "wire.h"
 
 #include <errno.h>
@@ -20,7 +22,8 @@
 static int believing_check(const struct qrep_frame_header *header, struct qrep_wire_state *state)
 {
     int rc = qrep_frame_check(header, state);
-    return rc == -EPROTO && header->kind == QREP_FRAME_FULL && header->granule < qrep_granules(&state->geometry) ? 0 : rc;
+    int believed = header->kind == QREP_FRAME_FULL && !(header->flags & QREP_FRAME_PACKED) && header->granule < qrep_granules(&state->geometry);
+    return rc == -EPROTO && believed ? 0 : rc;
 }
 #define qrep_frame_check believing_check
 #elif QREP_FUZZ_CANARY == 3 /* a run that ends in the short leaf counts as whole */
@@ -36,7 +39,7 @@ struct choice {
 };
 _Static_assert(sizeof(struct choice) == 16, "choice layout");
 
-enum { KEEP_TAG = 1, KEEP_IDENTITY = 2, LAST_GRANULE = 4, FIT_DATA = 8 };
+enum { KEEP_TAG = 1, KEEP_IDENTITY = 2, LAST_GRANULE = 4, FIT_DATA = 8, AGREED = 16, FIT_PACKED = 32 };
 
 /* Make the announced size what the table of a small frame adds up to, so that whole tables get through; only leaves that
  * exist count. */
@@ -54,10 +57,28 @@ static uint32_t fit_data(const struct qrep_geometry *geometry, uint64_t granule,
     return (uint32_t)sum;
 }
 
-static void use_full(const struct qrep_frame_header *header, const struct qrep_geometry *geometry, uint8_t *sectors)
+/* As a lane unpacks: into room for what the header promises and nothing more. What travels comes from the input, the end of it is missing if that is short. */
+static void use_packed(const uint8_t *data, size_t size, uint32_t packed_size, uint32_t bytes)
 {
-    EXPECT(header->data_size % SECTOR == 0);
-    memset(sectors + (uint64_t)header->first_leaf * geometry->leaf_size / SECTOR, 1, header->data_size / SECTOR);
+    static struct qrep_unpacker *unpacker;
+    uint8_t *packed = malloc(packed_size), *unpacked = malloc(bytes);
+
+    if (!unpacker)
+        unpacker = qrep_unpacker_open();
+    memset(packed, 0, packed_size);
+    memcpy(packed, data, size < packed_size ? size : packed_size);
+    int rc = qrep_unpack(unpacker, packed, packed_size, unpacked, bytes);
+    EXPECT(rc == 0 || rc == -EPROTO);
+    free(packed);
+    free(unpacked);
+}
+
+static void use_full(const struct qrep_frame_header *header, const struct qrep_geometry *geometry, uint8_t *sectors, const uint8_t *data, size_t size)
+{
+    EXPECT(qrep_frame_bytes(header) % SECTOR == 0);
+    memset(sectors + (uint64_t)header->first_leaf * geometry->leaf_size / SECTOR, 1, qrep_frame_bytes(header) / SECTOR);
+    if (header->flags & QREP_FRAME_PACKED)
+        use_packed(data, size, header->data_size, qrep_frame_bytes(header));
 }
 
 static void use_runs(const struct qrep_frame_header *header, const struct qrep_geometry *geometry, uint8_t *sectors,
@@ -68,9 +89,11 @@ static void use_runs(const struct qrep_frame_header *header, const struct qrep_g
     memset(runs, 0, table_size);
     memcpy(runs, data, size < table_size ? size : table_size);
     if (qrep_runs_check(header, runs, geometry) == 0) {
-        uint8_t *arrived = malloc(header->data_size / SECTOR);
+        uint8_t *arrived = malloc(qrep_frame_bytes(header) / SECTOR);
         uint64_t used = 0;
-        memset(arrived, 2, header->data_size / SECTOR);
+        memset(arrived, 2, qrep_frame_bytes(header) / SECTOR);
+        if (header->flags & QREP_FRAME_PACKED && size > table_size)
+            use_packed(data + table_size, size - table_size, header->data_size, qrep_frame_bytes(header));
         for (uint32_t i = 0; i < header->run_count; i++) {
             uint64_t bytes = qrep_run_bytes(geometry, header->granule, &runs[i]);
             uint8_t *at = sectors + (uint64_t)runs[i].first * geometry->leaf_size / SECTOR;
@@ -83,7 +106,7 @@ static void use_runs(const struct qrep_frame_header *header, const struct qrep_g
                 used += bytes;
             }
         }
-        EXPECT(used == header->data_size);
+        EXPECT(used == qrep_frame_bytes(header));
         free(arrived);
     }
     free(runs);
@@ -95,8 +118,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct qrep_frame_header header;
     struct qrep_wire_state state = {.attempt = 7, .session = 3, .sequence = 5, .connection = 1};
 
-    if (size < sizeof choice + offsetof(struct qrep_frame_header, tag))
+    if (size < sizeof choice + offsetof(struct qrep_frame_header, tag)) {
+        if (size > 4)
+            use_packed(data + 2, size - 2, (uint32_t)size - 2, ((uint32_t)data[0] << 8 | data[1]) + 1);
         return 0;
+    }
     memcpy(&choice, data, sizeof choice);
     data += sizeof choice, size -= sizeof choice;
     memcpy(&header, data, offsetof(struct qrep_frame_header, tag));
@@ -109,10 +135,18 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (qrep_geometry_check(&state.geometry))
         return 0;
     uint64_t granules = qrep_granules(&state.geometry);
+    if (choice.repair & AGREED)
+        state.features = QREP_FEATURE_ZSTD;
     if (choice.repair & LAST_GRANULE)
         header.granule = granules - 1;
     if (choice.repair & FIT_DATA && header.kind == QREP_FRAME_RUNS && header.granule < granules)
-        header.data_size = fit_data(&state.geometry, header.granule, header.run_count, data, size);
+        *(header.flags & QREP_FRAME_PACKED ? &header.span : &header.data_size) =
+            fit_data(&state.geometry, header.granule, header.run_count, data, size);
+    if (choice.repair & FIT_PACKED && header.flags & QREP_FRAME_PACKED) {
+        size_t table_size = header.kind == QREP_FRAME_RUNS ? (size_t)header.run_count * sizeof(struct qrep_wire_run) : 0;
+        if (size > table_size)
+            header.data_size = (uint32_t)(size - table_size);
+    }
     struct qrep_wire_state sender = state;
     if (!(choice.repair & KEEP_IDENTITY))
         qrep_frame_seal(&header, &sender);
@@ -135,7 +169,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     EXPECT(bytes && bytes % SECTOR == 0 && bytes <= state.geometry.granule_size);
     uint8_t *sectors = calloc(1, bytes / SECTOR);
     if (header.kind == QREP_FRAME_FULL)
-        use_full(&header, &state.geometry, sectors);
+        use_full(&header, &state.geometry, sectors, data, size);
     else
         use_runs(&header, &state.geometry, sectors, data, size);
     free(sectors);

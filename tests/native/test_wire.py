@@ -24,12 +24,12 @@ FIELDS = {  # name: (offset, struct format), as docs/PROTOCOL.md has them
 }
 
 
-def writer(geometry=GEOMETRY, attempt=7, session=3, connection=1, key=KEY):
-    return wire.FrameWriter(geometry, attempt, session, connection, key)
+def writer(geometry=GEOMETRY, attempt=7, session=3, connection=1, key=KEY, features=()):
+    return wire.FrameWriter(geometry, attempt, session, connection, key, features)
 
 
-def reader(geometry=GEOMETRY, attempt=7, session=3, connection=1, key=KEY):
-    return wire.FrameReader(geometry, attempt, session, connection, key)
+def reader(geometry=GEOMETRY, attempt=7, session=3, connection=1, key=KEY, features=()):
+    return wire.FrameReader(geometry, attempt, session, connection, key, features)
 
 
 def forge(**fields):
@@ -250,3 +250,70 @@ def test_frames_have_not_changed_since_version_1():
     out = writer()
     check_golden("frames-v1.bin", out.full(4, 8, 16 * KIB, DIGEST, wire.LAST, VALUE)
                  + out.runs(20, [(0, 1, True), (2, 2, False)], 5 * KIB, DIGEST) + out.zero(1, 20, wire.LAST) + out.end())
+
+
+# ---- PACKED ----
+
+PACKED_FULL = {"kind": wire.FULL, "flags": wire.PACKED, "granule": 4, "first_leaf": 8, "data_size": 5000, "span": 16 * KIB}
+PACKED_RUNS = {"kind": wire.RUNS, "flags": wire.PACKED, "granule": 4, "run_count": 2, "data_size": 5000, "span": 16 * KIB}
+ZSTD = {"features": ("zstd",)}
+
+
+def test_a_packed_frame_says_how_much_travels_and_how_much_it_is():
+    out, back = writer(**ZSTD), reader(**ZSTD)
+    sent = out.full(4, 8, 16 * KIB, DIGEST, wire.LAST, VALUE, packed=5000)
+    flags = wire.LAST | wire.VALUE | wire.PACKED
+    assert sent == forge(**PACKED_FULL | {"flags": flags, "digest": DIGEST, "granule_value": VALUE})
+    assert back.header(sent) == (wire.FULL, flags, 4, 8, 0, 5000, 16 * KIB, DIGEST, VALUE, 0)
+    runs = [(0, 2, False), (2, 1, True), (3, 1, False)]
+    sent = out.runs(2, runs, 12 * KIB, DIGEST, packed=12 * KIB - 1)
+    frame = back.header(sent[:160])
+    assert (frame.flags, frame.data_size, frame.span) == (wire.PACKED, 12 * KIB - 1, 12 * KIB)
+    assert back.runs(frame, sent[160:]) == runs
+
+
+@pytest.mark.parametrize("sound", [PACKED_FULL, PACKED_RUNS])
+def test_a_packed_frame_is_refused_where_that_was_not_agreed(sound):
+    reader(**ZSTD).header(forge(**sound))
+    with pytest.raises(wire.FrameInvalid):
+        reader().header(forge(**sound))
+
+
+@pytest.mark.parametrize(
+    ("sound", "change"),
+    [
+        (PACKED_FULL, {"data_size": 0}), (PACKED_FULL, {"data_size": 16 * KIB}), (PACKED_FULL, {"data_size": 2**32 - 1}), (PACKED_FULL, {"span": 0}),
+        (PACKED_FULL, {"span": 4999}), (PACKED_FULL, {"span": 16 * KIB - 512}), (PACKED_FULL, {"span": 12 * KIB}), (PACKED_FULL, {"span": 64 * KIB}),
+        (PACKED_FULL, {"span": 2**32 - 1}), (PACKED_FULL, {"first_leaf": 6}), (PACKED_FULL, {"flags": 0}), (PACKED_FULL, {"kind": wire.ZERO}),
+        (PACKED_FULL, {"kind": wire.END, "granule": 0, "first_leaf": 0}), (PACKED_RUNS, {"data_size": 0}), (PACKED_RUNS, {"data_size": 16 * KIB}),
+        (PACKED_RUNS, {"span": 64 * KIB + 512}), (PACKED_RUNS, {"span": 4 * MIB + 1}), (PACKED_RUNS, {"span": 0}), (PACKED_RUNS, {"flags": 0}),
+        (PACKED_RUNS, {"flags": wire.PACKED | 16}), ({"kind": wire.ZERO, "granule": 4, "span": 2}, {"flags": wire.PACKED}),
+        ({"kind": wire.ZERO, "granule": 4, "span": 2}, {"flags": wire.PACKED, "data_size": 1}),
+    ],
+)  # fmt: skip
+def test_a_packed_frame_that_promises_what_cannot_be_is_refused(sound, change):
+    reader(**ZSTD).header(forge(**sound))
+    with pytest.raises(wire.FrameInvalid):
+        reader(**ZSTD).header(forge(**{**sound, **change}))
+
+
+def test_the_runs_of_a_packed_frame_add_up_to_what_it_is_once_unpacked():
+    runs = [(0, 2, False), (4, 1, False)]
+    back = reader(**ZSTD)
+    frame = back.header(forge(**PACKED_RUNS | {"span": 12 * KIB}))
+    assert back.runs(frame, table(*runs)) == runs
+    for span in (8 * KIB, 16 * KIB):
+        back = reader(**ZSTD)
+        with pytest.raises(wire.FrameInvalid):
+            back.runs(back.header(forge(**PACKED_RUNS | {"span": span})), table(*runs))
+
+
+def test_a_feature_that_frames_know_nothing_of_is_an_error():
+    with pytest.raises(ValueError, match="brotli"):
+        reader(features=("zstd", "brotli"))
+
+
+def test_packed_frames_have_not_changed_since_they_came():
+    out = writer(**ZSTD)
+    check_golden("frames-v1-packed.bin", out.full(4, 8, 16 * KIB, DIGEST, wire.LAST, VALUE, packed=5000)
+                 + out.runs(20, [(0, 1, True), (2, 2, False)], 5 * KIB, DIGEST, packed=77) + out.end())

@@ -21,7 +21,7 @@ static int whole_run(const struct target_lane *lane, const struct target_frame *
         return 0;
     if (header->kind == QREP_FRAME_FULL) {
         run->offset = start + (uint64_t)header->first_leaf * geometry->leaf_size;
-        run->size = header->data_size;
+        run->size = qrep_frame_bytes(header);
         run->data = frame->data;
     } else {
         uint64_t left = geometry->size - start, size = (uint64_t)header->span * geometry->granule_size;

@@ -185,6 +185,13 @@ static int open_lane(struct target_lane *lane)
     lane->extents = malloc((lane->frame_limit / leaf_size) * sizeof *lane->extents);
     if (lane->extents == NULL)
         return -ENOMEM;
+    if (run->base.features & QREP_FEATURE_ZSTD) {
+        lane->unpacker = qrep_unpacker_open();
+        lane->packed[0] = malloc(lane->frame_limit);
+        lane->packed[1] = malloc(lane->frame_limit);
+        if (!lane->unpacker || !lane->packed[0] || !lane->packed[1])
+            return -ENOMEM;
+    }
     /* A rehearsal looks at nothing before it overwrites nothing. */
     uint64_t room = qrep_receive_room_max(lane) + (run->base.rehearsal ? 0 : qrep_frame_room_max(lane));
     rc = qrep_arena_open(&lane->arena, run->slots * room);
@@ -200,6 +207,9 @@ static void close_lane(struct target_lane *lane)
     qrep_arena_close(&lane->arena);
     qrep_assembly_close(&lane->assembly);
     free(lane->extents);
+    qrep_unpacker_close(lane->unpacker);
+    free(lane->packed[0]);
+    free(lane->packed[1]);
     free(lane);
 }
 

@@ -26,7 +26,7 @@ static int take_header(struct target_lane *lane)
     const struct qrep_frame_header *header = &lane->incoming;
     int rc = qrep_frame_check(header, &lane->wire);
 
-    if (rc == 0 && header->data_size > lane->frame_limit)
+    if (rc == 0 && qrep_frame_bytes(header) > lane->frame_limit)
         rc = -EPROTO;
     if (rc)
         return qrep_target_fail(lane, QREP_FAILURE_FRAME, -rc, UINT64_MAX);
@@ -71,7 +71,7 @@ static struct target_frame *new_frame(struct target_lane *lane)
 {
     struct target_frame *last = newest(lane);
     const struct qrep_frame_header *header = &lane->incoming;
-    uint64_t data_room = qrep_align_up(header->data_size, QREP_PAGE_SIZE);
+    uint64_t data_room = qrep_align_up(qrep_frame_bytes(header), QREP_PAGE_SIZE);
     uint8_t *block = NULL;
 
     if (lane->count == QREP_TARGET_FRAMES || (last && last->stage <= TARGET_ARRIVED))
@@ -85,12 +85,17 @@ static struct target_frame *new_frame(struct target_lane *lane)
     memset(frame, 0, sizeof *frame);
     frame->header = *header;
     frame->data = block;
+    if (header->flags & QREP_FRAME_PACKED) /* the frame before was unpacked, or will be before this one arrives */
+        frame->packed = lane->packed[lane->packed_next++ % 2];
     frame->runs = block ? (struct qrep_wire_run *)(block + data_room) : NULL;
     frame->window_end = lane->window.tail;
     frame->stage = TARGET_RECEIVING;
     lane->have_header = 0;
     return frame;
 }
+
+/* Where the data of a frame arrives. */
+static uint8_t *arrival_place(const struct target_frame *frame) { return frame->packed ? (uint8_t *)frame->packed : frame->data; }
 
 /* ---- sockets ---- */
 
@@ -109,7 +114,7 @@ static int ask_socket(struct target_lane *lane)
         if (frame->header.run_count)
             lane->iov[parts++] = (struct iovec){frame->runs, frame->header.run_count * sizeof *frame->runs};
         if (frame->header.data_size)
-            lane->iov[parts++] = (struct iovec){frame->data, frame->header.data_size};
+            lane->iov[parts++] = (struct iovec){arrival_place(frame), frame->header.data_size};
     } /* else the very first header, which comes alone */
     lane->iov[parts++] = (struct iovec){&lane->incoming, sizeof lane->incoming};
     lane->receive_size = 0;
@@ -185,7 +190,7 @@ static int receive_blocking(struct target_lane *lane)
         return 0;
     rc = fill(lane, frame->runs, frame->header.run_count * sizeof *frame->runs);
     if (rc == 0)
-        rc = fill(lane, frame->data, frame->header.data_size);
+        rc = fill(lane, arrival_place(frame), frame->header.data_size);
     if (rc)
         return lose(lane, rc == -ENODATA ? ECONNRESET : -rc);
     rc = take_body(lane, frame);
@@ -199,10 +204,13 @@ int qrep_lane_receive(struct target_lane *lane)
 
 /* ---- accepting ---- */
 
+/* How many granules the frame is about. */
+static uint32_t frame_span(const struct target_frame *frame) { return frame->header.kind == QREP_FRAME_ZERO ? frame->header.span : 1; }
+
 /* Is an earlier pass over any of this frame's granules not finished? Two writes of one place must not be in flight at once. */
 static int must_wait_for_pass(const struct target_lane *lane, const struct target_frame *frame)
 {
-    uint64_t first = frame->header.granule, end = first + (frame->header.span ? frame->header.span : 1);
+    uint64_t first = frame->header.granule, end = first + frame_span(frame);
 
     for (uint64_t number = lane->pass_first; number < lane->pass_next; number++) {
         const struct target_pass *pass = &lane->passes[number % QREP_TARGET_PASSES];
@@ -218,7 +226,7 @@ static struct target_pass *join_pass(struct target_lane *lane, struct target_fra
         struct target_pass *fresh = &lane->passes[lane->pass_next++ % QREP_TARGET_PASSES];
         memset(fresh, 0, sizeof *fresh);
         fresh->granule = frame->header.granule;
-        fresh->span = frame->header.span ? frame->header.span : 1;
+        fresh->span = frame_span(frame);
     }
     frame->pass = lane->pass_next - 1;
     struct target_pass *pass = &lane->passes[frame->pass % QREP_TARGET_PASSES];
@@ -257,6 +265,21 @@ static int close_pass(struct target_lane *lane, const struct qrep_frame_header *
     return 0;
 }
 
+/* From here on the frame is as if it had travelled plain. */
+static int unpack(struct target_lane *lane, struct target_frame *frame)
+{
+    struct qrep_frame_header *header = &frame->header;
+    int rc = qrep_unpack(lane->unpacker, frame->packed, header->data_size, frame->data, header->span);
+
+    if (rc)
+        return qrep_target_fail(lane, QREP_FAILURE_FRAME, -rc, header->granule);
+    frame->packed = NULL;
+    header->flags &= ~QREP_FRAME_PACKED;
+    header->data_size = header->span;
+    header->span = 0;
+    return 0;
+}
+
 int qrep_frame_accept(struct target_lane *lane, struct target_frame *frame)
 {
     const struct qrep_frame_header *header = &frame->header;
@@ -273,6 +296,8 @@ int qrep_frame_accept(struct target_lane *lane, struct target_frame *frame)
             return rc;
     }
 
+    if (frame->packed && (rc = unpack(lane, frame)))
+        return rc;
     rc = qrep_frame_verify(&lane->assembly, header, frame->data, frame->runs);
     if (rc)
         return qrep_target_fail(lane, rc == -EILSEQ ? QREP_FAILURE_DIGEST : QREP_FAILURE_FRAME, -rc, header->granule);

@@ -10,6 +10,7 @@
 
 #include "buffers.h"
 #include "lane_common.h"
+#include "pack.h"
 #include "ring.h"
 #include "target_verify.h"
 #include "undo_writer.h"
@@ -69,6 +70,7 @@ struct target_frame {
     uint64_t asked, moved; /* bytes of this stage's requests; equal when all went whole */
     struct qrep_wire_run *runs; /* RUNS: the table, its leaf values behind it */
     uint8_t *data;
+    const uint8_t *packed;       /* PACKED, until it is unpacked into `data`: one of lane->packed; else NULL */
     uint8_t *old;                /* before-images of the piece; qrep_undo_front_room() bytes in front of it; NULL: none are looked at */
     uint32_t room;               /* bytes there, whole leaves */
     struct target_range *clear;  /* ranges of the piece that must become zero and are not */
@@ -96,6 +98,9 @@ struct target_lane {
     struct qrep_undo_writer undo;
     struct qrep_undo_extent *extents; /* scratch for one table: leaves of a piece */
     uint32_t frame_limit;             /* a multiple of the leaf */
+    struct qrep_unpacker *unpacker;   /* NULL: no frame is PACKED */
+    uint8_t *packed[2];               /* [frame_limit] each: one is unpacked while the next frame arrives in the other */
+    unsigned packed_next;
     int punch;
     unsigned file_requests; /* reads and writes of the device in flight */
 

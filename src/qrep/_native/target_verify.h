@@ -33,7 +33,7 @@ void qrep_assembly_close(struct qrep_assembly *assembly);
 /* Bytes a frame's table takes together with the leaf values that qrep_frame_verify() puts behind it. */
 static inline uint64_t qrep_frame_table_room(const struct qrep_frame_header *header, uint32_t leaf_size)
 {
-    return (uint64_t)header->run_count * sizeof(struct qrep_wire_run) + ((uint64_t)header->data_size / leaf_size + 1) * QREP_DIGEST_SIZE;
+    return (uint64_t)header->run_count * sizeof(struct qrep_wire_run) + ((uint64_t)qrep_frame_bytes(header) / leaf_size + 1) * QREP_DIGEST_SIZE;
 }
 
 /* Check the digest of a frame whose header and runs were checked, and take its leaf values into the open granule, opening it where this is its first

@@ -58,7 +58,7 @@ void qrep_frame_seal(struct qrep_frame_header *header, struct qrep_wire_state *s
 /* A node of the tree: a power of two of leaves at a multiple of itself, or what the end of the device leaves of one. */
 static int is_node(const struct qrep_frame_header *header, const struct qrep_geometry *geometry)
 {
-    uint32_t leaf = geometry->leaf_size, size = header->data_size;
+    uint32_t leaf = geometry->leaf_size, size = qrep_frame_bytes(header);
     if (size == 0 || size > QREP_FRAME_DATA_MAX || header->first_leaf >= qrep_granule_leaves(geometry, header->granule))
         return 0;
     uint64_t left = qrep_granule_bytes(geometry, header->granule) - (uint64_t)header->first_leaf * leaf;
@@ -75,12 +75,22 @@ static int is_node(const struct qrep_frame_header *header, const struct qrep_geo
     return size == left && header->granule == qrep_granules(geometry) - 1;
 }
 
-static int check_fields(const struct qrep_frame_header *header, const struct qrep_geometry *geometry)
+/* What is packed is never longer than what it stands for, and the other way round no header promises more than it may carry. */
+static int packing_makes_sense(const struct qrep_frame_header *header, uint32_t features)
 {
+    if (!(header->flags & QREP_FRAME_PACKED))
+        return header->kind == QREP_FRAME_ZERO || header->span == 0;
+    return (features & QREP_FEATURE_ZSTD) && (header->kind == QREP_FRAME_FULL || header->kind == QREP_FRAME_RUNS) && header->data_size > 0 &&
+           header->data_size < header->span && header->span <= QREP_FRAME_DATA_MAX;
+}
+
+static int check_fields(const struct qrep_frame_header *header, const struct qrep_wire_state *state)
+{
+    const struct qrep_geometry *geometry = &state->geometry;
     uint64_t granules = qrep_granules(geometry);
     int has_value = (header->flags & QREP_FRAME_VALUE) != 0;
 
-    if (header->flags & ~(QREP_FRAME_LAST | QREP_FRAME_VALUE | QREP_FRAME_PARTS))
+    if (header->flags & ~(QREP_FRAME_LAST | QREP_FRAME_VALUE | QREP_FRAME_PARTS | QREP_FRAME_PACKED))
         return -EPROTO;
     if ((header->flags & QREP_FRAME_PARTS) && ((header->flags & (QREP_FRAME_LAST | QREP_FRAME_VALUE)) != QREP_FRAME_LAST || header->kind == QREP_FRAME_ZERO))
         return -EPROTO;
@@ -90,7 +100,7 @@ static int check_fields(const struct qrep_frame_header *header, const struct qre
         return -EPROTO;
     if (header->kind != QREP_FRAME_FULL && header->first_leaf)
         return -EPROTO;
-    if (header->kind != QREP_FRAME_ZERO && header->span)
+    if (!packing_makes_sense(header, state->features))
         return -EPROTO;
     if (header->kind != QREP_FRAME_END && header->granule >= granules)
         return -EPROTO;
@@ -103,7 +113,7 @@ static int check_fields(const struct qrep_frame_header *header, const struct qre
             return -EPROTO;
         if (header->run_count > qrep_granule_leaves(geometry, header->granule))
             return -EPROTO;
-        if (header->data_size > QREP_FRAME_DATA_MAX || header->data_size > qrep_granule_bytes(geometry, header->granule))
+        if (qrep_frame_bytes(header) > QREP_FRAME_DATA_MAX || qrep_frame_bytes(header) > qrep_granule_bytes(geometry, header->granule))
             return -EPROTO;
         return 0;
     case QREP_FRAME_ZERO:
@@ -131,7 +141,7 @@ int qrep_frame_check(const struct qrep_frame_header *header, struct qrep_wire_st
         return -ESTALE;
     if (header->connection != state->connection || header->sequence != state->sequence)
         return -ESTALE;
-    int rc = check_fields(header, &state->geometry);
+    int rc = check_fields(header, state);
     if (rc == 0)
         state->sequence++;
     return rc;
@@ -162,7 +172,7 @@ int qrep_runs_check(const struct qrep_frame_header *header, const struct qrep_wi
         end = first + count;
         kind = zero;
     }
-    return data_size == header->data_size ? 0 : -EPROTO;
+    return data_size == qrep_frame_bytes(header) ? 0 : -EPROTO;
 }
 
 struct manifest_record {

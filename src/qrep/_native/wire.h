@@ -29,6 +29,8 @@ enum qrep_frame_kind {
 #define QREP_FRAME_LAST 1u  /* flags: the last frame of its granule in this pass */
 #define QREP_FRAME_PARTS 4u /* flags: with LAST, not with VALUE, not of a ZERO frame: the pass ends here and leaves of the granule that differ may be
                                missing, because the source could not read them; it stays applied in part (INV-Z) */
+#define QREP_FRAME_PACKED 8u /* flags: of FULL and RUNS, where both ends have QREP_FEATURE_ZSTD: the data is one zstd frame (pack.h) of data_size bytes, and
+                                `span` says how many it is once unpacked: more than data_size. The run table and the digest are as without. */
 #define QREP_FRAME_VALUE 2u /* flags: granule_value holds the chaining value of the granule once this frame is applied; not with a span > 1 */
 
 struct qrep_frame_header {
@@ -41,11 +43,11 @@ struct qrep_frame_header {
     uint64_t attempt;
     uint64_t session;
     uint64_t sequence;   /* 0, 1, 2, ... on this connection, in each direction */
-    uint32_t data_size;  /* bytes of data after the table */
+    uint32_t data_size;  /* bytes of data after the table, as they travel */
     uint32_t first_leaf; /* FULL: index of the first leaf inside the granule */
     uint8_t digest[QREP_DIGEST_SIZE];
     uint8_t granule_value[QREP_DIGEST_SIZE]; /* valid with VALUE, else zero */
-    uint32_t span;                           /* ZERO: granules, >= 1; else 0 */
+    uint32_t span;                           /* ZERO: granules, >= 1; PACKED: bytes of data once unpacked; else 0 */
     uint32_t connection;                     /* index of the connection inside its session, so that frames cannot change streams; from the target
                                                 with QREP_FRAME_ANSWER, so that they cannot change direction */
     uint8_t tag[QREP_DIGEST_SIZE];           /* BLAKE3 keyed with the session key, over the 128 bytes before */
@@ -57,6 +59,12 @@ _Static_assert(offsetof(struct qrep_frame_header, digest) == 56, "frame header l
 _Static_assert(offsetof(struct qrep_frame_header, span) == 120, "frame header layout");
 _Static_assert(offsetof(struct qrep_frame_header, tag) == 128, "frame header layout");
 
+/* Bytes of data that the leaves of a FULL or RUNS frame are made of. */
+static inline uint32_t qrep_frame_bytes(const struct qrep_frame_header *header)
+{
+    return header->flags & QREP_FRAME_PACKED ? header->span : header->data_size;
+}
+
 #define QREP_RUN_ZERO 0x80000000u
 
 struct qrep_wire_run {
@@ -67,6 +75,7 @@ _Static_assert(sizeof(struct qrep_wire_run) == 8, "run layout");
 
 /* What frames may use beyond the plain form of version 1: agreed on for the session (protocol/features.py), and refused where it was not. */
 #define QREP_FEATURE_COPIES 1u /* RUNS: leaves that are copies of leaves of the same frame */
+#define QREP_FEATURE_ZSTD 2u   /* FULL and RUNS: QREP_FRAME_PACKED */
 
 /* The shape of a volume, which every length is checked against. */
 struct qrep_geometry {
@@ -107,7 +116,7 @@ void qrep_frame_seal(struct qrep_frame_header *header, struct qrep_wire_state *s
 int qrep_frame_check(const struct qrep_frame_header *header, struct qrep_wire_state *state);
 
 /* Check a run table of header->run_count entries against the header and the geometry, before any run is used: order, bounds, and that the data of its
- * non-zero runs is exactly header->data_size. 0 or -EPROTO. */
+ * non-zero runs is exactly qrep_frame_bytes(). 0 or -EPROTO. */
 int qrep_runs_check(const struct qrep_frame_header *header, const struct qrep_wire_run *runs, const struct qrep_geometry *geometry);
 
 /* Bytes of data run `run` of `granule` stands for (its last leaf may be the short one of the device). */

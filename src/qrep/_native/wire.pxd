@@ -15,7 +15,9 @@ cdef extern from "wire.h" nogil:
         QREP_FRAME_LAST
         QREP_FRAME_VALUE
         QREP_FRAME_PARTS
+        QREP_FRAME_PACKED
     uint32_t QREP_FEATURE_COPIES
+    uint32_t QREP_FEATURE_ZSTD
     uint32_t QREP_RUN_ZERO  # beyond the range of a C enum
     uint32_t QREP_FRAME_ANSWER
 
@@ -55,6 +57,7 @@ cdef extern from "wire.h" nogil:
         uint32_t features
         uint8_t *key
 
+    uint32_t qrep_frame_bytes(const qrep_frame_header *header)
     uint64_t qrep_granules(const qrep_geometry *geometry)
     uint64_t qrep_granule_bytes(const qrep_geometry *geometry, uint64_t granule)
     uint32_t qrep_granule_leaves(const qrep_geometry *geometry, uint64_t granule)
@@ -70,7 +73,7 @@ cdef extern from "wire.h" nogil:
 # Names as in hello and state.
 cdef inline int feature_bits(object names, uint32_t *bits) except -1:
     """Raises ValueError for a name that frames know nothing of."""
-    known = {"copies": QREP_FEATURE_COPIES}
+    known = {"copies": QREP_FEATURE_COPIES, "zstd": QREP_FEATURE_ZSTD}
     bits[0] = 0
     for name in names:
         if name not in known:
@@ -85,7 +88,7 @@ cdef class Geometry:
 
 cdef class FrameWriter:
     cdef qrep_wire_state state
-    cdef int seal(self, qrep_frame_header *header, qrep_wire_run *runs, object digest, unsigned flags, object value) except -1
+    cdef int seal(self, qrep_frame_header *header, qrep_wire_run *runs, object digest, unsigned flags, object value, uint32_t packed) except -1
 
 
 cdef class FrameReader:

@@ -22,11 +22,11 @@ RUN_SIZE = sizeof(qrep_wire_run)
 DATA_MAX = QREP_FRAME_DATA_MAX
 RUNS_MAX = QREP_FRAME_RUNS_MAX
 FULL, RUNS, ZERO, END = QREP_FRAME_FULL, QREP_FRAME_RUNS, QREP_FRAME_ZERO, QREP_FRAME_END
-LAST, VALUE, PARTS = QREP_FRAME_LAST, QREP_FRAME_VALUE, QREP_FRAME_PARTS
+LAST, VALUE, PARTS, PACKED = QREP_FRAME_LAST, QREP_FRAME_VALUE, QREP_FRAME_PARTS, QREP_FRAME_PACKED
 RUN_ZERO = QREP_RUN_ZERO
 ANSWER = QREP_FRAME_ANSWER  # in the connection number of what the target says
 
-# value: the granule's chaining value once the frame is applied, or None.
+# value: the granule's chaining value once the frame is applied, or None. span: granules of a ZERO frame; bytes once unpacked of a PACKED one.
 Frame = namedtuple("Frame", "kind flags granule first_leaf run_count data_size span digest value sequence")
 Run = namedtuple("Run", "first count zero")
 
@@ -111,12 +111,13 @@ cdef class Geometry:
 
 
 cdef int fill_state(qrep_wire_state *state, Geometry geometry, uint64_t attempt, uint64_t session, uint32_t connection,
-                    bytes key) except -1:
+                    bytes key, object features) except -1:
     if len(key) != DIGEST_SIZE:
         raise ValueError(f"key: {len(key)} bytes, not {DIGEST_SIZE}")
     memset(state, 0, sizeof(qrep_wire_state))
     state.geometry = geometry.geometry
     state.attempt, state.session, state.connection = attempt, session, connection
+    feature_bits(features, &state.features)
     memcpy(state.key, <const uint8_t *>key, DIGEST_SIZE)
     return 0
 
@@ -130,16 +131,22 @@ cdef int copy_digest(uint8_t *target, object digest, str what) except -1:
 
 
 cdef class FrameWriter:
-    """Makes the frames of one direction of one connection, in sequence. Raises ValueError for what a reader would refuse."""
+    """Makes the frames of one direction of one connection, in sequence. Raises ValueError for what a reader would refuse.
 
-    def __init__(self, Geometry geometry not None, uint64_t attempt, uint64_t session, uint32_t connection, bytes key not None):
-        fill_state(&self.state, geometry, attempt, session, connection, key)
+    features: names of what both ends know. packed, of a frame: how many bytes its data_size bytes of data take as they travel, 0: just those.
+    """
 
-    cdef int seal(self, qrep_frame_header *header, qrep_wire_run *runs, object digest, unsigned flags, object value) except -1:
+    def __init__(self, Geometry geometry not None, uint64_t attempt, uint64_t session, uint32_t connection, bytes key not None, features=()):
+        fill_state(&self.state, geometry, attempt, session, connection, key, features)
+
+    cdef int seal(self, qrep_frame_header *header, qrep_wire_run *runs, object digest, unsigned flags, object value, uint32_t packed) except -1:
         cdef qrep_wire_state before = self.state
         if digest is not None:
             copy_digest(header.digest, digest, "digest")
         header.flags = flags
+        if packed:
+            header.flags |= QREP_FRAME_PACKED
+            header.span, header.data_size = header.data_size, packed
         if value is not None:
             copy_digest(header.granule_value, value, "value")
             header.flags |= QREP_FRAME_VALUE
@@ -151,16 +158,16 @@ cdef class FrameWriter:
             raise FrameInvalid(f"frame of granule {header.granule}: its fields make no sense for this volume")
         return 0
 
-    def full(self, uint64_t granule, uint32_t first_leaf, uint32_t data_size, digest, unsigned flags=0, value=None):
+    def full(self, uint64_t granule, uint32_t first_leaf, uint32_t data_size, digest, unsigned flags=0, value=None, uint32_t packed=0):
         """The header of a frame whose data is one node of the tree: an aligned power of two of leaves."""
         cdef qrep_frame_header header
         memset(&header, 0, sizeof(header))
         header.kind, header.granule = QREP_FRAME_FULL, granule
         header.first_leaf, header.data_size = first_leaf, data_size
-        self.seal(&header, NULL, digest, flags, value)
+        self.seal(&header, NULL, digest, flags, value, packed)
         return (<const uint8_t *>&header)[:sizeof(header)]
 
-    def runs(self, uint64_t granule, runs, uint32_t data_size, digest, unsigned flags=0, value=None):
+    def runs(self, uint64_t granule, runs, uint32_t data_size, digest, unsigned flags=0, value=None, uint32_t packed=0):
         """The header and run table of a frame. runs: (first, count, zero) in leaves, ascending."""
         cdef qrep_frame_header header
         cdef qrep_wire_run *table
@@ -181,7 +188,7 @@ cdef class FrameWriter:
                     raise FrameInvalid(f"runs: a run of {leaves} leaves")
                 table[i].first = first
                 table[i].count = leaves | (QREP_RUN_ZERO if zero else 0)
-            self.seal(&header, table, digest, flags, value)
+            self.seal(&header, table, digest, flags, value, packed)
             return (<const uint8_t *>&header)[:sizeof(header)] + (<const uint8_t *>table)[:count * sizeof(qrep_wire_run)]
         finally:
             free(table)
@@ -191,7 +198,7 @@ cdef class FrameWriter:
         cdef qrep_frame_header header
         memset(&header, 0, sizeof(header))
         header.kind, header.granule, header.span = QREP_FRAME_ZERO, granule, span
-        self.seal(&header, NULL, None, flags, value)
+        self.seal(&header, NULL, None, flags, value, 0)
         return (<const uint8_t *>&header)[:sizeof(header)]
 
     def end(self):
@@ -199,15 +206,15 @@ cdef class FrameWriter:
         cdef qrep_frame_header header
         memset(&header, 0, sizeof(header))
         header.kind = QREP_FRAME_END
-        self.seal(&header, NULL, None, 0, None)
+        self.seal(&header, NULL, None, 0, None, 0)
         return (<const uint8_t *>&header)[:sizeof(header)]
 
 
 cdef class FrameReader:
     """Checks the frames of one direction of one connection, in sequence. After an error the connection is to be closed."""
 
-    def __init__(self, Geometry geometry not None, uint64_t attempt, uint64_t session, uint32_t connection, bytes key not None):
-        fill_state(&self.state, geometry, attempt, session, connection, key)
+    def __init__(self, Geometry geometry not None, uint64_t attempt, uint64_t session, uint32_t connection, bytes key not None, features=()):
+        fill_state(&self.state, geometry, attempt, session, connection, key, features)
 
     def header(self, data):
         """Frame of a received header of HEADER_SIZE bytes. Raises FrameDamaged, FrameStale or FrameInvalid."""
@@ -248,6 +255,7 @@ cdef class FrameReader:
             raise ValueError(f"runs: no granule {frame.granule} in this volume")
         memset(&header, 0, sizeof(header))
         header.granule, header.run_count, header.data_size = frame.granule, frame.run_count, frame.data_size
+        header.flags, header.span = frame.flags, frame.span
         view_bytes(data, &view, False, "runs")
         try:
             if <size_t>view.len != header.run_count * sizeof(qrep_wire_run):
@@ -259,7 +267,7 @@ cdef class FrameReader:
             if qrep_runs_check(&header, table, &self.state.geometry):
                 raise FrameInvalid(
                     f"frame {frame.sequence}: runs that overlap, leave granule {frame.granule} or do not carry "
-                    f"{frame.data_size} bytes")
+                    f"{qrep_frame_bytes(&header)} bytes")
             return [Run(table[i].first, table[i].count & ~QREP_RUN_ZERO, bool(table[i].count & QREP_RUN_ZERO))
                     for i in range(header.run_count)]
         finally:

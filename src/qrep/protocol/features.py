@@ -6,7 +6,7 @@ What was not agreed on must not come; a frame that uses it is refused (wire.h).
 
 from qrep.errors import ProtocolError
 
-KNOWN = ("copies",)  # by this program: feature_bits() of wire.pxd has their bits
+KNOWN = ("copies", "zstd")  # by this program: feature_bits() of wire.pxd has their bits
 
 
 def common(offered):
