@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 from agents import Agents, wait_until
-from measure import FULL, MIB, ROUNDS, add_row, busy_seconds, figure_row, fill_file
+from measure import FULL, MIB, Chart, add_chart, add_row, busy_seconds, figure_row, fill_file
 
 from qrep._native import sockets
 from qrep._native.bucket import Bucket
@@ -30,7 +30,7 @@ from qrep._native.wire import Geometry
 MB = 1_000_000
 BIN_MS = 5
 WINDOW_S, BURST_S = 5.0 if FULL else 0.5, 0.1
-SECONDS = WINDOW_S + (1.0 if FULL else 0.3)
+SECONDS = WINDOW_S + (0.5 if FULL else 0.3)
 SETTLE_S = 0.5 if FULL else 0.2  # the first moments, in which lanes and connections come up one after the other
 IMAGE = (512 if FULL else 64) * MIB
 
@@ -139,8 +139,22 @@ def extremes(bins, window_s):
     return min(rates), max(rates)
 
 
-CASES = [(rate, jobs, connections) for rate in (1, 10, 50, 100, 600) for connections in (1, 4) for jobs in (1, 8)]
+# Of 1, 10, 50, 100 and 600 MB/s by 1 and 8 jobs over 1 and 4 connections each; all twenty are in RESULTS.md, "limit", by hand.
+CASES = [(1, 1, 1), *((rate, 1, connections) for rate in (10, 50, 100, 600) for connections in (1, 4)), (100, 8, 4)]
 SMOKE = [(10, 1, 1), (100, 2, 4)]
+ERRORS, BURSTS = {}, []
+
+
+@pytest.fixture(scope="module", autouse=True)
+def worst_of_all():
+    yield
+    if not ERRORS:
+        return
+    errors = [error for line in ERRORS.values() for _rate, error in line]
+    add_row(figure_row("R1", f"worst error over any {WINDOW_S:g} s of {len(errors)} cases", [max(errors) / 100], first=0.02, goal=0.005))
+    add_row(figure_row("R1b", f"most in any 100 ms / rate, of {len(BURSTS)} cases", [max(BURSTS)], first=1.25))
+    add_chart(Chart("rate limit", f"Rate limit: how far off over any {WINDOW_S:g} s", "rate set", "error", ERRORS, x_unit="MB/s", y_unit="%",
+                    bounds={"required": 2.0, "goal": 0.5}))  # fmt: skip
 
 
 @pytest.mark.parametrize(("rate", "jobs", "connections"), CASES if FULL else SMOKE, ids=lambda value: str(value))
@@ -153,7 +167,11 @@ def test_the_rate_is_kept_over_every_window_and_no_burst_goes_above_it(benchmark
     shares = [sum(map(sum, bins[job * connections : (job + 1) * connections])) for job in range(jobs)]
     case = f"{rate} MB/s, {jobs} job{'s' if jobs > 1 else ''} x {connections}"
     note = f"{cores:.2f} cores; shares of jobs {min(shares) * jobs / sum(shares):.3f}..{max(shares) * jobs / sum(shares):.3f}"
-    add_row(figure_row("R1", f"error over any {WINDOW_S:g} s: {case}", [max(abs(least - 1), abs(most - 1))], first=0.02, goal=0.005, note=note), benchmark)
+    error = max(abs(least - 1), abs(most - 1))
+    line = f"{jobs} job{'s' if jobs > 1 else ''}, {connections} connection{'s' if connections > 1 else ''} each"
+    ERRORS.setdefault(line, []).append((rate, 100 * max(error, 1e-5)))
+    BURSTS.append(burst)
+    add_row(figure_row("R1", f"error over any {WINDOW_S:g} s: {case}", [error], first=0.02, goal=0.005, note=note), benchmark)
     add_row(figure_row("R1b", f"most in any 100 ms / rate: {case}", [burst], first=1.25))
     # whatever the load of the machine: never more than the rate, one bucket of it, and what lay in the sockets when the counting began
     assert sum(map(sum, bins)) <= rate * MB * (SECONDS + 1) + 4 * MIB * jobs * connections
@@ -178,7 +196,7 @@ def make_replicas(agents, directory, relay_port, rate, jobs):
     return a
 
 
-@pytest.mark.parametrize(("rate", "jobs"), [(1, 1), (10, 2), (100, 2)] if FULL else [(10, 2)], ids=lambda value: str(value))
+@pytest.mark.parametrize(("rate", "jobs"), [(10, 2), (100, 2)] if FULL else [(10, 2)], ids=lambda value: str(value))
 def test_agents_keep_the_rate_over_tls(benchmark, huge_tmpfs, tmp_path, rate, jobs):
     directory = huge_tmpfs / f"agents-{rate}"
     directory.mkdir()
@@ -214,7 +232,7 @@ def cost_of(image, limiter):
         time.sleep(SETTLE_S)
         sink.read()
         busy = busy_seconds()
-        time.sleep(SECONDS / 2)
+        time.sleep(SECONDS / 4)
         moved, busy = sum(map(sum, sink.read())), busy_seconds() - busy
         for job in jobs:
             job.end()
@@ -224,5 +242,5 @@ def cost_of(image, limiter):
 def test_the_bucket_costs_less_than_pacing(compare, image):
     compare(
         "R2", "core-s/GB at 4 x 600 MB/s / SO_MAX_PACING_RATE, hashing included", lambda: cost_of(image, "bucket"), lambda: cost_of(image, "pacing"),
-        first=1.0, goal=0.65, at_most=True, unit="core-s/GB", rounds=min(3, ROUNDS),
+        first=1.0, goal=0.65, at_most=True, unit="core-s/GB",
     )  # fmt: skip

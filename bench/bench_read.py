@@ -35,11 +35,12 @@ def test_read_memory_device_without_io_uring(compare, memory_device, open_direct
 
 
 def test_read_disk_device(compare, disk_device, open_direct):
-    device = disk_device()
+    size = DEVICE_SIZE // 2
+    device = disk_device(size)
     descriptor = open_direct(device, os.O_RDONLY)
     compare(
-        "", "ring, D, 1M q16 / fio", lambda: rate(read_passes, descriptor, MIB, 16, "uring"),
-        lambda: fio(device, "read", MIB, 16), first=0.9, goal=0.97,
+        "", "ring, D, 1M q16 / fio", lambda: rate(read_device, descriptor, size, MIB, 16, "uring"),
+        lambda: fio(device, "read", MIB, 16, size, passes=1), first=0.9, goal=0.97,
     )
 
 

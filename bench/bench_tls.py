@@ -1,76 +1,28 @@
 """T1: a first run between two agents, over TLS 1.3, against what two cores could do at best. T2: the same over a trusted path, plain, against TLS.
 T3: what `qrep peer test` says of a path against what a run over it gets.
 
-The bound is cores / sum of what each step costs: reading, hashing at both ends, TLS at both ends, writing, in busy core-seconds per GB of this
-machine (/proc/stat, so other load counts as ours), each measured by itself in the same session.
+The bound is cores / sum of what each step costs (bounds.py): reading, hashing at both ends, TLS at both ends, writing.
 """
 
 import os
-import socket
-import ssl
-import threading
 
 import pytest
 from agents import Agents
+from bounds import allowed, device_cost, own_hash_cost, tls_cost
 from lane_pair import scan, whole_map
-from measure import DEVICE_SIZE, FULL, MIB, busy_seconds, fio, rate
-from ratios import huge_memory
+from measure import FULL, GIB, MIB, rate
 
-from qrep._native import hasher
 from qrep._native.wire import Geometry
 from qrep.daemon.identity import Identity
 from qrep.store import Directory
 
-LEAF, GRANULE, PIECE = 4096, 8 * MIB, MIB
-
-
-def cost(function, size):
-    """Busy core-seconds per GB of `size` bytes that function() moves."""
-    before = busy_seconds()
-    function()
-    return (busy_seconds() - before) / (size / 1e9)
-
-
-def send_over_tls(identity, size):
-    """`size` bytes through one TLS 1.3 connection over loopback, both ends here; OpenSSL works without the GIL."""
-    server, client = (ssl.SSLContext(side) for side in (ssl.PROTOCOL_TLS_SERVER, ssl.PROTOCOL_TLS_CLIENT))
-    server.load_cert_chain(identity.certificate_path, identity.key_path)
-    client.check_hostname, client.verify_mode = False, ssl.CERT_NONE
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        near = socket.create_connection(listening.getsockname())
-        far, _ = listening.accept()
-    for end in (near, far):
-        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"cubic")
-
-    def receive():
-        with server.wrap_socket(far, server_side=True) as stream:
-            buffer, left = bytearray(PIECE), size
-            while left:
-                left -= stream.recv_into(buffer)
-
-    receiver = threading.Thread(target=receive)
-    receiver.start()
-    with client.wrap_socket(near) as stream:
-        piece = os.urandom(PIECE)
-        for _ in range(size // PIECE):
-            stream.sendall(piece)
-        receiver.join()
+LEAF, GRANULE = 4096, 8 * MIB
+SIZE = GIB if FULL else 64 * MIB
 
 
 def bound(identity, source, target):
     """Bytes per second that the cores of this machine allow."""
-    memory = huge_memory(GRANULE)
-    leaves = bytearray(GRANULE // LEAF * 32)
-
-    def hash_all():
-        for _ in range(DEVICE_SIZE // GRANULE):
-            hasher.subtree(memory, 0, LEAF, leaves)
-
-    steps = (
-        cost(lambda: fio(source, "read", GRANULE, 2), DEVICE_SIZE), cost(lambda: fio(target, "write", GRANULE, 2), DEVICE_SIZE),
-        2 * cost(hash_all, DEVICE_SIZE), cost(lambda: send_over_tls(identity, DEVICE_SIZE), DEVICE_SIZE),
-    )  # fmt: skip
-    return os.cpu_count() / sum(steps) * 1e9
+    return allowed(device_cost(source, "read", SIZE), 2 * own_hash_cost(), tls_cost(identity), device_cost(target, "write", SIZE))
 
 
 class Fulls:
@@ -91,7 +43,7 @@ class Fulls:
         self._runs += 1
 
     def run(self):
-        return rate(self.near.run, size=DEVICE_SIZE)
+        return rate(self.near.run, size=SIZE)
 
     def trust(self, trusted):
         for end, other in ((self.near, self.far), (self.far, self.near)):
@@ -110,7 +62,7 @@ class Fulls:
 @pytest.mark.slow
 def test_a_first_run_over_a_trusted_path(compare, memory_device, tmp_path):
     with Agents(tmp_path) as agents:
-        fulls = Fulls(agents, memory_device(), memory_device(fill="zero"))
+        fulls = Fulls(agents, memory_device(SIZE), memory_device(SIZE, "zero"))
         compare("T2", "full run of two agents, trusted path (plain) / TLS", lambda: fulls.run_over(True), lambda: fulls.run_over(False), first=1.0)
         assert fulls.near.job()["transport"] == "plain"
 
@@ -120,7 +72,7 @@ def test_a_first_run_over_a_trusted_path(compare, memory_device, tmp_path):
 def test_what_a_test_of_the_path_says(compare, memory_device, tmp_path, trusted):
     """The run has two devices to serve beside; so the test says more than a run gets, and not much more."""
     with Agents(tmp_path) as agents:
-        fulls = Fulls(agents, memory_device(), memory_device(fill="zero"))
+        fulls = Fulls(agents, memory_device(SIZE), memory_device(SIZE, "zero"))
         fulls.trust(trusted)
         words = "plain" if trusted else "TLS"
         compare(f"T3{'p' if trusted else 't'}", f"full run of two agents / what peer test says, 2 connections, {words}", fulls.run, fulls.tested, setup=fulls.new_job)
@@ -128,7 +80,7 @@ def test_what_a_test_of_the_path_says(compare, memory_device, tmp_path, trusted)
 
 @pytest.mark.slow  # tests/system has runs between two agents; here only the figure is new
 def test_a_first_run_over_tls(compare, memory_device, open_direct, tmp_path):
-    source, target = memory_device(), memory_device(fill="zero")
+    source, target = memory_device(SIZE), memory_device(SIZE, "zero")
     directory = tmp_path / "keys"
     directory.mkdir(mode=0o700)
     with Directory(str(directory)) as keys, Agents(tmp_path) as agents:
@@ -136,5 +88,5 @@ def test_a_first_run_over_tls(compare, memory_device, open_direct, tmp_path):
         compare("T1", "full run of two agents over TLS, start --wait / bound", fulls.run, lambda: bound(identity, source, target),
                 setup=fulls.new_job, first=0.6, goal=0.85)  # fmt: skip
     descriptor = open_direct(source, os.O_RDONLY)
-    geometry = Geometry(DEVICE_SIZE, LEAF, GRANULE)
+    geometry = Geometry(SIZE, LEAF, GRANULE)
     assert scan(geometry, open_direct(target, os.O_RDONLY), whole_map(geometry, descriptor)).counters()["changed"] == 0

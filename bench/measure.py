@@ -34,16 +34,17 @@ def rate(function, *arguments, size=None):
     return (size or moved) / (time.perf_counter() - started)
 
 
-def fio(device, direction, block_size, depth, size=None, huge=False):
+def fio(device, direction, block_size, depth, size=None, huge=False, passes=None):
     """Bytes per second of fio with io_uring, fixed buffers and O_DIRECT over the first `size` bytes of the device.
 
-    huge: buffers of huge pages, as the engine has, instead of 4 KiB ones, as fio has by itself; only where huge_pages() has some.
+    passes over them: as many as MEASURED_BYTES take. huge: buffers of huge pages, as the engine has, instead of 4 KiB ones, as fio has by
+    itself; only where huge_pages() has some.
     """
     size = size or min(DEVICE_SIZE, MEASURED_BYTES)
     command = [
         "fio", "--name=ceiling", f"--filename={os.fspath(device)}", f"--rw={direction}", f"--bs={block_size}", f"--iodepth={depth}",
         "--ioengine=io_uring", "--fixedbufs=1", "--registerfiles=1", "--direct=1", f"--size={size}", f"--mem={'mmaphuge' if huge else 'malloc'}",
-        f"--loops={max(1, MEASURED_BYTES // size)}", "--end_fsync=1", "--refill_buffers=0", "--output-format=json",
+        f"--loops={passes or max(1, MEASURED_BYTES // size)}", "--end_fsync=1", "--refill_buffers=0", "--output-format=json",
     ]  # fmt: skip
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     report = json.loads(result.stdout[result.stdout.index("{") :])
@@ -53,9 +54,9 @@ def fio(device, direction, block_size, depth, size=None, huge=False):
 FIO_HUGE = "fio, huge pages"  # the bar beside "fio 8M q2", which the goals of the design were set against
 
 
-def fio_huge(device, direction, block_size, depth):
+def fio_huge(device, direction, block_size, depth, **options):
     """{FIO_HUGE: ...} for `also` of a comparison: the higher ceiling, beside fio as it comes; {} where this machine has no huge pages for it."""
-    return {FIO_HUGE: Against(lambda: fio(device, direction, block_size, depth, huge=True), bound=True)} if huge_pages() else {}
+    return {FIO_HUGE: Against(lambda: fio(device, direction, block_size, depth, huge=True, **options), bound=True)} if huge_pages() else {}
 
 
 QUIET, QUIET_WAIT_S = 0.10, 5.0

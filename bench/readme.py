@@ -7,25 +7,30 @@ import re
 from pathlib import Path
 
 BEGIN, END = "<!-- numbers: written by bench/readme.py from bench/RESULTS.md -->", "<!-- numbers end -->"
-# (section of RESULTS.md, how the case begins, what the README calls it, what it is set against)
+# (section of RESULTS.md, how the case begins, what the README calls it, what it is set against[, column of what it cost])
 SHOWN = (
-    ("copy", "verified full copy over TCP", "verified full copy over TCP, memory to memory", "nbdcopy to qemu-nbd"),
-    ("copy", "full copy, D -> M", "full copy, disk to memory", "min(fio read, fio write)"),
+    ("copy", "dense, over TCP / nbdcopy to qemu-nbd", "verified full copy over TCP, memory to memory", "nbdcopy to qemu-nbd"),
+    ("copy", "dense, on one host / qemu-img convert", "verified full copy on one host", "qemu-img convert"),
+    ("copy", "D to M over TCP / min", "full copy over TCP, disk to memory", "min(fio read, fio write)"),
     ("scan", "unchanged scan, M / fio 8M q2", "unchanged scan, memory device", "fio read"),
     ("scan", "unchanged scan, M / fio, huge pages", "the same", "fio read with huge pages"),
     ("scan", "unchanged scan, D / fio 8M q2", "unchanged scan, disk", "fio read"),
     ("scan", "all-zero scan, M / fio 8M q2", "all-zero scan, memory device", "fio read"),
-    ("peers", "unchanged scan / rsync", "unchanged scan", "rsync"),
+    ("peers", "unchanged / rsync", "unchanged scan", "rsync"),
+    ("peers", "unchanged / bdsync", "the same", "bdsync"),
+    ("peers", "unchanged / blocksync-fast", "the same", "blocksync-fast with its file of 32-bit digests"),
     ("hash", "hash 8M, avx512 / packaged", "BLAKE3 with 4 KiB leaves, one thread, 8 MiB", "packaged blake3"),
     ("hash", "hash 4K, avx512 / packaged", "the same, 4 KiB", "packaged blake3"),
-    ("copy", "1 % random 4 KiB changed", "1 % of random 4 KiB changed", "own unchanged scan"),
-    ("undo", "1 % changed, before-images kept", "the same with before-images kept", "without"),
+    ("changed", "1 % at random changed / own unchanged scan", "1 % of random 4 KiB changed", "own unchanged scan"),
+    ("changed", "1 % at random changed", "the same: bytes on the wire", "bytes changed", "wire / changed"),
+    ("undo", "1 % changed, before-images kept", "1 % changed, before-images kept", "not kept"),
     ("cli", "full run of", "full run through command and agent", "bare lanes"),
     ("tls", "full run of two agents over TLS", "full run of two agents over TLS 1.3", "what the CPUs allow"),
+    ("limit", "worst error over any", "rate limit: worst error over any 5 s", ""),
     ("cli", "memory of the target", "memory of an agent beyond its buffers, 10 GiB volume", ""),
     ("cli", "qrep status", "`qrep status`", ""),
 )
-PICTURES = ("full-copy", "changes", "size")  # shown below the table where a session has drawn them
+PICTURES = ("full-copy-over-tcp", "unchanged", "size")  # shown below the table where a session has drawn them
 
 
 def rows_of(results):
@@ -54,10 +59,11 @@ def block(results, pictures=()):
         "rounds in which both sides took turns; how far they spread, and what else was measured, is in [bench/RESULTS.md](bench/RESULTS.md).", "",
         "| | ours | against | ratio |", "|---|---|---|---|",
     ]  # fmt: skip
-    for section, begins, words, against in SHOWN:
-        row = next((row for row in tables.get(section, ()) if row.get("case", "").startswith(begins)), None)
-        if row:
-            lines.append(f"| {words} | {row['ours']} | {against} | {row['ratio'] if row['ceiling'] else ''} |")
+    for section, begins, words, against, *column in SHOWN:
+        found = (row for row in tables.get(section, ()) if row["case"].startswith(begins) and (row.get("who") == "qrep" if column else "ratio" in row))
+        if row := next(found, None):
+            ours, ratio = ("", row[column[0]]) if column else (row["ours"], row["ratio"] if row["ceiling"] else "")
+            lines.append(f"| {words} | {ours} | {against} | {ratio} |")
     for name in PICTURES:
         if name in pictures:
             lines += ["", f"![{name.replace('-', ' ')}](bench/pictures/{name}.svg)"]

@@ -30,7 +30,7 @@ def test_rounds_of_ours_its_ceiling_and_its_peers_take_turns_and_each_peer_has_a
         setup=lambda: turn("setup", None), family="full copy", peer="nbdcopy",
         also={"rsync": lambda: turn("rsync", Sample(2.0, rss=7)), "fio": Against(lambda: turn("fio", 40.0), bound=True, id="C9", goal=0.25)},
     )  # fmt: skip
-    assert turns == ["nbdcopy", "rsync", "fio", "setup", "ours"] * 3
+    assert turns == ["rsync", "fio", "nbdcopy", "setup", "ours"] * 3  # what ours is judged by comes last
     assert [row.id for row in rows] == ["C1", "", "C9"] and made is rows[0]
     assert made.ratio == 2.0 and made.spread == (1.0, 3.0) and made.ours == 20.0 and made.range_ours == (10.0, 30.0)
     assert made.figures == {"wire": 1.5} and rows[1].peer_figures == {"rss": 7} and rows[1].figures == {"wire": 1.5}

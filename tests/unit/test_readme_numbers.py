@@ -24,6 +24,13 @@ RESULTS = """# What was measured
 | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
 | S1 | unchanged scan, M / fio 8M q2 | 5.27 GB/s | 6.50 GB/s | 0.805 | 0.7..0.9 | >= 0.65 | >= 0.8 | goal | a \\| b |
 
+## changed
+
+| case | who | CPU s/GiB source | target | both | peak MiB | wire / changed | read / changed | p99 / alone |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- |
+| 1 % at random changed | rsync |  |  | 2.500 |  | 1.400 |  |  |
+| 1 % at random changed | qrep | 0.200 | 0.010 | 0.210 |  | 1.004 | 1.200 |  |
+
 ## cli
 
 | id | case | ours | ceiling | ratio | min..max | first | goal | verdict | note |
@@ -47,10 +54,11 @@ def test_every_picture_that_the_documents_show_is_there():
 
 
 def test_a_row_of_the_results_is_a_row_of_the_table_and_a_figure_without_a_ceiling_has_no_ratio():
-    block = readme.block(RESULTS, {"full-copy"})
+    block = readme.block(RESULTS, {"full-copy-over-tcp"})
     assert "| unchanged scan, memory device | 5.27 GB/s | fio read | 0.805 |" in block
     assert "| `qrep status` | 91 ms |  |  |" in block
-    assert "![full copy](bench/pictures/full-copy.svg)" in block and "changes.svg" not in block
+    assert "| the same: bytes on the wire |  | bytes changed | 1.004 |" in block
+    assert "![full copy over tcp](bench/pictures/full-copy-over-tcp.svg)" in block and "size.svg" not in block
     assert "A CPU, 2 CPUs, AVX2, kernel 6.1, loop devices of 2048 MiB, commit abc" in block
 
 
