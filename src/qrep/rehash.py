@@ -23,18 +23,18 @@ UNREADABLE_MAX = 256  # places of a piece
 WAIT_S = 0.25
 
 
-def read_granule(device_fd, geometry, granule, buffer, sector_size=512):
-    """Fill the page-aligned `buffer` with a granule past the page cache; returns a memoryview of its bytes."""
-    return read_range(device_fd, buffer, granule * geometry.granule_size, geometry.granule_bytes(granule), sector_size)
+def read_granule(device_fd, geometry, granule, buffer, sector_size=512, read=os.preadv):
+    """Fill the page-aligned `buffer` with a granule past the page cache; returns a memoryview of its bytes. read: as os.preadv."""
+    return read_range(device_fd, buffer, granule * geometry.granule_size, geometry.granule_bytes(granule), sector_size, read)
 
 
-def read_range(device_fd, buffer, start, size, sector_size):
+def read_range(device_fd, buffer, start, size, sector_size, read=os.preadv):
     """As read_granule, for `size` bytes from `start` on. Raises DeviceReadError."""
     view = memoryview(buffer)[: -(-size // sector_size) * sector_size]
     done = 0
     while done < size:
         try:
-            got = os.preadv(device_fd, [view[done:]], start + done)
+            got = read(device_fd, [view[done:]], start + done)
         except OSError as err:
             extents = [(start + done, size - done, err.errno)]
             raise DeviceReadError(f"bytes from {start + done} on cannot be read: {err.strerror}", extents=extents) from err
@@ -61,10 +61,12 @@ class Piece:
 
 class Rehash:
     """device_fd: O_DIRECT. tree: MapTree of what the device should hold. rate: bytes per second, 0: as fast as it goes.
-    stopped(): asked several times a second; true ends it.
+    stopped(): asked several times a second; true ends it. nice: a ReadLimit that is obeyed besides, or None.
     """
 
-    def __init__(self, device_fd, tree, sector_size, rate=0, stopped=lambda: False):
+    def __init__(self, device_fd, tree, sector_size, rate=0, stopped=lambda: False, nice=None):
+        self._read = os.preadv if nice is None else self._read_nicely
+        self._nice = nice
         self.tree, self._fd, self._sector_size, self._stopped = tree, device_fd, sector_size, stopped
         self.geometry = tree.geometry
         self._bucket = Bucket(rate) if rate else None
@@ -118,6 +120,21 @@ class Rehash:
             time.sleep(min(wait_ns / 1e9, WAIT_S))
         return not self._stopped()
 
+    def _read_nicely(self, device_fd, views, offset):
+        """As os.preadv of one view, as much of it and when the limiter says; once it was stopped, no matter what."""
+        nice, view = self._nice, views[0]
+        size = min(len(view), nice.piece or len(view))
+        while wait_ns := nice.take(size):
+            if self._stopped():
+                return os.preadv(device_fd, [view[:size]], offset)
+            time.sleep(wait_ns / 1e9)
+        began, got = time.monotonic_ns(), 0
+        try:
+            got = os.preadv(device_fd, [view[:size]], offset)
+        finally:
+            nice.done(got, time.monotonic_ns() - began)
+        return got
+
     def _buffer(self):
         if not hasattr(self._buffers, "granule"):
             self._buffers.granule = mmap.mmap(-1, self.geometry.granule_size)
@@ -128,7 +145,7 @@ class Rehash:
         geometry, tree = self.geometry, self.tree
         start = granule * geometry.granule_size
         try:
-            data = read_granule(self._fd, geometry, granule, self._buffer(), self._sector_size)
+            data = read_granule(self._fd, geometry, granule, self._buffer(), self._sector_size, self._read)
         except DeviceReadError:
             return self._look_by_leaves(granule)
         zero = is_zero(data)
@@ -160,7 +177,7 @@ class Rehash:
             start = leaf * geometry.leaf_size
             size = min(geometry.leaf_size, geometry.size - start)
             try:
-                data = read_range(self._fd, self._buffer(), start, size, self._sector_size)
+                data = read_range(self._fd, self._buffer(), start, size, self._sector_size, self._read)
             except DeviceReadError:
                 if unreadable and sum(unreadable[-1]) == start:
                     start, size = unreadable[-1][0], unreadable.pop()[1] + size

@@ -8,6 +8,7 @@ import pytest
 from qrep import rehash
 from qrep._native import hasher
 from qrep._native.disk import STATE_HASHED, STATE_PAGE, STATE_UNKNOWN, STATE_VALUE
+from qrep._native.nice import ReadLimit
 from qrep._native.wire import Geometry
 from qrep.errors import DeviceReadError
 from qrep.maptree import HASHED, MapTree
@@ -61,10 +62,10 @@ def test_what_cannot_be_read_is_named_and_its_neighbours_are_compared(device, mo
     os.pwrite(descriptor, b"rot", 3 * GRANULE + 9 * LEAF)
     real, bad = rehash.read_range, range(3 * GRANULE + 4 * LEAF, 3 * GRANULE + 6 * LEAF)
 
-    def read_range(fd, buffer, start, size, sector_size):
+    def read_range(fd, buffer, start, size, sector_size, read):
         if start < bad.stop and bad.start < start + size:
             raise DeviceReadError("EIO")
-        return real(fd, buffer, start, size, sector_size)
+        return real(fd, buffer, start, size, sector_size, read)
 
     monkeypatch.setattr(rehash, "read_range", read_range)
     (piece,) = look(device)
@@ -87,3 +88,13 @@ def test_a_rate_makes_small_pieces_and_a_stop_ends_the_waiting(device):
     assert next(pieces).count == 1
     stopped.append(True)
     assert list(pieces) == []
+
+
+def test_a_limiter_is_obeyed_in_pieces_and_what_is_found_is_the_same(device):
+    descriptor, _content, _tree = device
+    os.pwrite(descriptor, b"rot", 17 * LEAF)
+    limit = ReadLimit()
+    limit.order(0, LEAF, False)
+    assert look(device, nice=limit) == look(device)
+    counters = limit.counters()
+    assert (counters["reads"], counters["bytes"], counters["in_flight"]) == (-(-SIZE // LEAF), SIZE, 0)

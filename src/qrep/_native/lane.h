@@ -8,6 +8,7 @@
 #include "badlist.h"
 #include "bucket.h"
 #include "common.h"
+#include "nice.h"
 #include "undo_reach.h"
 #include "wire.h"
 #include <stdatomic.h>
@@ -77,7 +78,7 @@ struct qrep_run_counters { /* bytes unless said otherwise; monotone, read by Pyt
     _Atomic uint64_t read, hashed, zero, changed, sent, received, written, undo, granules_done, frames;
     _Atomic uint64_t read_shared; /* source: bytes that another run has read and hashed for this one */
     _Atomic uint64_t zc_notified, zc_copied; /* notifications */
-    _Atomic uint64_t wait_device_ns, wait_network_ns, wait_limit_ns, busy_ns; /* summed over lanes: what the lane waited for */
+    _Atomic uint64_t wait_device_ns, wait_network_ns, wait_limit_ns, wait_nice_ns, busy_ns; /* summed over lanes: what the lane waited for */
 };
 
 struct qrep_run_base {
@@ -127,6 +128,7 @@ struct qrep_source_run {
     struct qrep_bad_list bad;  /* what could not be read */
     struct qrep_share *share;  /* share.h: with whom granules are read; NULL: alone */
     uint32_t share_member;
+    struct qrep_nice *nice;    /* how much may be read; NULL: as much as goes, and lanes take the CPU as anybody does */
 };
 
 /* Run one lane to the end of the work, `stop` or `*lane_stop` (then it finishes the granules it has taken and ends its stream in order).

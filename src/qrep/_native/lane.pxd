@@ -50,6 +50,7 @@ cdef extern from "lane.h" nogil:
         uint64_t wait_device_ns
         uint64_t wait_network_ns
         uint64_t wait_limit_ns
+        uint64_t wait_nice_ns
         uint64_t busy_ns
 
     struct qrep_run_base:
@@ -95,5 +96,5 @@ cdef inline dict counters_of(const qrep_run_counters *counters):
         "granules_done": counters.granules_done, "frames": counters.frames,
         "read_shared": counters.read_shared, "zc_notified": counters.zc_notified, "zc_copied": counters.zc_copied,
         "wait_device_ns": counters.wait_device_ns, "wait_network_ns": counters.wait_network_ns,
-        "wait_limit_ns": counters.wait_limit_ns, "busy_ns": counters.busy_ns,
+        "wait_limit_ns": counters.wait_limit_ns, "wait_nice_ns": counters.wait_nice_ns, "busy_ns": counters.busy_ns,
     }

@@ -13,6 +13,7 @@
 #define YIELD_POLL_NS 5000000ull /* a lane that left the rest to others looks again so often */
 #define SHARED_POLL_NS 500000ull  /* and one that waits for what another run reads */
 #define LEAF_READS 32 /* in flight for one slot of which only some leaves are read */
+#define PART_READS 32 /* the same for all of a slot in pieces, where a limiter says how large they are */
 #define RING_SPARE 64 /* requests beside the reads: the answer, a send, and notifications that are outstanding */
 
 /* ---- set-up ---- */
@@ -41,7 +42,7 @@ static int check_run(const struct qrep_source_run *run)
 static int open_ring(struct source_lane *lane)
 {
     struct qrep_source_run *run = lane->run;
-    uint32_t reads = run->slots * (lane->reads_per_granule > lane->leaf_reads ? lane->reads_per_granule : lane->leaf_reads);
+    uint32_t reads = run->slots * (lane->part_reads > lane->leaf_reads ? lane->part_reads : lane->leaf_reads);
     if (reads > 4096 - RING_SPARE)
         return -EINVAL;
     struct qrep_ring_options options = {.backend = run->ring_backend, .entries = reads + RING_SPARE};
@@ -120,6 +121,9 @@ static int open_lane(struct source_lane *lane)
     lane->granule_leaves = geometry->granule_size / geometry->leaf_size;
     lane->io_size = run->io_size && run->io_size < geometry->granule_size ? run->io_size : geometry->granule_size;
     lane->reads_per_granule = (geometry->granule_size + lane->io_size - 1) / lane->io_size;
+    lane->part_reads = run->nice && lane->reads_per_granule < PART_READS ? PART_READS : lane->reads_per_granule;
+    if (lane->part_reads > (4096 - RING_SPARE) / run->slots && lane->part_reads > lane->reads_per_granule)
+        lane->part_reads = lane->reads_per_granule;
     if (run->wanted_count)
         lane->leaf_reads = LEAF_READS < (4096 - RING_SPARE) / run->slots ? LEAF_READS : (4096 - RING_SPARE) / run->slots;
     /* With zero copy a sent batch waits for its notification while others go out. */
@@ -127,6 +131,8 @@ static int open_lane(struct source_lane *lane)
     lane->zero_room = 2 * run->slots + 8;
     lane->cursor_first = atomic_load_explicit(&run->cursor, memory_order_relaxed);
     lane->started_ns = qrep_now_ns();
+    if (run->nice)
+        qrep_bucket_init(&lane->nice_bucket, QREP_RATE_UNLIMITED, 0, &run->nice->bucket, lane->started_ns);
     open_stream(lane);
 
     lane->slots = calloc(run->slots, sizeof *lane->slots);
@@ -148,6 +154,10 @@ static int open_lane(struct source_lane *lane)
 static void close_lane(struct source_lane *lane)
 {
     qrep_ring_close(lane->ring); /* R12: waits for everything in flight, so that the memory below is ours again */
+    for (; lane->nice_reads; lane->nice_reads--)
+        qrep_nice_read_ended(lane->run->nice, 0, 0);
+    if (lane->nice_bucket.parent)
+        qrep_bucket_close(&lane->nice_bucket);
     for (uint32_t i = 0; lane->slots && i < lane->run->slots; i++)
         source_give_up(lane, &lane->slots[i]);
     qrep_arena_close(&lane->arena);
@@ -219,7 +229,9 @@ static int wait_for_something(struct source_lane *lane)
     struct qrep_run_counters *counters = &lane->run->base.counters;
     uint64_t started_ns = qrep_now_ns(), wait_ns = STOP_POLL_NS;
     int limited = lane->limit_until_ns > started_ns, shared = find_slot(lane, SLOT_WAITING) != NULL;
-    _Atomic uint64_t *waited = shared || find_slot(lane, SLOT_READING) ? &counters->wait_device_ns
+    int nice = lane->nice_until_ns > started_ns;
+    _Atomic uint64_t *waited = nice && lane->nice_reads == 0 ? &counters->wait_nice_ns
+                               : shared || find_slot(lane, SLOT_READING) ? &counters->wait_device_ns
                                : limited                     ? &counters->wait_limit_ns
                                                              : &counters->wait_network_ns;
 
@@ -229,10 +241,12 @@ static int wait_for_something(struct source_lane *lane)
         wait_ns = YIELD_POLL_NS;
     if (shared && wait_ns > SHARED_POLL_NS)
         wait_ns = SHARED_POLL_NS;
+    if (nice && lane->nice_until_ns - started_ns < wait_ns)
+        wait_ns = lane->nice_until_ns - started_ns;
     int rc = 0;
     if (qrep_ring_in_flight(lane->ring)) {
         rc = reap(lane, wait_ns);
-    } else if (limited || shared || lane->yield_until_ns) { /* else nothing is waited for: a blocking connection took all there was, and there is room for more work */
+    } else if (limited || shared || nice || lane->yield_until_ns) { /* else nothing is waited for: a blocking connection took all there was, and there is room for more work */
         struct timespec pause = {0, (long)wait_ns};
         nanosleep(&pause, NULL);
     }
@@ -269,6 +283,7 @@ static int run_granules(struct source_lane *lane)
         struct source_slot *slot = lane->hashing ? lane->hashing : find_slot(lane, SLOT_READ);
         if (slot) {
             rc = start_all(lane);
+            lane->timed_from_ns = 0; /* when what is in flight completes is not seen meanwhile */
             if (rc == 0)
                 rc = source_hash(lane, slot);
         } else if (lane->work_done && !find_slot(lane, SLOT_READING) && !find_slot(lane, SLOT_WAITING) && source_idle(lane)) {
@@ -344,7 +359,11 @@ int qrep_source_lane(struct qrep_source_run *run, int device_fd, struct qrep_con
         rc = qrep_fail(&run->base, QREP_FAILURE_CONNECTION, -rc, lane_index, UINT64_MAX);
     } else {
         atomic_fetch_add(&run->lanes, 1);
+        if (run->nice)
+            qrep_thread_yield(&lane.thread_class);
         rc = run_lane(&lane);
+        if (run->nice)
+            qrep_thread_restore(&lane.thread_class);
         atomic_fetch_sub(&run->lanes, 1);
         qrep_connection_end(connection, saved_flags);
     }

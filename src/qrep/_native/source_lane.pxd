@@ -4,6 +4,7 @@ from libc.stdint cimport int32_t, uint32_t, uint64_t
 
 from .connection cimport Connection, atomic_int, qrep_connection
 from .lane cimport qrep_bad_list, qrep_run_base
+from .nice cimport ReadLimit, qrep_nice
 from .wire cimport qrep_geometry
 
 
@@ -36,6 +37,7 @@ cdef extern from "lane.h" nogil:
         uint32_t ring_backend
         qrep_bad_list bad
         void *share
+        qrep_nice *nice
 
     int qrep_source_lane(qrep_source_run *run, int device_fd, qrep_connection *connection, uint32_t lane, atomic_int *lane_stop)
 
@@ -56,6 +58,7 @@ cdef class SharedScan:
 
 cdef class SourceRun:
     cdef SharedScan shared        # kept until run has left it
+    cdef readonly ReadLimit nice  # kept while lanes may obey it, or None
     cdef qrep_source_run *run     # NULL only while being made
     cdef Py_buffer views[7]       # what run points to; [0, view_count) are held
     cdef int view_count

@@ -45,7 +45,8 @@ cdef class SourceRun:
     rest of them is not read.
     frame_size: bytes of data per frame, power of two. slots: granule buffers per lane. io_size: bytes per read, 0: whole
     granules. ring_backend: auto, uring or threads. rehearsal: nothing is read, granules of made-up bytes are sent for ever,
-    until the connections are told to finish(). features: names of what the frames may use (protocol/features.py). Raises ValueError for shapes that do not fit.
+    until the connections are told to finish(). features: names of what the frames may use (protocol/features.py). nice: what the lanes obey before
+    they read; with one they also leave the CPU to others. Raises ValueError for shapes that do not fit.
     """
 
     def __cinit__(self, *args, **kwargs):
@@ -55,7 +56,7 @@ cdef class SourceRun:
 
     def __init__(self, Geometry geometry not None, *, uint64_t attempt, uint64_t session, bytes key not None, uint32_t sector_size,
                  base_states, base_values, int leaves_fd=-1, work=None, wanted=None, uint32_t frame_size=2 << 20, uint32_t slots=2,
-                 uint32_t io_size=0, str ring_backend="auto", bint rehearsal=False, features=()):
+                 uint32_t io_size=0, str ring_backend="auto", bint rehearsal=False, features=(), ReadLimit nice=None):
         cdef uint64_t granules = qrep_granules(&geometry.geometry)
         cdef qrep_run_base *base = &self.run.base
         if self.view_count:
@@ -91,6 +92,8 @@ cdef class SourceRun:
                 raise ValueError("wanted: not aligned to 8 bytes")
         self.run.frame_size, self.run.slots, self.run.io_size = frame_size, slots, io_size
         self.run.ring_backend = BACKENDS[ring_backend]
+        self.nice = nice
+        self.run.nice = &nice.nice if nice is not None else NULL
 
     def share(self, SharedScan shared not None):
         """Read together with the other runs of `shared`. Before the first lane. Raises ValueError where the shape is another one or too many share."""

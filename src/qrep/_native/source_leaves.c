@@ -12,13 +12,22 @@
 
 #define GATHER_LEAVES 256u /* values that are computed in one call; half a page of offsets on the stack */
 
+/* Each run of leaves is one read, and none is to be in the way of others for long. */
+static uint32_t leaves_per_read(const struct source_lane *lane)
+{
+    const struct qrep_nice *nice = lane->run->nice;
+    uint32_t piece = nice ? atomic_load_explicit(&nice->piece_size, memory_order_relaxed) : 0, leaf_size = lane->run->base.geometry.leaf_size;
+
+    return piece == 0 ? lane->granule_leaves : piece > leaf_size ? piece / leaf_size : 1;
+}
+
 /* Fill slot->wanted with the parts of run->wanted inside this granule. Returns how many leaves that is, 0 if the list is not one. */
 static uint32_t find_wanted(struct source_lane *lane, struct source_slot *slot)
 {
     const struct qrep_source_run *run = lane->run;
     uint64_t start = slot->granule * lane->granule_leaves, end = start + qrep_granule_leaves(&run->base.geometry, slot->granule);
     uint64_t low = 0, high = run->wanted_count, reached = start;
-    uint32_t leaves = 0;
+    uint32_t leaves = 0, most = leaves_per_read(lane);
 
     while (low < high) { /* the first span that ends behind `start` */
         uint64_t middle = low + (high - low) / 2;
@@ -34,9 +43,11 @@ static uint32_t find_wanted(struct source_lane *lane, struct source_slot *slot)
         to = to > end ? end : to;
         if (from < reached || from >= to)
             return 0;
-        slot->wanted[slot->wanted_count++] = (struct qrep_leaf_run){.first = (uint32_t)(from - start), .count = (uint32_t)(to - from)};
-        reached = to;
-        leaves += (uint32_t)(to - from);
+        for (reached = to; from < to; from += most) {
+            uint32_t count = (uint32_t)(to - from < most ? to - from : most);
+            slot->wanted[slot->wanted_count++] = (struct qrep_leaf_run){.first = (uint32_t)(from - start), .count = count};
+            leaves += count;
+        }
     }
     return leaves;
 }
@@ -48,19 +59,18 @@ static size_t run_bytes(const struct source_lane *lane, const struct source_slot
 }
 
 /* Keep up to lane->leaf_reads reads in flight. */
-static int submit_reads(struct source_lane *lane, struct source_slot *slot)
+int source_leaves_on(struct source_lane *lane, struct source_slot *slot)
 {
     const struct qrep_run_base *base = &lane->run->base;
-    uint32_t index = (uint32_t)(slot - lane->slots);
 
+    if (slot->short_read)
+        return 0;
     for (; slot->wanted_next < slot->wanted_count && slot->reads_left < lane->leaf_reads; slot->wanted_next++) {
         const struct qrep_leaf_run *run = &slot->wanted[slot->wanted_next];
         uint64_t start = (uint64_t)run->first * base->geometry.leaf_size;
-        int rc = qrep_ring_read(lane->ring, SOURCE_FILE_DEVICE, slot->data + start, qrep_align_up(run_bytes(lane, slot, run), base->sector_size),
-                                slot->granule * base->geometry.granule_size + start, source_tag(SOURCE_TAG_READ, slot->wanted_next, index));
-        if (rc)
-            return qrep_fail(&lane->run->base, QREP_FAILURE_READ, -rc, lane->lane, slot->granule);
-        slot->reads_left++;
+        int rc = source_read_queue(lane, slot, start, qrep_align_up(run_bytes(lane, slot, run), base->sector_size), slot->wanted_next);
+        if (rc <= 0)
+            return rc;
     }
     return 0;
 }
@@ -91,7 +101,7 @@ int source_leaves_start(struct source_lane *lane, struct source_slot *slot)
     slot->parts = 0;
     slot->run_next = slot->run_count = 0;
     slot->wanted_next = slot->wanted_hashed = 0;
-    int rc = submit_reads(lane, slot);
+    int rc = source_leaves_on(lane, slot);
     return rc ? rc : 1;
 }
 
@@ -105,7 +115,7 @@ int source_leaves_read(struct source_lane *lane, struct source_slot *slot, uint3
         source_count(&lane->run->base.counters.read, wanted);
     slot->reads_left--;
     if (!slot->short_read && slot->wanted_next < slot->wanted_count)
-        return submit_reads(lane, slot);
+        return source_leaves_on(lane, slot);
     if (slot->reads_left)
         return 0;
     if (slot->short_read)

@@ -70,7 +70,9 @@ struct source_slot {
     uint64_t granule;
     uint32_t size;    /* bytes of the granule */
     uint32_t unknown; /* the work item said: whatever the base says */
-    uint32_t reads_left;
+    uint32_t reads_left; /* in flight */
+    uint32_t read_size, part_next, part_count; /* all of it is read in parts of read_size; those below part_next were queued */
+    uint32_t read_counted; /* bytes of it that counters.read has already */
     int read_error; /* the first, positive; 0: none */
     int short_read; /* the device ended inside */
     uint32_t parts;   /* leaves could not be read: those of `missing`, whose bytes are undefined */
@@ -108,7 +110,14 @@ struct source_lane {
     int device_fd;
     uint32_t lane;
     uint32_t granule_leaves; /* of a whole granule */
-    uint32_t io_size, reads_per_granule, leaf_reads; /* leaf_reads: in flight for one slot at most, where single leaves are read */
+    uint32_t io_size, reads_per_granule, part_reads, leaf_reads; /* in flight for one slot at most: of all of it, or of single leaves */
+
+    /* valid with run->nice */
+    struct qrep_bucket nice_bucket;
+    struct qrep_thread_class thread_class;
+    uint64_t nice_until_ns; /* nothing is read before */
+    uint64_t timed_tag, timed_from_ns; /* the read whose time is taken; from 0: none */
+    uint32_t nice_reads;    /* in flight, of this lane */
 
     struct qrep_ring *ring;
     struct qrep_arena arena;
@@ -165,6 +174,11 @@ int source_read_done(struct source_lane *lane, uint64_t tag, int64_t result);
 
 /* Read all of the granule of a slot. */
 int source_read_whole(struct source_lane *lane, struct source_slot *slot);
+/* Queue a read of `size` bytes of a slot's granule, at `start` in it. 1: queued; 0: not now, for run->nice says so: it is asked again. */
+int source_read_queue(struct source_lane *lane, struct source_slot *slot, size_t start, size_t size, uint32_t part);
+/* Queue what is still to be read of a slot in SLOT_READING, as much as may be in flight. */
+int source_read_on(struct source_lane *lane, struct source_slot *slot);
+int source_leaves_on(struct source_lane *lane, struct source_slot *slot);
 /* Begin to read the leaves of slot->granule that run->wanted names. 1: begun; 0: all of it has to be read, nothing is under way. */
 int source_leaves_start(struct source_lane *lane, struct source_slot *slot);
 /* Read number `part` of those completed. */

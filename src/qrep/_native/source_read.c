@@ -70,30 +70,85 @@ static int may_take(struct source_lane *lane)
     return 1;
 }
 
-int source_read_whole(struct source_lane *lane, struct source_slot *slot)
+int source_read_queue(struct source_lane *lane, struct source_slot *slot, size_t start, size_t size, uint32_t part)
+{
+    struct qrep_source_run *run = lane->run;
+    uint64_t tag = source_tag(SOURCE_TAG_READ, part, (uint32_t)(slot - lane->slots));
+
+    if (run->nice) {
+        uint64_t now_ns = qrep_now_ns(), wait_ns = qrep_nice_take(run->nice, &lane->nice_bucket, size, now_ns);
+        lane->nice_until_ns = wait_ns ? now_ns + wait_ns : 0;
+        if (wait_ns)
+            return 0;
+        if (lane->timed_from_ns == 0 && lane->nice_reads == 0) {
+            lane->timed_tag = tag;
+            lane->timed_from_ns = now_ns;
+        }
+        qrep_nice_read_begun(run->nice);
+        lane->nice_reads++;
+    }
+    int rc = qrep_ring_read(lane->ring, SOURCE_FILE_DEVICE, slot->data + start, size, slot->granule * run->base.geometry.granule_size + start, tag);
+    if (rc)
+        return qrep_fail(&run->base, QREP_FAILURE_READ, -rc, lane->lane, slot->granule);
+    slot->reads_left++;
+    return 1;
+}
+
+/* One that was queued completed. */
+static void note_read(struct source_lane *lane, uint64_t tag, int64_t result)
+{
+    uint64_t latency_ns = 0;
+
+    if (lane->run->nice == NULL)
+        return;
+    if (lane->timed_from_ns && lane->timed_tag == tag) {
+        latency_ns = qrep_now_ns() - lane->timed_from_ns;
+        lane->timed_from_ns = 0;
+    }
+    lane->nice_reads--;
+    qrep_nice_read_ended(lane->run->nice, result > 0 ? (uint64_t)result : 0, latency_ns);
+}
+
+static void choose_read_size(const struct source_lane *lane, struct source_slot *slot)
+{
+    const struct qrep_source_run *run = lane->run;
+    uint32_t piece = run->nice ? atomic_load_explicit(&run->nice->piece_size, memory_order_relaxed) : 0;
+
+    slot->read_size = lane->io_size;
+    if (piece && piece < slot->read_size)
+        slot->read_size = piece > run->base.sector_size ? piece : run->base.sector_size;
+    slot->part_count = (slot->size + slot->read_size - 1) / slot->read_size;
+}
+
+int source_read_on(struct source_lane *lane, struct source_slot *slot)
 {
     const struct qrep_run_base *base = &lane->run->base;
-    uint32_t index = (uint32_t)(slot - lane->slots);
     /* An image file may end inside a sector: direct reads ask for all of it and get what is there. */
     uint64_t size = qrep_align_up(slot->size, base->sector_size);
-    uint64_t offset = slot->granule * base->geometry.granule_size;
 
+    if (slot->read_error || slot->short_read)
+        return 0;
+    if (slot->part_next == 0)
+        choose_read_size(lane, slot); /* it may be another one than when it was asked for the last time */
+    for (; slot->part_next < slot->part_count && slot->reads_left < lane->part_reads; slot->part_next++) {
+        uint64_t start = (uint64_t)slot->part_next * slot->read_size;
+        int rc = source_read_queue(lane, slot, start, size - start < slot->read_size ? size - start : slot->read_size, slot->part_next);
+        if (rc <= 0)
+            return rc;
+    }
+    return 0;
+}
+
+int source_read_whole(struct source_lane *lane, struct source_slot *slot)
+{
     slot->leaves_only = LEAVES_ALL;
     slot->state = SLOT_READING;
     slot->read_error = 0;
     slot->short_read = 0;
     slot->hashed = 0;
     slot->parts = 0;
-    for (uint32_t part = 0; (uint64_t)part * lane->io_size < size; part++) {
-        uint64_t start = (uint64_t)part * lane->io_size;
-        uint64_t length = size - start < lane->io_size ? size - start : lane->io_size;
-        int rc = qrep_ring_read(lane->ring, SOURCE_FILE_DEVICE, slot->data + start, length, offset + start,
-                                source_tag(SOURCE_TAG_READ, part, index));
-        if (rc)
-            return qrep_fail(&lane->run->base, QREP_FAILURE_READ, -rc, lane->lane, slot->granule);
-        slot->reads_left++;
-    }
-    return 0;
+    slot->part_next = slot->read_counted = 0;
+    return source_read_on(lane, slot);
 }
 
 /* Whatever a full set of slots can add must have its place, and one granule more. */
@@ -117,6 +172,8 @@ int source_fill(struct source_lane *lane)
     for (uint32_t i = 0; i < run->slots && rc == 0; i++)
         if (lane->slots[i].state == SLOT_WAITING && has_zero_room(lane))
             rc = source_begin(lane, &lane->slots[i]);
+        else if (run->nice && lane->slots[i].state == SLOT_READING)
+            rc = lane->slots[i].leaves_only ? source_leaves_on(lane, &lane->slots[i]) : source_read_on(lane, &lane->slots[i]);
     for (uint32_t i = 0; i < run->slots && !lane->work_done && rc == 0; i++) {
         struct source_slot *slot = &lane->slots[i];
         while (slot->state == SLOT_FREE && !lane->work_done && rc == 0 && has_zero_room(lane) && may_take(lane)) {
@@ -181,17 +238,25 @@ int source_read_done(struct source_lane *lane, uint64_t tag, int64_t result)
     struct qrep_run_base *base = &lane->run->base;
     struct source_slot *slot = &lane->slots[(uint32_t)tag];
 
+    note_read(lane, tag, result);
     if (slot->leaves_only)
         return source_leaves_read(lane, slot, (uint32_t)(tag >> 32) & 0xffffff, result);
-    uint64_t start = ((tag >> 32) & 0xffffff) * lane->io_size;
+    uint64_t start = ((tag >> 32) & 0xffffff) * slot->read_size;
     /* Of the last sector only the bytes below the end of the volume are promised. */
-    uint64_t wanted = slot->size - start < lane->io_size ? slot->size - start : lane->io_size;
+    uint64_t wanted = slot->size - start < slot->read_size ? slot->size - start : slot->read_size;
 
     if (result < 0 && slot->read_error == 0)
         slot->read_error = (int)-result;
     else if (result >= 0 && (uint64_t)result < wanted)
         slot->short_read = 1;
-    if (--slot->reads_left)
+    else if (result >= 0) {
+        source_count(&base->counters.read, wanted); /* as it comes: a granule may take long, and somebody looks whether anything moves */
+        slot->read_counted += (uint32_t)wanted;
+    }
+    slot->reads_left--;
+    if (!slot->read_error && !slot->short_read && slot->part_next < slot->part_count)
+        return source_read_on(lane, slot);
+    if (slot->reads_left)
         return 0;
 
     if (slot->short_read)
@@ -205,6 +270,6 @@ int source_read_done(struct source_lane *lane, uint64_t tag, int64_t result)
             return 0;
     }
     slot->state = SLOT_READ;
-    source_count(&base->counters.read, slot->size);
+    source_count(&base->counters.read, slot->size - slot->read_counted);
     return 0;
 }

@@ -159,7 +159,14 @@ static void ask_ahead(struct source_lane *lane, uint64_t now_ns)
 static int send_blocking(struct source_lane *lane, unsigned piece_count)
 {
     uint64_t started_ns = qrep_now_ns();
+    /* A stream is sent through Python, and who holds its lock must not be kept off the CPU. */
+    int yields = lane->run->nice && lane->connection->kind == QREP_CONNECTION_STREAM;
+    if (yields)
+        qrep_thread_restore(&lane->thread_class);
     int rc = qrep_connection_send(lane->connection, lane->piece, piece_count, &lane->run->base.stop);
+    if (yields)
+        qrep_thread_yield(&lane->thread_class);
+    lane->timed_from_ns = 0;
     uint64_t waited_ns = qrep_now_ns() - started_ns;
 
     source_count(&lane->run->base.counters.wait_network_ns, waited_ns);

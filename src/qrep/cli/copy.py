@@ -160,6 +160,7 @@ def check_or_ask(app, end, yes, dry_run):
 @click.option("-n", "--dry-run", is_flag=True, help="Say how much would be sent; change nothing.")
 @click.option("-y", "--yes", is_flag=True, help="Overwrite what TARGET carries without asking.")
 @click.option("--rate", metavar="RATE", help="At most this much a second: 50M, 400Mbit.")
+@click.option("--nice", is_flag=True, help="Read SOURCE so that others who use it hardly notice.")
 @click.option("--connections", type=click.IntRange(1, 16), default=2, show_default=True, metavar="N", help="How many carry the data.")
 @click.option("--map", "map_dir", type=click.Path(file_okay=False), metavar="DIR", help="Where the digest map is kept (default: the state directory).")
 @click.option("--snapshots", type=click.Choice(["auto", "lvm", "reflink", "none"]), default="auto", help="How the source is frozen.")
@@ -169,7 +170,7 @@ def check_or_ask(app, end, yes, dry_run):
 @click.option("--direct-address", metavar="ADDR", help="HOST's address for --direct.")
 @click.option("--timeout", metavar="TIME", default="30s", help="How long a HOST that went away is tried again.")
 @click.pass_obj
-def copy(app, source, target, dry_run, yes, rate, connections, map_dir, snapshots, rsh, remote_qrep, direct, direct_address, timeout):
+def copy(app, source, target, dry_run, yes, rate, nice, connections, map_dir, snapshots, rsh, remote_qrep, direct, direct_address, timeout):
     """Copy the device or image file SOURCE to TARGET, a device or a file (made if missing). Again, it sends what changed.
 
     What was copied when it was interrupted is kept: the same command goes on from there.
@@ -193,23 +194,23 @@ def copy(app, source, target, dry_run, yes, rate, connections, map_dir, snapshot
     for note in facts["notes"]:
         app.say(f"note: {note}")
     if dry_run:
-        would = would_send(here, volume_id, facts, bytes_per_s)
+        would = would_send(here, volume_id, facts, bytes_per_s, nice)
         app.data(would, estimate_text("", would))
         return
     from qrep.source.flow import Run
 
     with end.open() as (dial, connect, volume_id, compare):
-        run = Run(here.request(volume_id, compare=compare, timeout_s=timeout_s), dial, connect, observer=Told(app))
+        run = Run(here.request(volume_id, compare=compare, timeout_s=timeout_s, nice=nice), dial, connect, observer=Told(app))
         report = run_to_the_end(app, run, f"{os.path.basename(source)} -> {target}")
     result = report.as_dict() | {"size": here.info.size, "source": source, "target": target}
     app.data(result, run_text(target, result))
 
 
-def would_send(here, volume_id, facts, bytes_per_s):
+def would_send(here, volume_id, facts, bytes_per_s, nice):
     from qrep.source.estimate import estimate
 
     if volume_id is None or not facts["known"] or facts["compare"]:
         return {"would_send": here.info.size, "size": here.info.size, "full": True, "changed_since": None, "seconds": None}
-    found = estimate(here.request(volume_id, compare=False, timeout_s=1))
+    found = estimate(here.request(volume_id, compare=False, timeout_s=1, nice=nice))
     seconds = found.would_send / bytes_per_s if bytes_per_s else None
     return {"would_send": found.would_send, "size": here.info.size, "full": found.full, "changed_since": None, "seconds": seconds, "limit_bytes_per_s": bytes_per_s}

@@ -73,6 +73,8 @@ def details(job):
         rows.append(("generation", f"{job['counter']}  {job['generation']}"))
     if job.get("root"):
         rows.append(("root", job["root"]))
+    if job.get("nice") is not None:
+        rows.append(("nice", "yes" if job["nice"] else "no"))
     rows += hints.rows(job)
     width = max(len(name) for name, _ in rows)
     return f"{job['name']}\n" + "\n".join(f"  {name.ljust(width)}  {value}" for name, value in rows)
@@ -120,6 +122,9 @@ SETTINGS = (
     click.option(
         "--group", metavar="NAME",
         help='Commit it together with all jobs of this group, of sources frozen at one moment, or none of them; "none" takes it out.',
+    ),
+    click.option(
+        "--nice/--no-nice", default=None, help="Read the source so that others who use it hardly notice; a run takes longer then, while they do (no)."
     ),
     click.option("--hints", type=click.Choice(["auto", "off"]), help="Read only what the source's filesystem or driver says has changed, where it can (auto)."),
     click.option("--hint-sample", metavar="SHARE", help="How much of the rest is read in every run all the same: auto, or a percentage like 5%."),

@@ -48,6 +48,19 @@ def limit_lines(job):
     return [f"  {limit['why']}" + (f", shared with {', '.join(limit['shared_with'])}" if limit.get("shared_with") else "")]
 
 
+def nice_lines(nice):
+    """How far what is read gives way to others, and to whom."""
+    if not nice:
+        return []
+    if not nice["holds_back"]:
+        return ["  nice    nobody else uses the source; reading as fast as it goes"]
+    took = f", where a read takes {nice['read_ms']:.2f} ms" if nice.get("read_ms") else ""
+    return [
+        f"  nice    holds back for {nice['others_ios_per_s']} requests of others a second{took}: "
+        f"reads at most {units.format_rate(nice['limit_bytes_per_s'])}"
+    ]
+
+
 def sync_point_text(job):
     text = when(job.get("last_sync_point"))
     return f"{text} fuzzy" if job.get("fuzzy") and job.get("last_sync_point") else text
@@ -198,6 +211,7 @@ def detail(job, node):
         lines.append(f"  data    {transport_text(job['transport'], job.get('zero_copy'), job.get('ktls'))}")
     if progress:
         lines.append("  " + flow_line(job, progress))
+        lines += nice_lines(progress.get("nice"))
     lines += limit_lines(job)
     last = job.get("last_run")
     if last and not progress:

@@ -43,7 +43,7 @@ def estimate(request, *, on_run=None):
         run = SourceRun(
             geometry, attempt=0, session=0, key=bytes(32), sector_size=info.io_alignment, base_states=base.states, base_values=base.values,
             leaves_fd=digest_map.leaves_fd, wanted=hint and hint.wanted,
-            work=work_list(base, holes, geometry, resumed=False, same_image=False, unknown="", hint=hint),
+            work=work_list(base, holes, geometry, resumed=False, same_image=False, unknown="", hint=hint), nice=request.reading.limit(source_fd),
         )  # fmt: skip
         if on_run:
             on_run(run)
@@ -66,6 +66,7 @@ def estimate(request, *, on_run=None):
             os.close(source_fd)
         if frozen is not None and not frozen.fuzzy:
             backend.release(frozen.token)
+        request.reading.end()
         kept.close()
         digest_map.close()
 

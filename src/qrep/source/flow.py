@@ -64,6 +64,7 @@ class Run(Dialogue):
             self._stop_lanes()
             self._link.hang_up()
             self._image.close()
+            self.request.reading.end()
             self._map.close()
             self._run_file.close()
 
@@ -75,7 +76,7 @@ class Run(Dialogue):
         self._progress.received_by_target = self._link.beat.written
         progress, lanes = self._progress.as_dict(self.geometry.granule_size, len(self._unreadable)), self._lanes
         sending = lanes is not None and self._search is None
-        return progress | {"connections": lanes.connections() if sending else []}
+        return progress | {"connections": lanes.connections() if sending else [], "nice": self.request.reading.shown()}
 
     def _make_machine(self):
         request, pending = self.request, self._map.pending
@@ -107,7 +108,7 @@ class Run(Dialogue):
     def _find_differences(self, action):
         self._search = Search(
             self._base_now(), self.geometry, self._image.fd, self._image.holes, self._image.sector_size, self._map.leaves_fd, self.request.connections,
-            self.request.slots, lambda lanes: self._events.put(("lanes", lanes, None)),
+            self.request.slots, lambda lanes: self._events.put(("lanes", lanes, None)), self.request.reading.limit(self._image.fd),
         )  # fmt: skip
         self._lanes = self._search.lanes
         self._progress.begin_search(self._search.run, self._search.bytes)
@@ -162,6 +163,7 @@ class Run(Dialogue):
             self.geometry, attempt=action.attempt, session=action.session, key=action.key, sector_size=image.sector_size,
             base_states=base.states, base_values=base.values, leaves_fd=self._map.leaves_fd, work=work, wanted=hint and hint.wanted,
             frame_size=max(self.request.frame_limit, self.request.leaf_size), slots=self.request.slots, features=self._machine.features,
+            nice=self.request.reading.limit(image.fd),
         )  # fmt: skip
         if self.request.together is not None:
             self.request.together.share(self._run, image.token, self.geometry, self._stopping.is_set)

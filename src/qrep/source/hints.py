@@ -110,6 +110,7 @@ class Hints:
         run = SourceRun(
             request.geometry, attempt=0, session=0, key=bytes(32), sector_size=sector_size, base_states=bytes(self._map.states),
             base_values=bytes(self._map.values), leaves_fd=self._map.leaves_fd, work=work, wanted=taken.wanted, slots=request.slots,
+            nice=request.reading.limit(source_fd),
         )  # fmt: skip
         if progress is not None:
             progress.begin_search(run, taken.leaves * request.leaf_size)

@@ -9,8 +9,8 @@ from qrep.source.recent import Recent
 
 RATE_S = 5.0  # the rates that are shown are those of so many seconds
 PACE_S = 60.0  # the time to go, of so many: a granule may take long
-# Which wait of the lanes names the bottleneck; what is not waiting is hashing and comparing.
-_WAITS = {"source": "wait_device_ns", "network": "wait_network_ns", "limit": "wait_limit_ns", "hash": "busy_ns"}
+# Which wait of the lanes names the bottleneck; others: it gives way to who else uses the source. What is not waiting is hashing and comparing.
+_WAITS = {"source": "wait_device_ns", "network": "wait_network_ns", "limit": "wait_limit_ns", "others": "wait_nice_ns", "hash": "busy_ns"}
 
 
 @dataclass

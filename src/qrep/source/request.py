@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from qrep._native import wire
 from qrep.device import DeviceInfo
+from qrep.source.limiter import Reading
 from qrep.volumes import registry
 
 
@@ -38,10 +39,12 @@ class RunRequest:
     tokens: object = None  # shared.SharedTokens: snapshots that several jobs hold; None: none are
     together: object = None  # what this run shares with others that were started with it: daemon/groups.py, source/shared.py; None: nothing
     label: str = ""  # the name that the sync point is to bear; a run with one always freezes anew
+    nice: bool = False  # the source is read so that others who use it hardly notice
     wanted: object = None  # a callable: how many connections the way has that was just dialled; None: as many as before
 
     def __post_init__(self):
         self.hints = self.hints and self.backend.hints
+        self.reading = Reading(self.device, self.nice)  # of all that is read for it; whoever carries it out ends it
 
     def find(self, token):
         """The Frozen of a token, None if it is gone or another backend made it."""

@@ -25,16 +25,16 @@ class Nowhere:
 class Search:
     """Runs from the start on. base: work.Base of fresh digests. holes: of work.holes_of(). leaves_fd: its pages go into the slots that `base` does not name.
 
-    on_end(lanes): called once, from another thread, when all lanes have ended; then read failure() and take_over().
+    on_end(lanes): called once, from another thread, when all lanes have ended; then read failure() and take_over(). nice: as of SourceRun.
     """
 
-    def __init__(self, base, geometry, source_fd, holes, sector_size, leaves_fd, lanes, slots, on_end):
+    def __init__(self, base, geometry, source_fd, holes, sector_size, leaves_fd, lanes, slots, on_end, nice=None):
         self._base, self._geometry = base, geometry
         self._work = array.array("Q", (granule for granule in base.without_page() if holes is None or not holes[granule]))
         self.bytes = sum(geometry.granule_bytes(granule) for granule in self._work)
         self.run = SourceRun(
             geometry, attempt=0, session=0, key=bytes(32), sector_size=sector_size, base_states=bytes(base.states),
-            base_values=bytes(base.values), leaves_fd=leaves_fd, work=self._work, slots=slots,
+            base_values=bytes(base.values), leaves_fd=leaves_fd, work=self._work, slots=slots, nice=nice,
         )  # fmt: skip
         self.lanes = SourceLanes(self.run, source_fd, [None] * lanes, lambda token, slot: Nowhere(), on_end)
 

@@ -60,7 +60,7 @@ class Verification:
         done = position.target.next * self.geometry.granule_size if position is not None else 0
         read = (position.target.read + position.source.read if position is not None else 0) + self._independent_read
         percent = round(100 * min(1.0, done / self.geometry.size), 1)
-        return {"phase": "verifying", "percent": percent, "read": read, "independent": self._independent_read}
+        return {"phase": "verifying", "percent": percent, "read": read, "independent": self._independent_read, "nice": self.request.reading.shown()}
 
     @property
     def reached(self):
@@ -108,6 +108,7 @@ class Verification:
             return self._conclude(state, frozen_fd)
         finally:
             self._link.hang_up()
+            self.request.reading.end()
             self._map.close()
             if frozen_fd >= 0:
                 os.close(frozen_fd)
@@ -138,7 +139,7 @@ class Verification:
         side = self._position.source
         try:
             tree = tree_of(self._map)  # of its own: nodes are cached in it
-            rehash = Rehash(frozen_fd, tree, sector_size, self.rate, self._stopping.is_set)
+            rehash = Rehash(frozen_fd, tree, sector_size, self.rate, self._stopping.is_set, self.request.reading.limit(frozen_fd))
             for piece in itertools.chain(rehash.only(list(side.again)), rehash.pieces(side.next)):
                 with self._lock:
                     side.take(piece.first, piece.count, piece.size, piece.bad, piece.whole, piece.unreadable, tree.granule_level)
