@@ -49,5 +49,5 @@ def test_a_full_copy_against_what_the_cpus_allow(compare, memory_device, open_di
 
     compare("C3", "verified full copy over TCP, M -> M / cores over the sum of its steps", lambda: copy_rate(source_fd, target_fd), bound, first=0.70, goal=0.88)
     steps_row("hashing, packaged blake3", packaged)
-    steps_row("loopback TCP, plain send and receive", sends)
+    steps_row("TCP loopback, send and receive", sends)
     steps_row("writing M, fio", writes)

@@ -168,7 +168,7 @@ def test_the_rate_is_kept_over_every_window_and_no_burst_goes_above_it(benchmark
     case = f"{rate} MB/s, {jobs} job{'s' if jobs > 1 else ''} x {connections}"
     note = f"{cores:.2f} cores; shares of jobs {min(shares) * jobs / sum(shares):.3f}..{max(shares) * jobs / sum(shares):.3f}"
     error = max(abs(least - 1), abs(most - 1))
-    line = f"{jobs} job{'s' if jobs > 1 else ''}, {connections} connection{'s' if connections > 1 else ''} each"
+    line = f"{jobs} job{'s' if jobs > 1 else ''} x {connections} conn{'s' if connections > 1 else ''}."
     ERRORS.setdefault(line, []).append((rate, 100 * max(error, 1e-5)))
     BURSTS.append(burst)
     add_row(figure_row("R1", f"error over any {WINDOW_S:g} s: {case}", [error], first=0.02, goal=0.005, note=note), benchmark)

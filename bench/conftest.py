@@ -40,7 +40,7 @@ import pytest
 import results
 from comparison import Comparison
 from devices import POOLS, reserve_huge_pages
-from measure import CHARTS, DEVICE_SIZE, FULL, MIB, PREFIX, ROUNDS, ROWS, Pool, sweep
+from measure import CHARTS, DEVICE_SIZE, FULL, MIB, PREFIX, ROUNDS, ROWS, Pool, sweep, waited_s
 
 
 def pytest_collection_modifyitems(items):
@@ -96,19 +96,19 @@ def pytest_terminal_summary(terminalreporter):
     widths = [max(len(line[column]) for line in lines) for column in range(len(results.HEAD))]
     for line in lines:
         terminalreporter.write_line("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    whole = FULL and results.is_whole(ITEMS, ROWS)
+    written = keep.keep(ROWS, CHARTS, SECONDS, list(SKIPPED), whole)
     if not FULL:
         return
     spent, minutes = sorted(SECONDS.items(), key=lambda item: -item[1]), sum(SECONDS.values()) / 60
     terminalreporter.write_line("seconds: " + ", ".join(f"{bench} {seconds:.0f}" for bench, seconds in spent))
-    terminalreporter.write_line(f"{minutes:.1f} minutes of {BUDGET_MIN}", red=minutes > BUDGET_MIN)
+    terminalreporter.write_line(f"{minutes:.1f} minutes of {BUDGET_MIN}; {waited_s():.0f} s of them waited for other load to end", red=minutes > BUDGET_MIN)
     for row in below_first():
         terminalreporter.write_line(f"below first: {row.id} {row.case}: {row.ratio:.3f}", red=True)
-    if results.is_whole(ITEMS, ROWS):
-        for path in keep.keep(ROWS, CHARTS, SECONDS, list(SKIPPED)):
-            terminalreporter.write_line(f"written: {path}")
-    else:
-        asked = ", ".join(results.missing(ROWS)) or "all that is required, but not by all benches"
-        terminalreporter.write_line(f"not whole, so RESULTS.md stays as it is; not measured: {asked}", yellow=True)
+    if not whole:
+        asked = ", ".join(results.missing(ROWS)) or "every required row is there, but not all benches ran"
+        terminalreporter.write_line(f"not whole, so bench/RESULTS.md stays as it is; not measured: {asked}", yellow=True)
+    terminalreporter.write_line("written: " + " ".join(os.path.relpath(path) for path in written))
 
 
 @pytest.fixture(scope="session")

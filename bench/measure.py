@@ -60,7 +60,13 @@ def fio_huge(device, direction, block_size, depth, **options):
 
 
 QUIET, QUIET_WAIT_S = 0.10, 5.0
-_patience = [60.0]  # seconds that a session waits in all: a machine that is never quiet must not make it endless
+PATIENCE_S = 60.0  # that a session waits in all: a machine that is never quiet must not make it endless
+_waited_s = [0.0]
+
+
+def waited_s():
+    """Seconds that this session has waited for a quiet machine."""
+    return _waited_s[0]
 
 
 def wait_quiet():
@@ -69,13 +75,13 @@ def wait_quiet():
     Returns the share of the CPUs that was busy at the end of the wait. Does not wait at smoke size.
     """
     began = time.monotonic()
-    wait = min(QUIET_WAIT_S, _patience[0])
+    wait = min(QUIET_WAIT_S, PATIENCE_S - _waited_s[0])
     while FULL:
         busy, start = busy_seconds(), time.monotonic()
         time.sleep(0.1)
         now = time.monotonic()
         share = min(1.0, (busy_seconds() - busy) / (now - start) / os.cpu_count())
         if share <= QUIET or now > began + wait:
-            _patience[0] -= now - began
+            _waited_s[0] += now - began
             return share
     return 0.0

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from svg import WIDTH, Picture
 
-LEFT, SPAN, BAR, STEP = 226, 400, 15, 21  # where bars begin, the longest one, its height, from one to the next
-PANELS = (  # figures beside the rate that get bars of their own, where rows carry them
+LEFT, SPAN, BAR, STEP = 244, 386, 15, 21  # where bars begin, the longest one, its height, from one to the next
+PANELS = (  # figures beside the rate that get bars of their own, where rows of ours carry them
     ("cpu", "CPU seconds per GiB, both sides (less is better)"), ("wire", "bytes on the wire per byte changed (less is better)"),
     ("read", "bytes read per byte changed (less is better)"), ("rss", "peak memory, MiB (less is better)"), ("p99", "p99 latency of a program beside it / alone (less is better)"),
 )  # fmt: skip
@@ -24,6 +24,10 @@ def slug(words):
 
 def number(value):
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 0.095 else f"{value:.3g}"
+
+
+def share(ratio):
+    return f"{ratio:.0%}" if ratio >= 0.1 else f"{ratio:.1%}"
 
 
 def measure_text(value, unit):
@@ -59,7 +63,7 @@ def rate_bars(rows):
     for row in rows:
         if row.ceiling is None:
             continue
-        said = f"qrep takes {number(row.ratio)} of it" if row.at_most else f"qrep: {number(row.ratio)}×" if row.peer else f"qrep reaches {number(row.ratio)} of it"
+        said = f"qrep takes {share(row.ratio)} of it" if row.at_most else f"qrep: {number(row.ratio)}×" if row.peer else f"qrep reaches {share(row.ratio)}"
         others.append((row.bars[1], "peer" if row.peer else "bound", row.ceiling, row.range_ceiling, said))
     return [("qrep", "ours", ours, spread, ""), *sorted(others, key=lambda bar: (bar[1] == "bound", bar[2] if rows[0].at_most else -bar[2]))]
 
@@ -86,7 +90,7 @@ def draw_panel(picture, y, heading, groups, text):
             picture.write(24, y, name, size=13, bold=True)
             y += 8
         for who, kind, value, spread, said in made:
-            picture.write(LEFT - 10, y + BAR - 3, (name if alone else who)[:34], anchor="end", bold=kind == "ours" and not alone)
+            picture.write(LEFT - 10, y + BAR - 3, (name if alone else who)[:32], anchor="end", bold=kind == "ours" and not alone)
             picture.box(LEFT, y, SPAN * value / longest, BAR, kind, rim="rim" if kind == "bound" else None)
             end = value
             if spread and spread[1] > spread[0]:
@@ -122,7 +126,7 @@ def bars(family, rows, foot):
     y = draw_panel(picture, 84, heading, {name: rate_bars(group) for name, group in groups.items()}, lambda value: measure_text(value, unit))
     for panel, words in PANELS:
         found = {name: made for name, group in groups.items() if (made := panel_bars(group, panel))}
-        if sum(len(made) for made in found.values()) > 1:
+        if any(bar[1] == "ours" for made in found.values() for bar in made) and sum(map(len, found.values())) > 1:
             y = draw_panel(picture, y, words, found, number)
     return picture.text(y + 16, foot)
 
@@ -154,14 +158,16 @@ def spread_out(wanted, gap):
     return placed
 
 
+def positive(chart):
+    return [(x, y) for line in chart.lines.values() for x, y in line if x > 0 and y > 0]
+
+
 def lines(chart, foot):
-    """The picture of a chart of lines; both axes are logarithmic. Raises ValueError if there is nothing above zero to draw."""
-    points = [(x, y) for line in chart.lines.values() for x, y in line if x > 0 and y > 0]
-    if not points:
-        raise ValueError(f"{chart.family}: no points")
+    """The picture of a chart of lines; both axes are logarithmic. It has points above zero."""
+    points = positive(chart)
     xs = ticks(min(x for x, _ in points), max(x for x, _ in points), chart.x_unit)
     ys = ticks(min([y for _, y in points] + list(chart.bounds.values())), max([y for _, y in points] + list(chart.bounds.values())), chart.y_unit)
-    left, right, top, bottom = 92, WIDTH - 210, 88, 400
+    left, right, top, bottom = 92, WIDTH - 220, 88, 400
 
     def at(x, y):
         across, up = math.log(x / xs[0]) / math.log(xs[-1] / xs[0]), math.log(y / ys[0]) / math.log(ys[-1] / ys[0])
@@ -195,12 +201,12 @@ def lines(chart, foot):
 
 def draw(directory, rows, charts, foot):
     """Write a picture for each family, and take away those of families that are no more; [(family, file name)]."""
-    directory.mkdir(exist_ok=True)
+    directory.mkdir(parents=True, exist_ok=True)
     families = {}
     for row in rows:
         if row.family:
             families.setdefault(row.family, []).append(row)
-    drawn = [(family, bars(family, found, foot)) for family, found in families.items()] + [(chart.family, lines(chart, foot)) for chart in charts]
+    drawn = [(family, bars(family, found, foot)) for family, found in families.items()] + [(chart.family, lines(chart, foot)) for chart in charts if positive(chart)]
     names = [(family, f"{slug(family)}.svg") for family, _ in drawn]
     if len({name for _, name in names}) < len(names):
         raise ValueError(f"two pictures of one name: {names}")

@@ -29,11 +29,11 @@ class Session:
         return " · ".join((said["processor"], f"kernel {said['kernel']}", f"commit {said['commit']}", said["date"].split(",")[0], said["devices"]))
 
 
-def save(session, directory=DIRECTORY):
-    """Write it; the path."""
+def save(session, directory=DIRECTORY, name=""):
+    """Write it; the path. name: another than that of a whole session, which says when it began."""
     directory.mkdir(parents=True, exist_ok=True)
     stamp = datetime.datetime.fromisoformat(session.started).strftime("%Y%m%dT%H%M%S")
-    path = directory / f"results-{stamp}.json"
+    path = directory / (name or f"results-{stamp}.json")
     path.write_text(json.dumps({"version": VERSION, **dataclasses.asdict(session)}, indent=1) + "\n")
     return path
 
