@@ -11,7 +11,7 @@ class Bdsync(Peer):
     name = "bdsync"
     programs = (Program("bdsync"),)
     jobs = frozenset({UPDATE})
-    most = 256 * MIB
+    most = 128 * MIB
 
     @contextlib.contextmanager
     def ready(self, source, target, size, directory):

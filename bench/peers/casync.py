@@ -11,7 +11,7 @@ from peers import COPY, UPDATE, Peer, Program, find
 
 class Casync(Peer):
     programs = (Program("casync", "casync"),)
-    most = 32 * MIB
+    most = 16 * MIB
 
     def _line(self, source, target, directory, *seeded):
         casync, store, index = find("casync"), os.path.join(directory, "store.castr"), os.path.join(directory, "index.caibx")
