@@ -1,6 +1,6 @@
-"""Several targets of one source: bytes read of it, and processor time, of runs that share a pass and of runs that read by themselves.
+"""Several targets of one source: bytes read of it, and CPU, of runs that share a pass and of runs that read by themselves.
 
-`QREP_BENCH=full` for the sizes in RESULTS.md. Bytes are exact whatever else the machine does; times are not.
+Bytes are exact whatever else the machine does; times are not.
 """
 
 import os
@@ -16,6 +16,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from source_peer import ATTEMPT, KEY, SESSION, map_of, receive_all  # noqa: E402
+
+from measure import add_row, figure_row  # noqa: E402
 
 from qrep._native import wire  # noqa: E402
 from qrep._native.connection import Connection  # noqa: E402
@@ -102,5 +104,7 @@ def test_bytes_read_of_a_source_with_eight_targets(memory_dir, changed):
     path.write_bytes(data)
     for count, share in ((1, False), (TARGETS, False), (TARGETS, True)):
         read, cpu_s = measure(path, pages, states, values, memory_dir, count, share)
-        print(f"{changed}: {count} targets{', shared' if share else ''}: read {read / SIZE:.2f} of the source, {cpu_s:.2f} processor s")
+        who = f"{count} target{'s' if count > 1 else ''}{' that share' if share else ' by themselves' if count > 1 else ''}"
+        note = f"{cpu_s:.2f} CPU s of lanes and of the peers in this process"
+        add_row(figure_row("", f"{changed}, {who}: read / size of the source", [read / SIZE], note=note))
         assert read == SIZE * (1 if share else count)

@@ -17,6 +17,10 @@ COSTS = ("case", "who", "CPU s/GiB source", "target", "both", "peak MiB", "wire 
 REQUIRED = ("S1", "S2", "S3", "S4", "S7", "H1", "H3", "D1", "C1", "C3", "C5", "C7", "U1", "R1", "R2", "T1", "Z1", "P1", "P2", "P3", "V1")
 
 
+CEILING_OF_FIO = """What is required of a ratio to fio was set against fio as it comes, with buffers of 4 KiB pages; those rows stay. The engine's buffers are huge pages, which
+memory is read into faster, so a row "fio, huge pages" stands beside each of them (`scan`): that is the ceiling that nothing here can pass."""
+
+
 def figure_text(value, unit):
     if value is None:
         return ""
@@ -125,7 +129,7 @@ def write(path, session, runs, pictures):
         " the ceiling or peer ran\nright before ours; M is a loop device over a tmpfs of huge pages, D one over a file on this machine's disk."
         "\nComments in the code name sections of this file.",
         "## Machine\n\n" + table(("what", "value"), session.machine),
-        "## Required\n\n" + table(HEAD, [cells(row) for row in required]),
+        f"## Required\n\n{CEILING_OF_FIO}\n\n" + table(HEAD, [cells(row) for row in required]),
         "Noisy rows (something else took more than a tenth of the CPUs right before their rounds): " + ("; ".join(noisy) or "none") + ".",
         "## Three runs\n\n" + runs,
     ]
