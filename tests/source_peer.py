@@ -6,6 +6,7 @@ import threading
 
 from qrep._native import hasher, wire
 from qrep._native.connection import Connection
+from qrep._native.pack import Unpacker
 
 ATTEMPT, SESSION, KEY = 0x1122334455667788, 3, bytes(range(32))
 # The volume of the tests of connections; its last granule is short.
@@ -20,10 +21,11 @@ class Peer(threading.Thread):
     receive(size) -> bytes, short at the end of the stream. send(bytes). stop_after: hang up after so many frames.
     """
 
-    def __init__(self, geometry, image, receive, send, index=0, *, stop_after=None, on_frame=None):
+    def __init__(self, geometry, image, receive, send, index=0, *, stop_after=None, on_frame=None, features=()):
         super().__init__()
         self.geometry, self.image, self.receive, self.send = geometry, image, receive, send
-        self.reader = wire.FrameReader(geometry, ATTEMPT, SESSION, index, KEY)
+        self.reader = wire.FrameReader(geometry, ATTEMPT, SESSION, index, KEY, features)
+        self.unpacker = Unpacker()
         self.writer = wire.FrameWriter(geometry, ATTEMPT, SESSION, index | wire.ANSWER, KEY)
         self.stop_after, self.on_frame = stop_after, on_frame
         self.frames, self.last, self.bytes, self.error, self.ended = [], {}, 0, None, False
@@ -51,7 +53,7 @@ class Peer(threading.Thread):
             self.send(self.writer.end())
             return
         {wire.FULL: self.apply_full, wire.RUNS: self.apply_runs, wire.ZERO: self.apply_zero}[frame.kind](frame)
-        for granule in range(frame.granule, frame.granule + max(1, frame.span)):
+        for granule in range(frame.granule, frame.granule + (frame.span if frame.kind == wire.ZERO else 1)):
             assert granule not in self.last, f"granule {granule} goes on after its last frame"
             if frame.flags & wire.LAST:
                 self.last[granule] = frame.value
@@ -64,15 +66,19 @@ class Peer(threading.Thread):
         self.image[start : start + len(data)] = data
         return start
 
-    def apply_full(self, frame):
+    def data_of(self, frame):
         data = self.exactly(frame.data_size)
+        return self.unpacker.unpack(data, frame.span) if frame.flags & wire.PACKED else data
+
+    def apply_full(self, frame):
+        data = self.data_of(frame)
         start = self.put(frame, frame.first_leaf, data)
         assert hasher.subtree(data, start, self.geometry.leaf_size) == frame.digest, "digest of a FULL frame"
 
     def apply_runs(self, frame):
         table = self.exactly(frame.run_count * wire.RUN_SIZE)
         runs = self.reader.runs(frame, table)
-        data, position, values = self.exactly(frame.data_size), 0, b""
+        data, position, values = self.data_of(frame), 0, b""
         leaf_size = self.geometry.leaf_size
         granule_start = frame.granule * self.geometry.granule_size
         for run in runs:

@@ -77,6 +77,7 @@ struct qrep_failure {
 struct qrep_run_counters { /* bytes unless said otherwise; monotone, read by Python at any time */
     _Atomic uint64_t read, hashed, zero, changed, sent, received, written, undo, granules_done, frames;
     _Atomic uint64_t read_shared; /* source: bytes that another run has read and hashed for this one */
+    _Atomic uint64_t packed, packed_sent; /* source: data of frames that travel packed, and what of it travels */
     _Atomic uint64_t zc_notified, zc_copied; /* notifications */
     _Atomic uint64_t wait_device_ns, wait_network_ns, wait_limit_ns, wait_nice_ns, busy_ns; /* summed over lanes: what the lane waited for */
 };
@@ -108,6 +109,13 @@ struct qrep_run_base {
 #define QREP_WORK_UNKNOWN 0x4000000000000000ull /* work item: send every leaf whatever the base says (a resumed live run's partial granule) */
 #define QREP_WORK_LEAVES 0x2000000000000000ull /* work item: only leaves in `wanted` may differ from the base; all of it, if the base has no page for it */
 
+/* Whether data travels packed, where that was agreed on (QREP_FEATURE_ZSTD). */
+enum qrep_packing {
+    QREP_PACKING_OFF = 0,
+    QREP_PACKING_AUTO, /* where it is faster end to end, by what was measured */
+    QREP_PACKING_ON,   /* whatever gets smaller: bytes on the wire are what counts */
+};
+
 /* Leaves of the volume, counted from its start. */
 struct qrep_leaf_span {
     uint64_t first, count;
@@ -125,6 +133,7 @@ struct qrep_source_run {
     uint32_t slots;            /* granule buffers per lane, >= 2 (1 is allowed, for measuring what pipelining gives) */
     uint32_t io_size;          /* bytes per read request; 0: a whole granule */
     uint32_t ring_backend;     /* enum qrep_ring_backend */
+    uint32_t packing;          /* enum qrep_packing */
     struct qrep_bad_list bad;  /* what could not be read */
     struct qrep_share *share;  /* share.h: with whom granules are read; NULL: alone */
     uint32_t share_member;

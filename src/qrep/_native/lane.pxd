@@ -45,6 +45,8 @@ cdef extern from "lane.h" nogil:
         uint64_t granules_done
         uint64_t frames
         uint64_t read_shared
+        uint64_t packed
+        uint64_t packed_sent
         uint64_t zc_notified
         uint64_t zc_copied
         uint64_t wait_device_ns
@@ -94,7 +96,7 @@ cdef inline dict counters_of(const qrep_run_counters *counters):
         "read": counters.read, "hashed": counters.hashed, "zero": counters.zero, "changed": counters.changed,
         "sent": counters.sent, "received": counters.received, "written": counters.written, "undo": counters.undo,
         "granules_done": counters.granules_done, "frames": counters.frames,
-        "read_shared": counters.read_shared, "zc_notified": counters.zc_notified, "zc_copied": counters.zc_copied,
+        "read_shared": counters.read_shared, "packed": counters.packed, "packed_sent": counters.packed_sent, "zc_notified": counters.zc_notified, "zc_copied": counters.zc_copied,
         "wait_device_ns": counters.wait_device_ns, "wait_network_ns": counters.wait_network_ns,
         "wait_limit_ns": counters.wait_limit_ns, "wait_nice_ns": counters.wait_nice_ns, "busy_ns": counters.busy_ns,
     }

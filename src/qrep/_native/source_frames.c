@@ -10,12 +10,15 @@
 static const struct qrep_geometry *geometry_of(const struct source_lane *lane) { return &lane->run->base.geometry; }
 
 /* Leaves of one FULL frame; its place is a multiple of that. */
-static uint32_t frame_leaves(const struct source_lane *lane) { return lane->run->frame_size / geometry_of(lane)->leaf_size; }
+static uint32_t frame_leaves(const struct source_lane *lane, const struct source_slot *slot)
+{
+    return source_frame_size(lane, slot) / geometry_of(lane)->leaf_size;
+}
 
 /* Does `run` cover a whole aligned piece from leaf `first` on? The last piece of a granule may be shorter. */
 static int covers_piece(const struct source_lane *lane, const struct source_slot *slot, const struct qrep_leaf_run *run, uint32_t first)
 {
-    uint32_t leaves = qrep_granule_leaves(geometry_of(lane), slot->granule), piece = frame_leaves(lane);
+    uint32_t leaves = qrep_granule_leaves(geometry_of(lane), slot->granule), piece = frame_leaves(lane, slot);
     uint32_t end = first + piece < leaves ? first + piece : leaves;
 
     return !run->zero && first % piece == 0 && first >= run->first && first < leaves && run->first + run->count >= end;
@@ -60,7 +63,7 @@ static struct qrep_frame_header *frame_full(struct source_lane *lane, struct sou
 {
     struct qrep_frame_header *header = begin_frame(batch, QREP_FRAME_FULL, slot->granule);
     uint32_t first = slot->runs[slot->run_next].first, leaves = qrep_granule_leaves(geometry_of(lane), slot->granule);
-    uint32_t count = leaves - first < frame_leaves(lane) ? leaves - first : frame_leaves(lane);
+    uint32_t count = leaves - first < frame_leaves(lane, slot) ? leaves - first : frame_leaves(lane, slot);
 
     header->first_leaf = first;
     header->data_size = (uint32_t)leaf_bytes(lane, slot, first, count);
@@ -76,8 +79,8 @@ static uint32_t leaves_to_take(const struct source_lane *lane, const struct sour
 {
     if (run->zero)
         return run->count;
-    uint32_t room = (uint32_t)((lane->run->frame_size - data_size) / geometry_of(lane)->leaf_size);
-    uint32_t boundary = (run->first / frame_leaves(lane) + 1) * frame_leaves(lane);
+    uint32_t room = (uint32_t)((source_frame_size(lane, slot) - data_size) / geometry_of(lane)->leaf_size);
+    uint32_t boundary = (run->first / frame_leaves(lane, slot) + 1) * frame_leaves(lane, slot);
     uint32_t count = run->count < room ? run->count : room;
     if (covers_piece(lane, slot, run, boundary) && run->first + count > boundary)
         count = boundary - run->first;
@@ -125,25 +128,34 @@ static struct qrep_frame_header *frame_runs(struct source_lane *lane, struct sou
     return header;
 }
 
+static int has_room(const struct source_lane *lane, const struct source_batch *batch)
+{
+    return batch->frame_count < SOURCE_BATCH_FRAMES && batch->data_size < SOURCE_BATCH_DATA && batch->iov_count + IOVECS_SPARE <= SOURCE_BATCH_IOVECS &&
+           batch->run_count + IOVECS_SPARE <= SOURCE_BATCH_RUNS && source_pack_has_room(lane, batch);
+}
+
 void source_frame_slot(struct source_lane *lane, struct source_slot *slot, struct source_batch *batch)
 {
-    batch->slot = slot;
     batch->granule = slot->granule;
     batch->span = 1;
     do {
         const struct qrep_leaf_run *run = &slot->runs[slot->run_next];
-        struct qrep_frame_header *header =
-            covers_piece(lane, slot, run, run->first) ? frame_full(lane, slot, batch) : frame_runs(lane, slot, batch);
+        int full = covers_piece(lane, slot, run, run->first);
+        uint32_t first_iov = batch->iov_count + (full ? 1 : 2); /* behind the header, and the table */
+        struct qrep_frame_header *header = full ? frame_full(lane, slot, batch) : frame_runs(lane, slot, batch);
+        lane->pack.data_bytes += header->data_size;
+        if (slot->packing > SOURCE_PLAIN)
+            source_pack_frame(lane, slot, batch, header, first_iov);
         batch->data_size += header->data_size;
         if (slot->run_next == slot->run_count) {
-            header->flags = QREP_FRAME_LAST | (slot->parts ? QREP_FRAME_PARTS : QREP_FRAME_VALUE);
+            header->flags |= QREP_FRAME_LAST | (slot->parts ? QREP_FRAME_PARTS : QREP_FRAME_VALUE);
             if (!slot->parts)
                 memcpy(header->granule_value, slot->value, QREP_DIGEST_SIZE);
         }
         qrep_frame_seal(header, &lane->outgoing);
-    } while (slot->run_next < slot->run_count && batch->frame_count < SOURCE_BATCH_FRAMES && batch->data_size < SOURCE_BATCH_DATA &&
-             batch->iov_count + IOVECS_SPARE <= SOURCE_BATCH_IOVECS && batch->run_count + IOVECS_SPARE <= SOURCE_BATCH_RUNS);
-    batch->finishes = slot->run_next == slot->run_count;
+        batch->finishes = slot->run_next == slot->run_count;
+        batch->full = batch->finishes || !has_room(lane, batch);
+    } while (!batch->full && slot->packing <= SOURCE_PLAIN); /* packing takes its time: the lane looks up after each frame */
 }
 
 void source_frame_zero(struct source_lane *lane, uint64_t granule, uint64_t span, struct source_batch *batch)
@@ -155,7 +167,7 @@ void source_frame_zero(struct source_lane *lane, uint64_t granule, uint64_t span
     qrep_frame_seal(header, &lane->outgoing);
     batch->granule = granule;
     batch->span = span;
-    batch->finishes = 1;
+    batch->finishes = batch->full = 1;
 }
 
 void source_frame_end(struct source_lane *lane, struct source_batch *batch)

@@ -145,6 +145,7 @@ static void judge_parts(struct source_lane *lane, struct source_slot *slot)
         return;
     }
     slot->state = SLOT_SENDING;
+    slot->packing = SOURCE_UNDECIDED;
     lane->queue[(lane->queue_first + lane->queue_count++) % lane->run->slots] = slot;
 }
 
@@ -177,6 +178,7 @@ static int judge(struct source_lane *lane, struct source_slot *slot)
         return 0;
     }
     slot->state = SLOT_SENDING;
+    slot->packing = SOURCE_UNDECIDED;
     lane->queue[(lane->queue_first + lane->queue_count++) % lane->run->slots] = slot;
     return 0;
 }

@@ -128,6 +128,8 @@ static int open_lane(struct source_lane *lane)
         lane->leaf_reads = LEAF_READS < (4096 - RING_SPARE) / run->slots ? LEAF_READS : (4096 - RING_SPARE) / run->slots;
     /* With zero copy a sent batch waits for its notification while others go out. */
     lane->batch_count = has_connection(lane) ? (has_socket(lane) && lane->connection->zero_copy ? run->slots + 2 : 1) : 0;
+    if (source_pack_open(lane))
+        return -ENOMEM;
     lane->zero_room = 2 * run->slots + 8;
     lane->cursor_first = atomic_load_explicit(&run->cursor, memory_order_relaxed);
     lane->started_ns = qrep_now_ns();
@@ -175,6 +177,7 @@ static void close_lane(struct source_lane *lane)
     free(lane->bad);
     free(lane->piece);
     free(lane->batches);
+    source_pack_close(lane);
 }
 
 /* ---- completions ---- */
@@ -252,6 +255,7 @@ static int wait_for_something(struct source_lane *lane)
     }
     uint64_t waited_ns = qrep_now_ns() - started_ns;
     source_count(waited, waited_ns);
+    source_pack_waited(lane, waited_ns);
     lane->waited_ns += waited_ns;
     return rc;
 }
@@ -280,12 +284,20 @@ static int run_granules(struct source_lane *lane)
             rc = source_pump(lane);
         if (rc)
             return rc;
+        if (source_frame_ahead(lane, 1)) { /* the connection is never to wait for packing */
+            rc = reap(lane, 0);
+            if (rc)
+                return rc;
+            continue;
+        }
         struct source_slot *slot = lane->hashing ? lane->hashing : find_slot(lane, SLOT_READ);
         if (slot) {
             rc = start_all(lane);
             lane->timed_from_ns = 0; /* when what is in flight completes is not seen meanwhile */
             if (rc == 0)
                 rc = source_hash(lane, slot);
+        } else if (source_frame_ahead(lane, 0)) {
+            rc = reap(lane, 0);
         } else if (lane->work_done && !find_slot(lane, SLOT_READING) && !find_slot(lane, SLOT_WAITING) && source_idle(lane)) {
             return 0;
         } else {

@@ -20,6 +20,11 @@ cdef extern from "lane.h" nogil:
     uint64_t QREP_WORK_UNKNOWN
     uint64_t QREP_WORK_LEAVES
 
+    enum:
+        QREP_PACKING_OFF
+        QREP_PACKING_AUTO
+        QREP_PACKING_ON
+
     struct qrep_leaf_span:
         uint64_t first
         uint64_t count
@@ -35,6 +40,7 @@ cdef extern from "lane.h" nogil:
         uint32_t slots
         uint32_t io_size
         uint32_t ring_backend
+        uint32_t packing
         qrep_bad_list bad
         void *share
         qrep_nice *nice

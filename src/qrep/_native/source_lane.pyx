@@ -13,6 +13,7 @@ WORK_HOLE = QREP_WORK_HOLE
 WORK_UNKNOWN = QREP_WORK_UNKNOWN
 WORK_LEAVES = QREP_WORK_LEAVES
 
+PACKING = {"off": QREP_PACKING_OFF, "auto": QREP_PACKING_AUTO, "on": QREP_PACKING_ON}
 BACKENDS = {"auto": QREP_RING_AUTO, "uring": QREP_RING_URING, "threads": QREP_RING_THREADS}
 
 
@@ -45,7 +46,8 @@ cdef class SourceRun:
     rest of them is not read.
     frame_size: bytes of data per frame, power of two. slots: granule buffers per lane. io_size: bytes per read, 0: whole
     granules. ring_backend: auto, uring or threads. rehearsal: nothing is read, granules of made-up bytes are sent for ever,
-    until the connections are told to finish(). features: names of what the frames may use (protocol/features.py). nice: what the lanes obey before
+    until the connections are told to finish(). features: names of what the frames may use (protocol/features.py). packing: off, auto (where it is
+    faster) or on (whatever gets smaller); without the feature zstd nothing is packed. nice: what the lanes obey before
     they read; with one they also leave the CPU to others. Raises ValueError for shapes that do not fit.
     """
 
@@ -56,7 +58,7 @@ cdef class SourceRun:
 
     def __init__(self, Geometry geometry not None, *, uint64_t attempt, uint64_t session, bytes key not None, uint32_t sector_size,
                  base_states, base_values, int leaves_fd=-1, work=None, wanted=None, uint32_t frame_size=2 << 20, uint32_t slots=2,
-                 uint32_t io_size=0, str ring_backend="auto", bint rehearsal=False, features=(), ReadLimit nice=None):
+                 uint32_t io_size=0, str ring_backend="auto", bint rehearsal=False, features=(), str packing="off", ReadLimit nice=None):
         cdef uint64_t granules = qrep_granules(&geometry.geometry)
         cdef qrep_run_base *base = &self.run.base
         if self.view_count:
@@ -66,6 +68,8 @@ cdef class SourceRun:
         check_sizes(geometry, sector_size, frame_size, slots, io_size)
         if ring_backend not in BACKENDS:
             raise ValueError(f"ring_backend: {ring_backend!r} is not one of {', '.join(BACKENDS)}")
+        if packing not in PACKING:
+            raise ValueError(f"packing: {packing!r} is not one of {', '.join(PACKING)}")
         self.geometry = geometry
         base.geometry, base.granules = geometry.geometry, granules
         base.attempt, base.session = attempt, session
@@ -91,7 +95,7 @@ cdef class SourceRun:
             if <uintptr_t>self.run.wanted % sizeof(uint64_t):
                 raise ValueError("wanted: not aligned to 8 bytes")
         self.run.frame_size, self.run.slots, self.run.io_size = frame_size, slots, io_size
-        self.run.ring_backend = BACKENDS[ring_backend]
+        self.run.ring_backend, self.run.packing = BACKENDS[ring_backend], PACKING[packing]
         self.nice = nice
         self.run.nice = &nice.nice if nice is not None else NULL
 

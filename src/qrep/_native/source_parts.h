@@ -5,6 +5,7 @@
  *   source_leaves.c  the same and the hash for granules of which only some leaves need a look
  *   source_hash.c    zero test -> leaf values and granule value -> compared with the map -> leaf page, and the runs that differ
  *   source_frames.c  runs -> frames, in batches that one send can carry
+ *   source_pack.c    whether a granule's data travels packed, and packing it
  *   source_send.c    batches -> connection, at the rate that is allowed
  *   source_lane.c    the loop, and what it waits for
  *
@@ -17,6 +18,7 @@
 #include "compare.h"
 #include "lane.h"
 #include "lane_common.h"
+#include "pack.h"
 #include "ring.h"
 #include "share.h"
 
@@ -30,6 +32,11 @@
 #define SOURCE_BATCH_RUNS QREP_FRAME_RUNS_MAX
 #define SOURCE_BATCH_DATA (8u << 20) /* no new frame is begun beyond this: a stop is heard between batches */
 #define SOURCE_FRAME_LEAVES_MAX (QREP_FRAME_DATA_MAX / 4096)
+
+/* Bytes of data of a frame that is to be packed, at most (bench/RESULTS.md, pack): the lane looks up between two of them. */
+#define SOURCE_PACK_SIZE (256u << 10)
+#define SOURCE_PACK_ROOM (4u << 20) /* of a batch, for packed data */
+_Static_assert(SOURCE_PACK_ROOM >= QREP_FRAME_DATA_MAX, "room for a leaf of any size");
 
 #define SOURCE_ZERO_SPAN_MAX 4096u /* granules per ZERO frame, so that progress shows */
 
@@ -55,6 +62,8 @@ enum source_shared {
     SHARED_HASHED,  /* another run has read and hashed it */
 };
 
+enum { SOURCE_UNDECIDED = -1, SOURCE_PLAIN = 0 }; /* of a slot's `packing`; more: 1 + index of the level */
+
 struct source_slot {
     enum source_slot_state state;
     enum source_shared shared;
@@ -78,7 +87,9 @@ struct source_slot {
     uint32_t parts;   /* leaves could not be read: those of `missing`, whose bytes are undefined */
     uint8_t *missing; /* [leaves], valid with parts */
     uint32_t hashed; /* bytes; whole pieces */
-    uint32_t batches; /* alive that name this slot's data */
+    int packing;     /* valid in SENDING */
+    double sampled;  /* the ratio of its sample, valid with a level */
+    uint32_t batches; /* alive that name this slot's data, framed or sent */
     uint8_t value[QREP_DIGEST_SIZE];
     uint8_t pieces[SOURCE_PIECES_MAX][QREP_DIGEST_SIZE];
 };
@@ -88,10 +99,12 @@ struct source_batch {
     struct source_slot *slot; /* NULL: ZERO or END frames */
     uint64_t granule, span;   /* what it marks; span 0: nothing */
     int finishes;             /* holds the last frame of its granules */
+    int full;                 /* no other frame goes into it */
     int busy;
     uint32_t notify_left;
     uint32_t frame_count, iov_count, run_count;
-    size_t data_size;
+    size_t data_size;   /* on the wire */
+    size_t packed_size; /* of its room for packed data */
     struct qrep_iov_cursor unsent;
     struct qrep_frame_header headers[SOURCE_BATCH_FRAMES];
     struct iovec iov[SOURCE_BATCH_IOVECS];
@@ -101,6 +114,21 @@ struct source_batch {
 
 struct source_zero_run {
     uint64_t granule, span;
+};
+
+/* What packing costs and brings, by what was seen (source_pack.c). Times in ns, sums that fade. */
+struct source_packing {
+    struct qrep_packer *packer; /* NULL: nothing is packed */
+    uint32_t frame_size;        /* bytes of data of a frame that is to be packed */
+    uint8_t *gather;            /* [frame_size]: data that lies apart, in one piece; or a sample */
+    uint8_t *room;              /* [batch_count][SOURCE_PACK_ROOM] */
+    double wire_ns, wire_bytes; /* the connection was occupied for so long, by so much */
+    double busy_ns, busy_bytes; /* the lane worked for so long, on so much data */
+    double slower, better;      /* of the costs and ratios that levels[] begins with */
+    double ratio;               /* of samples */
+    uint64_t asked_ns;          /* when the piece under way was first to be sent; 0: there is none */
+    uint64_t since_ns;          /* of the last granule; since then: */
+    uint64_t idle_ns, pack_ns, data_bytes;
 };
 
 struct source_lane {
@@ -140,6 +168,8 @@ struct source_lane {
     struct source_batch *batches; /* [batch_count] */
     uint32_t batch_count;
     struct source_batch *sending;
+    struct source_batch *framing; /* filled with frames, before anything that is framed later; NULL: none */
+    struct source_packing pack;
     size_t piece_size; /* of the send in flight; 0: none */
     struct iovec *piece; /* [SOURCE_BATCH_IOVECS] */
     uint64_t limit_until_ns; /* the bucket said: not before */
@@ -193,10 +223,28 @@ int source_hash(struct source_lane *lane, struct source_slot *slot);
 /* A granule is all zero: note it, and queue a ZERO frame unless the base has it so. */
 int source_zero(struct source_lane *lane, uint64_t granule, int unknown);
 
-/* Fill an empty batch with the next frames of `slot`; sets batch->finishes when they are its last. Cannot fail. */
+/* Add the next frames of `slot` to a batch that is empty, or is its and not full: one if it is packed, else all that fit. Sets batch->full, and
+ * batch->finishes when they are its last. Cannot fail. */
 void source_frame_slot(struct source_lane *lane, struct source_slot *slot, struct source_batch *batch);
 void source_frame_zero(struct source_lane *lane, uint64_t granule, uint64_t span, struct source_batch *batch);
 void source_frame_end(struct source_lane *lane, struct source_batch *batch);
+
+/* Make frames of what is queued while a batch is being sent, if they are to be packed: 1: some were made. if_none: only if there are none yet. */
+int source_frame_ahead(struct source_lane *lane, int if_none);
+/* source_pack.c. Before the batches are allocated: what a lane that may pack needs. 0, or -1: no memory. */
+int source_pack_open(struct source_lane *lane);
+void source_pack_close(struct source_lane *lane);
+/* Set slot->packing, when the first frame of it is to be made. */
+void source_pack_decide(struct source_lane *lane, struct source_slot *slot);
+/* Bytes of data of a frame of this slot. */
+uint32_t source_frame_size(const struct source_lane *lane, const struct source_slot *slot);
+int source_pack_has_room(const struct source_lane *lane, const struct source_batch *batch);
+/* Pack the data of the frame just made, batch->iov from first_iov on, unless it does not get smaller; its header is sealed after this. */
+void source_pack_frame(struct source_lane *lane, struct source_slot *slot, struct source_batch *batch, struct qrep_frame_header *header, uint32_t first_iov);
+/* A piece is to be sent (also again, because of a rate); it is sent; the lane has waited. */
+void source_pack_asked(struct source_lane *lane);
+void source_pack_sent(struct source_lane *lane, size_t size);
+void source_pack_waited(struct source_lane *lane, uint64_t ns);
 
 /* Start the next send if none is in flight and the rate allows; on blocking connections, send until nothing is left to. */
 int source_pump(struct source_lane *lane);

@@ -55,9 +55,8 @@ static void mark(struct source_lane *lane, const struct source_batch *batch, uin
 static void begin_sending(struct source_lane *lane, struct source_batch *batch)
 {
     batch->unsent = (struct qrep_iov_cursor){batch->iov, batch->iov_count, 0};
-    if (batch->slot)
-        batch->slot->batches++;
     mark(lane, batch, 1);
+    lane->framing = NULL;
     lane->sending = batch;
 }
 
@@ -76,12 +75,13 @@ static int has_closed_zero_run(const struct source_lane *lane)
     return 1;
 }
 
-static void next_batch(struct source_lane *lane)
+/* A batch for what is next, in lane->framing: all frames of a zero run, or none yet of the slot at the head of the queue. */
+static void begin_framing(struct source_lane *lane)
 {
     int zero = has_closed_zero_run(lane);
     if (!zero && lane->queue_count == 0)
         return;
-    struct source_batch *batch = free_batch(lane);
+    struct source_batch *batch = lane->framing = free_batch(lane);
     if (batch == NULL)
         return; /* all of them wait for notifications */
 
@@ -90,15 +90,45 @@ static void next_batch(struct source_lane *lane)
         lane->zero_first = (lane->zero_first + 1) % lane->zero_room;
         lane->zero_count--;
         source_frame_zero(lane, run.granule, run.span, batch);
-    } else {
-        struct source_slot *slot = lane->queue[lane->queue_first];
-        source_frame_slot(lane, slot, batch);
-        if (batch->finishes) {
-            lane->queue_first = (lane->queue_first + 1) % lane->run->slots;
-            lane->queue_count--;
-        }
+        return;
     }
-    begin_sending(lane, batch);
+    batch->slot = lane->queue[lane->queue_first];
+    batch->slot->batches++;
+    if (batch->slot->packing == SOURCE_UNDECIDED)
+        source_pack_decide(lane, batch->slot);
+}
+
+static void frame_next(struct source_lane *lane)
+{
+    if (lane->framing == NULL)
+        begin_framing(lane);
+    struct source_batch *batch = lane->framing;
+    if (batch == NULL || batch->full)
+        return;
+    source_frame_slot(lane, batch->slot, batch);
+    if (batch->finishes) {
+        lane->queue_first = (lane->queue_first + 1) % lane->run->slots;
+        lane->queue_count--;
+    }
+}
+
+int source_frame_ahead(struct source_lane *lane, int if_none)
+{
+    if (lane->pack.packer == NULL || lane->sending == NULL)
+        return 0;
+    if (lane->framing == NULL) {
+        if (lane->queue_count == 0)
+            return 0;
+        struct source_slot *slot = lane->queue[lane->queue_first];
+        if (slot->packing == SOURCE_UNDECIDED)
+            source_pack_decide(lane, slot);
+        if (slot->packing == SOURCE_PLAIN)
+            return 0; /* made in no time, once it is their turn */
+    } else if (if_none || lane->framing->full) {
+        return 0;
+    }
+    frame_next(lane);
+    return lane->framing != NULL;
 }
 
 /* How many bytes may go out with one send. Under a rate a frame is sent in pieces: a whole one would be a burst, and at 64 KiB/s last for 32 s. */
@@ -131,6 +161,7 @@ static void piece_sent(struct source_lane *lane)
 
     source_count(&counters->sent, lane->piece_size);
     source_count(&lane->connection->sent, lane->piece_size);
+    source_pack_sent(lane, lane->piece_size);
     lane->piece_size = 0;
     if (batch->unsent.count)
         return;
@@ -151,7 +182,7 @@ static void ask_ahead(struct source_lane *lane, uint64_t now_ns)
 
     for (unsigned i = 0; i < batch->unsent.count && left < most; i++)
         left += batch->unsent.iov[i].iov_len - (i == 0 ? batch->unsent.used : 0);
-    if (left == 0 && lane->queue_count)
+    if (left == 0 && (lane->framing || lane->queue_count))
         left = most; /* of the next batch */
     qrep_bucket_ask(lane->connection->bucket, wire_size(lane->connection, left < most ? left : most), now_ns);
 }
@@ -171,6 +202,7 @@ static int send_blocking(struct source_lane *lane, unsigned piece_count)
 
     source_count(&lane->run->base.counters.wait_network_ns, waited_ns);
     lane->waited_ns += waited_ns;
+    source_pack_waited(lane, waited_ns);
     if (rc)
         return fail_connection(lane, rc);
     piece_sent(lane);
@@ -184,6 +216,7 @@ static int send_piece(struct source_lane *lane)
     struct qrep_bucket *bucket = lane->connection->bucket;
     struct qrep_iov_cursor before = batch->unsent;
     unsigned piece_count;
+    source_pack_asked(lane);
     size_t size = qrep_iov_take(&batch->unsent, piece_size(lane->connection), lane->piece, SOURCE_BATCH_IOVECS, &piece_count);
 
     if (bucket) {
@@ -222,10 +255,13 @@ int source_pump(struct source_lane *lane)
             return 0;
         if (lane->limit_until_ns && qrep_now_ns() < lane->limit_until_ns)
             return 0;
-        if (lane->sending == NULL)
-            next_batch(lane);
-        if (lane->sending == NULL)
-            return 0;
+        if (lane->sending == NULL) {
+            if (lane->framing == NULL)
+                frame_next(lane);
+            if (lane->framing == NULL)
+                return 0;
+            begin_sending(lane, lane->framing);
+        }
         int rc = send_piece(lane);
         if (rc <= 0)
             return rc;
