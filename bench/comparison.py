@@ -2,7 +2,7 @@
 
 import statistics
 
-from measure import ROUNDS, Against, Row, add_row, median_figures, wait_quiet
+from measure import ROUNDS, Against, Row, add_row, median_figures, timed, wait_quiet
 
 
 class Comparison:
@@ -17,22 +17,23 @@ class Comparison:
 
     def __call__(self, id, case, ours, ceiling, *, first=None, goal=None, at_most=False, unit="GB/s", rounds=ROUNDS, setup=None, note="", also=None, **named):
         others = {name: other if isinstance(other, Against) else Against(other) for name, other in (also or {}).items()}
+        judge = named.get("peer") or case.partition(" / ")[2] or "ceiling"
         tops, figures, busy = {each: [] for each in (None, *others)}, [], []
 
         def before():
             for name, other in others.items():
-                tops[name].append(other.call())
+                tops[name].append(timed(name, other.call))
             busy.append(wait_quiet())
-            tops[None].append(ceiling())  # what ours is judged by comes right before it
+            tops[None].append(timed(judge, ceiling))  # what ours is judged by comes right before it
             if setup is not None:
-                setup()
+                timed("setup", setup)
 
         if self._benchmark is not None:
-            self._benchmark.pedantic(lambda: figures.append(ours()), setup=before, rounds=rounds, iterations=1)
+            self._benchmark.pedantic(lambda: figures.append(timed("ours", ours)), setup=before, rounds=rounds, iterations=1)
         else:
             for _ in range(rounds):
                 before()
-                figures.append(ours())
+                figures.append(timed("ours", ours))
 
         def row(id, case, against, first, goal, note, **named):
             ratios = [figure / top for figure, top in zip(figures, against, strict=True)]

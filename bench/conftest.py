@@ -40,7 +40,7 @@ import pytest
 import results
 from comparison import Comparison
 from devices import POOLS, reserve_huge_pages
-from measure import CHARTS, DEVICE_SIZE, FULL, MIB, PREFIX, ROUNDS, ROWS, Pool, sweep, waited_s
+from measure import CHARTS, DEVICE_SIZE, FULL, MIB, PREFIX, ROUNDS, ROWS, SPENT, Pool, sweep, waited_s
 
 
 def pytest_collection_modifyitems(items):
@@ -102,6 +102,8 @@ def pytest_terminal_summary(terminalreporter):
         return
     spent, minutes = sorted(SECONDS.items(), key=lambda item: -item[1]), sum(SECONDS.values()) / 60
     terminalreporter.write_line("seconds: " + ", ".join(f"{bench} {seconds:.0f}" for bench, seconds in spent))
+    longest = sorted(SPENT.items(), key=lambda item: -item[1])[:20]
+    terminalreporter.write_line("of them: " + ", ".join(f"{bench} {name} {seconds:.0f}" for (bench, name), seconds in longest))
     terminalreporter.write_line(f"{minutes:.1f} minutes of {BUDGET_MIN}; {waited_s():.0f} s of them waited for other load to end", red=minutes > BUDGET_MIN)
     for row in below_first():
         terminalreporter.write_line(f"below first: {row.id} {row.case}: {row.ratio:.3f}", red=True)

@@ -8,7 +8,7 @@ import time
 
 from cost import Cost, Ran, busy_seconds, cpu_of, process_cpu, process_peak, tool  # noqa: F401
 from devices import PREFIX, Pool, fill_file, huge_pages, make_loop, make_room, sweep  # noqa: F401
-from rows import CHARTS, ROWS, Against, Chart, Row, Sample, add_chart, add_row, figure_row, median_figures  # noqa: F401
+from rows import CHARTS, ROWS, SPENT, Against, Chart, Row, Sample, add_chart, add_row, figure_row, median_figures, timed  # noqa: F401
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 FULL = os.environ.get("QREP_BENCH", "smoke") == "full"
@@ -59,8 +59,8 @@ def fio_huge(device, direction, block_size, depth, **options):
     return {FIO_HUGE: Against(lambda: fio(device, direction, block_size, depth, huge=True, **options), bound=True)} if huge_pages() else {}
 
 
-QUIET, QUIET_WAIT_S = 0.10, 5.0
-PATIENCE_S = 60.0  # that a session waits in all: a machine that is never quiet must not make it endless
+QUIET, QUIET_WAIT_S = 0.10, 3.0
+PATIENCE_S = 30.0  # that a session waits in all: a machine that is never quiet must not make it endless
 _waited_s = [0.0]
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import statistics
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -100,6 +101,17 @@ class Against:
 
 
 ROWS, CHARTS = [], []
+SPENT = {}  # seconds by (bench, what ran): where a session's time goes
+
+
+def timed(name, function):
+    """function(), its time added to SPENT."""
+    started = time.perf_counter()
+    try:
+        return function()
+    finally:
+        key = running_bench(), name
+        SPENT[key] = SPENT.get(key, 0.0) + time.perf_counter() - started
 
 
 def running_bench():
