@@ -98,7 +98,7 @@ def machine():
         ("kernel", platform.release()), ("Python", platform.python_version()),
         ("congestion control by default", Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip()),
         ("date", f"{STARTED:%Y-%m-%d %H:%M} UTC, {minutes:.0f} min"), ("commit", commit()), ("load average at the start, and at the end", f"{start}; {end}"),
-        ("devices", f"{DEVICE_SIZE // MIB} MiB, {ROUNDS} rounds"), ("fio's buffers", "4 KiB pages (fio as it comes)" + (", and huge pages where a row says so" if huge_pages() else "")),
+        ("devices", f"1 to 2 GiB, medians of {ROUNDS} rounds" if FULL else f"{DEVICE_SIZE // MIB} MiB, one round: nothing to judge by"), ("fio's buffers", "4 KiB pages (fio as it comes)" + (", and huge pages where a row says so" if huge_pages() else "")),
     ]  # fmt: skip
 
 
@@ -113,6 +113,16 @@ def section_text(name, rows, families, pictures):
         parts.append(table(COSTS, costs))
     parts += [f"![{family}](pictures/{picture})" for family, picture in pictures if family in families]
     return "\n\n".join(parts)
+
+
+def missed(rows, profiles=HERE / "profiles"):
+    """The lines about required rows that are not at their goal: what they reached, and where it is written why (profiles/<id>.md)."""
+    lines = []
+    for row in rows:
+        if row.goal is not None and row.verdict != "goal":
+            why = f"[profile](profiles/{row.id}.md)" if (profiles / f"{row.id}.md").is_file() else "not profiled"
+            lines.append((row.id, row.case, number_text(row.ratio), f"{'<=' if row.at_most else '>='} {row.goal:g}", why))
+    return table(("id", "case", "ratio", "goal", "why"), lines) if lines else "Every goal was reached in this session."
 
 
 def write(path, session, runs, pictures):
@@ -131,6 +141,7 @@ def write(path, session, runs, pictures):
         "## Machine\n\n" + table(("what", "value"), session.machine),
         f"## Required\n\n{CEILING_OF_FIO}\n\n" + table(HEAD, [cells(row) for row in required]),
         "Noisy rows (something else took more than a tenth of the CPUs right before their rounds): " + ("; ".join(noisy) or "none") + ".",
+        "## Missed\n\n" + missed(required),
         "## Three runs\n\n" + runs,
     ]
     for section in sorted({row.section for row in rows} | set(homes.values())):
