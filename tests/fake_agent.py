@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 SETTINGS = {
     "initial": str, "sync_points": int, "keep": str, "connections": int, "timeout": str, "shape": str, "schedule": str, "missed": str, "rpo": str,
-    "verify_schedule": str, "verify_rate": str, "group": str, "nice": bool,
+    "verify_schedule": str, "verify_rate": str, "group": str, "nice": bool, "compress": str,
 }  # fmt: skip
 KEPT = {
     "snapshots": str, "snapshot_space": str, "freeze_before": list, "freeze_after": list, "freeze_timeout": str, "undo": str, "undo_space": str, "accept": list,

@@ -176,6 +176,7 @@ class Job(_Object):
     verify_rate: str = ""  # how much a verify may read a second at each end; "": as fast as it goes
     rpo: str = ""  # how old the last sync point may become; "": no matter
     group: str = ""  # the consistency group that it is committed with; "": none
+    compress: Literal["auto", "on", "off"] = "auto"  # auto: data travels packed where that is faster; on: whatever gets smaller; local jobs: never
     nice: bool = False  # what runs and verifies read of the source gives way to others who use it
     hints: Literal["auto", "off"] = "auto"  # keep the last generation's snapshot where the backend can tell from it what has changed
     hint_sample: str = "auto"  # of what a hint leaves out, so much is read all the same: a percentage; auto: 1 %, less where little was named

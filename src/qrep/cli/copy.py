@@ -160,6 +160,10 @@ def check_or_ask(app, end, yes, dry_run):
 @click.option("-n", "--dry-run", is_flag=True, help="Say how much would be sent; change nothing.")
 @click.option("-y", "--yes", is_flag=True, help="Overwrite what TARGET carries without asking.")
 @click.option("--rate", metavar="RATE", help="At most this much a second: 50M, 400Mbit.")
+@click.option(
+    "--compress", type=click.Choice(["auto", "on", "off"]), default="auto", show_default=True,
+    help="Pack data on its way to HOST: auto, where that is faster; on, whatever gets smaller.",
+)
 @click.option("--nice", is_flag=True, help="Read SOURCE so that others who use it hardly notice.")
 @click.option("--connections", type=click.IntRange(1, 16), default=2, show_default=True, metavar="N", help="How many carry the data.")
 @click.option("--map", "map_dir", type=click.Path(file_okay=False), metavar="DIR", help="Where the digest map is kept (default: the state directory).")
@@ -170,7 +174,7 @@ def check_or_ask(app, end, yes, dry_run):
 @click.option("--direct-address", metavar="ADDR", help="HOST's address for --direct.")
 @click.option("--timeout", metavar="TIME", default="30s", help="How long a HOST that went away is tried again.")
 @click.pass_obj
-def copy(app, source, target, dry_run, yes, rate, nice, connections, map_dir, snapshots, rsh, remote_qrep, direct, direct_address, timeout):
+def copy(app, source, target, dry_run, yes, rate, compress, nice, connections, map_dir, snapshots, rsh, remote_qrep, direct, direct_address, timeout):
     """Copy the device or image file SOURCE to TARGET, a device or a file (made if missing). Again, it sends what changed.
 
     What was copied when it was interrupted is kept: the same command goes on from there.
@@ -200,7 +204,7 @@ def copy(app, source, target, dry_run, yes, rate, nice, connections, map_dir, sn
     from qrep.source.flow import Run
 
     with end.open() as (dial, connect, volume_id, compare):
-        run = Run(here.request(volume_id, compare=compare, timeout_s=timeout_s, nice=nice), dial, connect, observer=Told(app))
+        run = Run(here.request(volume_id, compare=compare, timeout_s=timeout_s, nice=nice, compress=compress if host else "off"), dial, connect, observer=Told(app))
         report = run_to_the_end(app, run, f"{os.path.basename(source)} -> {target}")
     result = report.as_dict() | {"size": here.info.size, "source": source, "target": target}
     app.data(result, run_text(target, result))

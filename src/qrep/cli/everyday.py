@@ -7,6 +7,7 @@ from qrep.cli import names
 from qrep.cli.app import Command
 from qrep.client import part
 from qrep.cli.follow import follow_task
+from qrep.cli.packed import sent_text
 from qrep.cli.render import when
 from qrep.errors import Interrupted, QrepError
 
@@ -28,7 +29,7 @@ def estimate_text(name, answer):
 
 def run_text(name, result):
     text = (
-        f"{name}: generation {result['counter']} committed, sent {units.format_size(result['sent'])} of "
+        f"{name}: generation {result['counter']} committed, sent {sent_text(result)} of "
         f"{units.format_size(result['size'])} in {units.format_time_to_go(result['seconds'])}"
     )
     notes = [word for word in ("resumed", "fuzzy") if result.get(word)]

@@ -75,6 +75,8 @@ def details(job):
         rows.append(("root", job["root"]))
     if job.get("nice") is not None:
         rows.append(("nice", "yes" if job["nice"] else "no"))
+    if job.get("compress") is not None:
+        rows.append(("compress", job["compress"]))
     rows += hints.rows(job)
     width = max(len(name) for name, _ in rows)
     return f"{job['name']}\n" + "\n".join(f"  {name.ljust(width)}  {value}" for name, value in rows)
@@ -125,6 +127,10 @@ SETTINGS = (
     ),
     click.option(
         "--nice/--no-nice", default=None, help="Read the source so that others who use it hardly notice; a run takes longer then, while they do (no)."
+    ),
+    click.option(
+        "--compress", type=click.Choice(["auto", "on", "off"]),
+        help="Pack data on its way to another host: auto, where that is faster; on, whatever gets smaller (auto).",
     ),
     click.option("--hints", type=click.Choice(["auto", "off"]), help="Read only what the source's filesystem or driver says has changed, where it can (auto)."),
     click.option("--hint-sample", metavar="SHARE", help="How much of the rest is read in every run all the same: auto, or a percentage like 5%."),

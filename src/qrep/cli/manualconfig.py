@@ -111,6 +111,7 @@ TEXTS = {
         "verify_schedule": "When the two sides are compared by themselves, written as schedule; empty: only when it is asked for.",
         "verify_rate": "How much a verify may read a second at each end; empty: as fast as it goes.",
         "rpo": "How old the last sync point may become before it is told; empty: no matter.",
+        "compress": "auto: data travels packed (zstd) to another host where that is faster, as measured granule by granule: where the connection or a limit holds a run back, the CPU has time and the data gets smaller. on: whatever gets smaller, for lines that are paid by the byte. off: never. Limits count what travels.",
         "nice": "true: what runs, estimates and verifies read of the source gives way to others who use it, and their threads leave the CPU to others. While nobody else is there they go as fast as ever.",
         "hints": "auto: where the source's filesystem or driver can tell what has changed since the last run, that is read and a share of the rest; its snapshot is kept for that. off: everything is read.",
         "hint_sample": "Share of what a hint leaves out that is read in every run, such as 5%; auto: 1 %, and no more than 15 % of what was named or 4 MiB.",

@@ -5,6 +5,7 @@ import click
 from qrep import units
 from qrep.cli import hints, names
 from qrep.cli.app import Command, printable
+from qrep.cli.packed import sent_text
 from qrep.cli.render import lag, table, when, when_there
 from qrep.errors import Degraded
 
@@ -114,7 +115,7 @@ def flow_line(job, progress):
     hashed = f"hashed {units.format_size(progress.get('hashed', 0))}"
     if progress.get("hash_bytes_per_s"):
         hashed += f" at {units.format_rate(progress['hash_bytes_per_s'])}"
-    sent = f"sent {units.format_size(progress.get('sent', 0))}"
+    sent = f"sent {sent_text(progress)}"
     if progress.get("rate_bytes_per_s"):
         sent += f" at {units.format_rate(progress['rate_bytes_per_s'])}"
     return "  ".join([*parts, hashed, f"changed {units.format_size(progress.get('changed', 0))}", sent])
@@ -219,7 +220,7 @@ def detail(job, node):
             f"  last run  read {units.format_size(last.get('read', 0))}"
             + (f" and {units.format_size(last['read_shared'])} with others" if last.get("read_shared") else "")
             + f"  changed {units.format_size(last.get('changed', 0))}  "
-            f"sent {units.format_size(last.get('sent', 0))}  in {units.format_time_to_go(last.get('seconds', 0))}"
+            f"sent {sent_text(last)}  in {units.format_time_to_go(last.get('seconds', 0))}"
             + ("  (resumed)" if last.get("resumed") else "")
         )
         spared = hints.read_text(last) if last.get("clean") else hints.hint_text(last)

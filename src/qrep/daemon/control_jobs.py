@@ -7,7 +7,7 @@ from qrep.jobs import look
 FIELDS = {
     "mode": str, "initial": str, "sync_points": int, "keep": str, "connections": int, "timeout": str, "shape": str, "schedule": str, "missed": str, "rpo": str,
     "verify_schedule": str, "verify_rate": str, "group": str,
-    "hints": str, "hint_sample": str, "nice": bool,
+    "hints": str, "hint_sample": str, "nice": bool, "compress": str,
 }  # fmt: skip
 CHANGES = {key: kind for key, kind in FIELDS.items() if key != "mode"}
 

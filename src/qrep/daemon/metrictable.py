@@ -30,6 +30,8 @@ FAMILIES = {
     "qrep_job_zero_bytes_total": ("counter", JOB, "Bytes that were zero, and neither hashed nor sent."),
     "qrep_job_changed_bytes_total": ("counter", JOB, "Bytes that differed from the last sync point."),
     "qrep_job_sent_bytes_total": ("counter", JOB, "Bytes that were sent: changed data in frames, with their headers."),
+    "qrep_job_packed_bytes_total": ("counter", JOB, "Bytes of changed data that were packed before they were sent."),
+    "qrep_job_packed_sent_bytes_total": ("counter", JOB, "Bytes that those took once they were packed; they are in qrep_job_sent_bytes_total."),
     "qrep_job_written_bytes_total": ("counter", JOB, "Bytes that the target said it has written."),
     "qrep_job_runs_total": ("counter", ("qrep_job", "result"), "Runs by how they ended: committed, degraded, failed, stopped."),
     "qrep_job_interruptions_total": ("counter", ("qrep_job",), "Times that a run lost its connection."),

@@ -49,6 +49,7 @@ class Route:
             run_directory=directory, leaf_size=settings.leaf, granule_size=settings.granule, connections=settings.connections,
             initial=settings.initial, timeout_s=units.parse_duration(settings.timeout), plain=lambda: self.transport() == "plain",
             hints=settings.hints == "auto" and settings.mode != "copy", hint_sample=units.parse_sample(settings.hint_sample), nice=settings.nice,
+            compress=settings.compress if ":" in settings.target else "off",
             size=0 if settings.whole else settings.size, once=settings.mode == "copy", tokens=self.node.shared_tokens,
             wanted=lambda: self.paths.wanted() if self.paths is not None else settings.connections,
         )  # fmt: skip

@@ -8,7 +8,7 @@ from qrep.jobs.shown import iso, job_dict, left_out, what_to_do
 
 NOT_KNOWN_HERE = (
     "initial", "timeout", "connections", "generation", "counter", "root", "last_sync_point", "lag_seconds", "path", "paths", "transport", "zero_copy", "ktls", "rate_bytes_per_s", "shape",
-    "limit", "progress", "problem", "unsynced", "next", "last_run", "schedule", "missed", "rpo", "rpo_passed", "queue", "verify", "hints", "hint_sample", "group", "nice",
+    "limit", "progress", "problem", "unsynced", "next", "last_run", "schedule", "missed", "rpo", "rpo_passed", "queue", "verify", "hints", "hint_sample", "group", "nice", "compress",
 )  # fmt: skip
 
 

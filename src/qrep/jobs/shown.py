@@ -51,6 +51,7 @@ def job_dict(runner):
         "hints": settings.hints,
         "hint_sample": settings.hint_sample,
         "nice": settings.nice,
+        "compress": settings.compress,
         "size": settings.size,
         "last_sync_point": iso(frozen_at_ns),
         "lag_seconds": max(0, int(time.time() - frozen_at_ns / 1e9)) if frozen_at_ns and not settings.finished else None,

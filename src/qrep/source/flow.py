@@ -16,6 +16,7 @@ from qrep.crashpoint import crashpoint
 from qrep.digestmap import DigestMap
 from qrep.errors import Unsynced
 from qrep.protocol import actions as do
+from qrep.protocol import features
 from qrep.protocol.source_machine import SourceMachine
 from qrep.source import clean
 from qrep.source.dialogue import Dialogue
@@ -85,7 +86,7 @@ class Run(Dialogue):
             shape=(self.geometry.size, request.leaf_size, request.granule_size, min(4096, request.device.io_alignment)),
             pending_new=pending.tag if pending is not None else None, record=self._run_file.load(), epoch=0, draw=secrets.token_bytes,
             initial=clean.initial(request, self._map), connections=self._connections.count, frame_limit=max(request.frame_limit, request.leaf_size),
-            hold=request.hold, label=self.request.label, once=request.once, in_group=request.together is not None and request.together.in_group,
+            features=[name for name in features.KNOWN if name != "zstd" or request.compress != "off"], hold=request.hold, label=self.request.label, once=request.once, in_group=request.together is not None and request.together.in_group,
         )  # fmt: skip
 
     # ---- actions ----
@@ -163,7 +164,7 @@ class Run(Dialogue):
             self.geometry, attempt=action.attempt, session=action.session, key=action.key, sector_size=image.sector_size,
             base_states=base.states, base_values=base.values, leaves_fd=self._map.leaves_fd, work=work, wanted=hint and hint.wanted,
             frame_size=max(self.request.frame_limit, self.request.leaf_size), slots=self.request.slots, features=self._machine.features,
-            nice=self.request.reading.limit(image.fd),
+            nice=self.request.reading.limit(image.fd), packing=self.request.compress,
         )  # fmt: skip
         if self.request.together is not None:
             self.request.together.share(self._run, image.token, self.geometry, self._stopping.is_set)
@@ -252,7 +253,7 @@ class Run(Dialogue):
             generation=ending.generation.hex(), counter=ending.counter, root=root.hex() if root else None, fuzzy=ending.fuzzy,
             resumed=ending.resumed, frozen_at_ns=self._image.frozen_at_ns, seconds=self._progress.seconds,
             interruptions=self._interruptions, zero_copy=zero_copy_of(totals), ktls=self._progress.ktls,
-            hints=self._image.hints.report(), clean=is_clean, **{name: totals.get(name, 0) for name in ("read", "read_shared", "hashed", "zero", "changed", "sent", "frames")},
+            hints=self._image.hints.report(), clean=is_clean, **{name: totals.get(name, 0) for name in ("read", "read_shared", "hashed", "zero", "changed", "sent", "packed", "packed_sent", "frames")},
         )  # fmt: skip
 
     _handlers = {

@@ -39,6 +39,7 @@ class RunRequest:
     tokens: object = None  # shared.SharedTokens: snapshots that several jobs hold; None: none are
     together: object = None  # what this run shares with others that were started with it: daemon/groups.py, source/shared.py; None: nothing
     label: str = ""  # the name that the sync point is to bear; a run with one always freezes anew
+    compress: str = "off"  # data travels packed: off, auto (where that is faster) or on (whatever gets smaller)
     nice: bool = False  # the source is read so that others who use it hardly notice
     wanted: object = None  # a callable: how many connections the way has that was just dialled; None: as many as before
 
