@@ -18,7 +18,7 @@ STATE_HASHED, STATE_ZERO, STATE_SLOT, STATE_VALUE, STATE_PAGE = 1, 2, 0x10, 0x20
 class Peer(threading.Thread):
     """Serves one connection: checks every frame and digest, applies it to `image`, answers END.
 
-    receive(size) -> bytes, short at the end of the stream. send(bytes). stop_after: hang up after so many frames.
+    receive(size) -> bytes, short at the end of the stream. send(bytes). stop_after: hang up after so many frames. features: what they may use.
     """
 
     def __init__(self, geometry, image, receive, send, index=0, *, stop_after=None, on_frame=None, features=()):
@@ -28,6 +28,7 @@ class Peer(threading.Thread):
         self.unpacker = Unpacker()
         self.writer = wire.FrameWriter(geometry, ATTEMPT, SESSION, index | wire.ANSWER, KEY)
         self.stop_after, self.on_frame = stop_after, on_frame
+        self.copies = 0  # leaves
         self.frames, self.last, self.bytes, self.error, self.ended = [], {}, 0, None, False
         self.start()
 
@@ -81,13 +82,19 @@ class Peer(threading.Thread):
         data, position, values = self.data_of(frame), 0, b""
         leaf_size = self.geometry.leaf_size
         granule_start = frame.granule * self.geometry.granule_size
+        carried = {}  # leaf -> bytes
         for run in runs:
             size = min(run.count * leaf_size, self.geometry.size - granule_start - run.first * leaf_size)
             if run.zero:
                 self.put(frame, run.first, bytes(size))
                 continue
-            part = data[position : position + size]
-            position += size
+            if run.copy_of is not None:
+                part = b"".join(carried[run.copy_of + i] for i in range(run.count))
+                self.copies += run.count
+            else:
+                part = data[position : position + size]
+                position += size
+                carried.update((run.first + i, part[i * leaf_size : (i + 1) * leaf_size]) for i in range(run.count))
             start = self.put(frame, run.first, part)
             leaves = bytearray(32 * run.count)
             for i in range(run.count):

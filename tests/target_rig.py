@@ -4,6 +4,7 @@ import contextlib
 import os
 import random
 import socket
+import struct
 import threading
 
 from qrep._native import disk, hasher
@@ -33,6 +34,21 @@ def granule_value(geometry, content, granule):
     return hasher.subtree(data, start, geometry.leaf_size)
 
 
+def table_entry(first, count, zero, copy_of=None):
+    """8 bytes of a run table."""
+    flags = 0x80000000 if zero else 0x40000000 | copy_of << 16 if copy_of is not None else 0
+    return first.to_bytes(4, "little") + (count | flags).to_bytes(4, "little")
+
+
+def sealed(*, kind=1, flags=3, run_count=0, granule=1, attempt=ATTEMPT, session=SESSION, sequence=0, data_size=4 * LEAF, first_leaf=0,
+           digest=bytes(32), value=bytes(32), span=0, connection=0, magic=0x50455251, version=1):
+    """A header with these fields, whatever they are, and the right tag."""
+    head = struct.pack("<IHHIIQQQQII32s32sII", magic, version, kind, flags, run_count, granule, attempt, session, sequence, data_size,
+                       first_leaf, digest, value, span, connection)
+    assert len(head) == HEADER_SIZE - 32
+    return head + hasher.keyed(KEY, head)
+
+
 class FrameSource:
     """Makes frames of a volume's content (a mutable buffer of its size) and sends them with `send(bytes)`."""
 
@@ -58,19 +74,17 @@ class FrameSource:
         self.send(self.writer.full(granule, first, size, digest, LAST if last else 0, value, packed=len(data) if pack else 0) + data)
 
     def runs_parts(self, granule, runs):
-        """(table and header arguments) of runs given as (first, count, zero): data and digest."""
+        """Data and digest of runs given as (first, count, zero) or (first, count, False, copy_of)."""
         data, values = b"", b""
-        for first, count, zero in runs:
+        for first, count, zero, *copy_of in runs:
             for leaf in range(first, first + count):
                 start, piece = self.node(granule, leaf, 1)
                 if zero:
                     assert not any(piece)
-                else:
-                    data += piece
-                    values += hasher.subtree(piece, start, self.geometry.leaf_size)
-        table = b"".join(first.to_bytes(4, "little") + (count | (0x80000000 if zero else 0)).to_bytes(4, "little")
-                         for first, count, zero in runs)
-        return data, hasher.hash(table + values)
+                    continue
+                data += piece if copy_of in ([], [None]) else b""
+                values += hasher.subtree(piece, start, self.geometry.leaf_size)
+        return data, hasher.hash(b"".join(table_entry(*run) for run in runs) + values)
 
     def runs(self, granule, runs, *, last=True, value=None, digest=None, pack=None):
         data, right = self.runs_parts(granule, runs)

@@ -7,6 +7,7 @@
  * QREP_FUZZ_CANARY=1, 2 or 3 leaves out one check here, in the harness: the proof that the harness can fail. */
 #include "blake3.h"
 #include "pack.h"
+#include "twins.h"
 #include "wire.h"
 
 #include <errno.h>
@@ -27,7 +28,7 @@ static int believing_check(const struct qrep_frame_header *header, struct qrep_w
 }
 #define qrep_frame_check believing_check
 #elif QREP_FUZZ_CANARY == 3 /* a run that ends in the short leaf counts as whole */
-#define qrep_run_bytes(geometry, granule, run) ((uint64_t)((run)->count & ~QREP_RUN_ZERO) * (geometry)->leaf_size)
+#define qrep_run_bytes(geometry, granule, run) ((uint64_t)qrep_run_leaves(run) * (geometry)->leaf_size)
 #elif defined QREP_FUZZ_CANARY
 #error "no such canary"
 #endif
@@ -41,17 +42,20 @@ _Static_assert(sizeof(struct choice) == 16, "choice layout");
 
 enum { KEEP_TAG = 1, KEEP_IDENTITY = 2, LAST_GRANULE = 4, FIT_DATA = 8, AGREED = 16, FIT_PACKED = 32 };
 
-/* Make the announced size what the table of a small frame adds up to, so that whole tables get through; only leaves that
+/* Make the announced size what the table of a small frame adds up to, and the announced copies, so that whole tables get through; only leaves that
  * exist count. */
-static uint32_t fit_data(const struct qrep_geometry *geometry, uint64_t granule, uint32_t run_count, const uint8_t *table, size_t size)
+static uint32_t fit_data(const struct qrep_geometry *geometry, uint64_t granule, uint32_t run_count, const uint8_t *table, size_t size,
+                         uint32_t *copy_leaves)
 {
     uint64_t end = qrep_granule_bytes(geometry, granule), sum = 0;
     struct qrep_wire_run run;
     for (uint32_t i = 0; i < run_count && (i + 1) * sizeof run <= size; i++) {
         memcpy(&run, table + i * sizeof run, sizeof run);
         uint64_t from = (uint64_t)run.first * geometry->leaf_size;
-        uint64_t to = from + (uint64_t)(run.count & ~QREP_RUN_ZERO) * geometry->leaf_size;
-        if (!(run.count & QREP_RUN_ZERO) && from < end)
+        uint64_t to = from + (uint64_t)qrep_run_leaves(&run) * geometry->leaf_size;
+        if (run.count & QREP_RUN_COPY)
+            *copy_leaves += qrep_run_leaves(&run);
+        else if (!(run.count & QREP_RUN_ZERO) && from < end)
             sum += (to < end ? to : end) - from;
     }
     return (uint32_t)sum;
@@ -71,6 +75,39 @@ static void use_packed(const uint8_t *data, size_t size, uint32_t packed_size, u
     EXPECT(rc == 0 || rc == -EPROTO);
     free(packed);
     free(unpacked);
+}
+
+/* As a lane spreads copies: each leaf of the data has its number in front, and must be found where the table says. Then the table is plain. */
+static void use_copies(const struct qrep_frame_header *header, const struct qrep_wire_run *runs, const struct qrep_geometry *geometry)
+{
+    uint32_t leaves = qrep_granule_leaves(geometry, header->granule), leaf_size = geometry->leaf_size, number = 0, place = 0;
+    uint8_t *data = malloc(qrep_frame_leaf_bytes(header, geometry));
+    uint32_t *places = malloc(leaves * sizeof *places), *carried = malloc(leaves * sizeof *carried), end = 0;
+    struct qrep_wire_run *plain = malloc(header->run_count * sizeof *plain);
+    struct qrep_frame_header unpacked = *header;
+
+    unpacked.data_size = qrep_frame_bytes(header);
+    unpacked.flags &= ~QREP_FRAME_PACKED;
+    for (uint64_t offset = 0; offset < unpacked.data_size; offset += leaf_size, number++)
+        memcpy(data + offset, &number, sizeof number);
+    qrep_copies_spread(&unpacked, runs, geometry, data, places);
+    number = 0;
+    for (uint32_t i = 0; i < header->run_count; i++)
+        for (uint32_t k = 0; k < qrep_run_leaves(&runs[i]) && !(runs[i].count & QREP_RUN_ZERO); k++, place++) {
+            uint32_t found, expected = runs[i].count & QREP_RUN_COPY ? carried[qrep_run_from(&runs[i]) + k] : (carried[runs[i].first + k] = number++);
+            memcpy(&found, data + (uint64_t)place * leaf_size, sizeof found);
+            EXPECT(found == expected);
+        }
+    memcpy(plain, runs, header->run_count * sizeof *plain);
+    uint64_t bytes = qrep_frame_leaf_bytes(&unpacked, geometry);
+    qrep_copies_forget(&unpacked, plain, geometry);
+    EXPECT(unpacked.data_size == bytes && unpacked.copy_leaves == 0 && qrep_runs_check(&unpacked, plain, geometry) == 0);
+    for (uint32_t i = 0; i < unpacked.run_count; end = plain[i].first + (plain[i].count & ~QREP_RUN_ZERO), i++)
+        EXPECT(!(plain[i].count & QREP_RUN_COPY) && plain[i].first >= end);
+    free(data);
+    free(places);
+    free(carried);
+    free(plain);
 }
 
 static void use_full(const struct qrep_frame_header *header, const struct qrep_geometry *geometry, uint8_t *sectors, const uint8_t *data, size_t size)
@@ -94,12 +131,14 @@ static void use_runs(const struct qrep_frame_header *header, const struct qrep_g
         memset(arrived, 2, qrep_frame_bytes(header) / SECTOR);
         if (header->flags & QREP_FRAME_PACKED && size > table_size)
             use_packed(data + table_size, size - table_size, header->data_size, qrep_frame_bytes(header));
+        if (header->copy_leaves)
+            use_copies(header, runs, geometry);
         for (uint32_t i = 0; i < header->run_count; i++) {
             uint64_t bytes = qrep_run_bytes(geometry, header->granule, &runs[i]);
             uint8_t *at = sectors + (uint64_t)runs[i].first * geometry->leaf_size / SECTOR;
             for (uint64_t sector = 0; sector < bytes / SECTOR; sector++)
                 EXPECT(at[sector] == 0); /* no sector twice */
-            if (runs[i].count & QREP_RUN_ZERO) {
+            if (!qrep_run_has_data(&runs[i])) {
                 memset(at, 1, bytes / SECTOR);
             } else {
                 memcpy(at, arrived + used / SECTOR, bytes / SECTOR);
@@ -136,12 +175,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         return 0;
     uint64_t granules = qrep_granules(&state.geometry);
     if (choice.repair & AGREED)
-        state.features = QREP_FEATURE_ZSTD;
+        state.features = QREP_FEATURE_ZSTD | QREP_FEATURE_COPIES;
     if (choice.repair & LAST_GRANULE)
         header.granule = granules - 1;
-    if (choice.repair & FIT_DATA && header.kind == QREP_FRAME_RUNS && header.granule < granules)
+    if (choice.repair & FIT_DATA && header.kind == QREP_FRAME_RUNS && header.granule < granules) {
+        header.copy_leaves = 0;
         *(header.flags & QREP_FRAME_PACKED ? &header.span : &header.data_size) =
-            fit_data(&state.geometry, header.granule, header.run_count, data, size);
+            fit_data(&state.geometry, header.granule, header.run_count, data, size, &header.copy_leaves);
+    }
     if (choice.repair & FIT_PACKED && header.flags & QREP_FRAME_PACKED) {
         size_t table_size = header.kind == QREP_FRAME_RUNS ? (size_t)header.run_count * sizeof(struct qrep_wire_run) : 0;
         if (size > table_size)

@@ -38,7 +38,7 @@ def build(out, canaries=CANARIES):
     probe.write_text("int LLVMFuzzerTestOneInput(const unsigned char *d, unsigned long n) { (void)d; return (int)(n & 0); }\n")
     if subprocess.run([clang, *SANITIZE, str(probe), "-o", str(out / "probe")], capture_output=True, check=False).returncode:
         raise Unavailable("clang has no fuzzer runtime: apt-get install libclang-rt-14-dev")
-    tested = [NATIVE / name for name in ("wire.c", "disk.c", "hashstream.c", "pack.c")]
+    tested = [NATIVE / name for name in ("wire.c", "disk.c", "hashstream.c", "pack.c", "twins_spread.c")]
     tools = sorted(NATIVE.glob("blake3*.c"))
     objects = {source: str(out / source.with_suffix(".o").name) for source in [*tools, *tested]}
     # The hash is the tool here, not what is tested: not instrumented, and its wide kernels, which short inputs never reach, not optimised.

@@ -2,14 +2,12 @@
 
 import errno
 import os
-import struct
 
 import pytest
 from target_rig import (
-    ATTEMPT, HAS_VALUE, HASHED, IS_ZERO, KEY, LEAF, SESSION, Target, granule_value, mixed_content,
+    HAS_VALUE, HASHED, IS_ZERO, LEAF, SESSION, Target, granule_value, mixed_content, sealed,
 )
 
-from qrep._native import hasher
 from qrep._native.wire import HEADER_SIZE
 
 SMALL = 4 * LEAF  # a granule
@@ -109,14 +107,6 @@ def test_a_conversation_in_pieces_of_one_byte_is_the_same_conversation(make_targ
 
 # ---- every field of a header, sealed with the right key ----
 
-def sealed(*, kind=1, flags=3, run_count=0, granule=1, attempt=ATTEMPT, session=SESSION, sequence=0, data_size=SMALL, first_leaf=0,
-           digest=bytes(32), value=bytes(32), span=0, connection=0, magic=0x50455251, version=1):
-    head = struct.pack("<IHHIIQQQQII32s32sII", magic, version, kind, flags, run_count, granule, attempt, session, sequence, data_size,
-                       first_leaf, digest, value, span, connection)
-    assert len(head) == HEADER_SIZE - 32
-    return head + hasher.keyed(KEY, head)
-
-
 FULL, RUNS, ZERO, END = 1, 2, 3, 4
 TOP = 0xFFFFFFFF
 LIES = {
@@ -135,6 +125,7 @@ LIES = {
     "end-of-granule": {"kind": END, "data_size": 0, "flags": 0}, "end-with-flag": {"kind": END, "data_size": 0, "granule": 0},
     "end-with-data": {"kind": END, "granule": 0, "flags": 0}, "end-with-span": {"kind": END, "data_size": 0, "flags": 0, "granule": 0, "span": 1},
     "version": {"version": 2}, "magic": {"magic": 0}, "sequence-ahead": {"sequence": 1}, "sequence-top": {"sequence": (1 << 64) - 1},
+    "copies": {"kind": RUNS, "run_count": 2, "data_size": LEAF, "first_leaf": 1},
     "connection": {"connection": 1}, "session": {"session": SESSION + 1}, "attempt": {"attempt": 0},
 }
 

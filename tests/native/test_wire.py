@@ -53,14 +53,14 @@ def test_header_bytes_are_those_of_the_second_description():
 def test_every_kind_of_frame_arrives_as_it_was_sent():
     out, back = writer(), reader()
     full = back.header(out.full(20, 0, 13 * KIB, DIGEST, wire.LAST))
-    assert full == (wire.FULL, wire.LAST, 20, 0, 0, 13 * KIB, 0, DIGEST, None, 0)
+    assert full == (wire.FULL, wire.LAST, 20, 0, 0, 13 * KIB, 0, DIGEST, None, 0, 0)
     runs = [(0, 2, False), (2, 1, True), (3, 1, False), (9, 7, True)]
     sent = out.runs(2, runs, 12 * KIB, DIGEST, 0, VALUE)
     header = back.header(sent[: wire.HEADER_SIZE])
-    assert header == (wire.RUNS, wire.VALUE, 2, 0, 4, 12 * KIB, 0, DIGEST, VALUE, 1)
-    assert back.runs(header, sent[wire.HEADER_SIZE :]) == runs
-    assert back.header(out.zero(1, 20, wire.LAST)) == (wire.ZERO, wire.LAST, 1, 0, 0, 0, 20, bytes(32), None, 2)
-    assert back.header(out.end()) == (wire.END, 0, 0, 0, 0, 0, 0, bytes(32), None, 3)
+    assert header == (wire.RUNS, wire.VALUE, 2, 0, 4, 12 * KIB, 0, DIGEST, VALUE, 1, 0)
+    assert back.runs(header, sent[wire.HEADER_SIZE :]) == [wire.Run(*run) for run in runs]
+    assert back.header(out.zero(1, 20, wire.LAST)) == (wire.ZERO, wire.LAST, 1, 0, 0, 0, 20, bytes(32), None, 2, 0)
+    assert back.header(out.end()) == (wire.END, 0, 0, 0, 0, 0, 0, bytes(32), None, 3, 0)
 
 
 def test_every_flipped_bit_of_a_header_is_caught():
@@ -169,7 +169,7 @@ def test_a_run_that_ends_in_the_short_leaf_carries_its_short_bytes():
     # 3 whole leaves of 4 KiB and one of 1 KiB in the last granule; the run starts at leaf 2
     out, back = writer(), reader()
     sent = out.runs(20, [(2, 2, False)], 5 * KIB, DIGEST)
-    assert back.runs(back.header(sent[:160]), sent[160:]) == [(2, 2, False)]
+    assert back.runs(back.header(sent[:160]), sent[160:]) == [wire.Run(2, 2, False)]
     with pytest.raises(wire.FrameInvalid):
         out.runs(20, [(2, 2, False)], 8 * KIB, DIGEST)
 
@@ -194,7 +194,7 @@ def test_run_tables_round_trip(runs, digest, value):
     back = reader()
     frame = back.header(sent[:160])
     assert (frame.digest, frame.value, frame.data_size) == (digest, value, data_size)
-    assert back.runs(frame, sent[160:]) == runs
+    assert back.runs(frame, sent[160:]) == [wire.Run(*run) for run in runs]
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 255), st.binary(min_size=32, max_size=32)), max_size=900))
@@ -264,12 +264,12 @@ def test_a_packed_frame_says_how_much_travels_and_how_much_it_is():
     sent = out.full(4, 8, 16 * KIB, DIGEST, wire.LAST, VALUE, packed=5000)
     flags = wire.LAST | wire.VALUE | wire.PACKED
     assert sent == forge(**PACKED_FULL | {"flags": flags, "digest": DIGEST, "granule_value": VALUE})
-    assert back.header(sent) == (wire.FULL, flags, 4, 8, 0, 5000, 16 * KIB, DIGEST, VALUE, 0)
+    assert back.header(sent) == (wire.FULL, flags, 4, 8, 0, 5000, 16 * KIB, DIGEST, VALUE, 0, 0)
     runs = [(0, 2, False), (2, 1, True), (3, 1, False)]
     sent = out.runs(2, runs, 12 * KIB, DIGEST, packed=12 * KIB - 1)
     frame = back.header(sent[:160])
     assert (frame.flags, frame.data_size, frame.span) == (wire.PACKED, 12 * KIB - 1, 12 * KIB)
-    assert back.runs(frame, sent[160:]) == runs
+    assert back.runs(frame, sent[160:]) == [wire.Run(*run) for run in runs]
 
 
 @pytest.mark.parametrize("sound", [PACKED_FULL, PACKED_RUNS])
@@ -301,7 +301,7 @@ def test_the_runs_of_a_packed_frame_add_up_to_what_it_is_once_unpacked():
     runs = [(0, 2, False), (4, 1, False)]
     back = reader(**ZSTD)
     frame = back.header(forge(**PACKED_RUNS | {"span": 12 * KIB}))
-    assert back.runs(frame, table(*runs)) == runs
+    assert back.runs(frame, table(*runs)) == [wire.Run(*run) for run in runs]
     for span in (8 * KIB, 16 * KIB):
         back = reader(**ZSTD)
         with pytest.raises(wire.FrameInvalid):
@@ -317,3 +317,30 @@ def test_packed_frames_have_not_changed_since_they_came():
     out = writer(**ZSTD)
     check_golden("frames-v1-packed.bin", out.full(4, 8, 16 * KIB, DIGEST, wire.LAST, VALUE, packed=5000)
                  + out.runs(20, [(0, 1, True), (2, 2, False)], 5 * KIB, DIGEST, packed=77) + out.end())
+
+
+COPIES = {"features": ("copies",)}
+
+
+def test_copies_arrive_as_they_were_sent_also_packed():
+    runs = [(0, 4, False), (4, 2, False, 1), (6, 1, True), (7, 1, False, 0)]
+    for options, packed in ((COPIES, 0), ({"features": ("copies", "zstd")}, 300)):
+        sent = writer(**options).runs(2, runs, 16 * KIB, DIGEST, packed=packed)
+        back = reader(**options)
+        frame = back.header(sent[: wire.HEADER_SIZE])
+        assert (frame.kind, frame.copy_leaves, frame.first_leaf, frame.run_count) == (wire.RUNS, 3, 0, 4)
+        assert back.runs(frame, sent[wire.HEADER_SIZE :]) == [wire.Run(*run) for run in runs]
+        with pytest.raises(wire.FrameInvalid):
+            reader().header(sent[: wire.HEADER_SIZE])
+
+
+def test_a_copy_run_is_its_leaves_and_the_place_of_the_first_in_one_number():
+    sent = writer(**COPIES).runs(2, [(0, 3, False), (5, 2, False, 1)], 12 * KIB, DIGEST)
+    header = forge(kind=wire.RUNS, granule=2, run_count=2, data_size=12 * KIB, first_leaf=2, digest=DIGEST)
+    assert sent == header + struct.pack("<IIII", 0, 3, 5, 0x40000000 | 1 << 16 | 2)
+
+
+def test_frames_with_copies_have_not_changed_since_they_came():
+    out = writer(**COPIES)
+    runs = [(0, 4, False), (4, 2, False, 1), (6, 1, True), (7, 1, False, 0)]
+    check_golden("frames-v1-copies.bin", out.runs(2, runs, 16 * KIB, DIGEST) + out.runs(3, [(1, 1, False), (2, 1, False, 1)], 4 * KIB, DIGEST, wire.LAST, VALUE))

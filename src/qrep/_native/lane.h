@@ -76,6 +76,7 @@ struct qrep_failure {
 
 struct qrep_run_counters { /* bytes unless said otherwise; monotone, read by Python at any time */
     _Atomic uint64_t read, hashed, zero, changed, sent, received, written, undo, granules_done, frames;
+    _Atomic uint64_t copies; /* of leaves that travel, or came, as copies of others */
     _Atomic uint64_t read_shared; /* source: bytes that another run has read and hashed for this one */
     _Atomic uint64_t packed, packed_sent; /* source: data of frames that travel packed, and what of it travels */
     _Atomic uint64_t zc_notified, zc_copied; /* notifications */

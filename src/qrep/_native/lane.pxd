@@ -44,6 +44,7 @@ cdef extern from "lane.h" nogil:
         uint64_t undo
         uint64_t granules_done
         uint64_t frames
+        uint64_t copies
         uint64_t read_shared
         uint64_t packed
         uint64_t packed_sent
@@ -96,7 +97,8 @@ cdef inline dict counters_of(const qrep_run_counters *counters):
         "read": counters.read, "hashed": counters.hashed, "zero": counters.zero, "changed": counters.changed,
         "sent": counters.sent, "received": counters.received, "written": counters.written, "undo": counters.undo,
         "granules_done": counters.granules_done, "frames": counters.frames,
-        "read_shared": counters.read_shared, "packed": counters.packed, "packed_sent": counters.packed_sent, "zc_notified": counters.zc_notified, "zc_copied": counters.zc_copied,
+        "copies": counters.copies, "read_shared": counters.read_shared, "packed": counters.packed, "packed_sent": counters.packed_sent,
+        "zc_notified": counters.zc_notified, "zc_copied": counters.zc_copied,
         "wait_device_ns": counters.wait_device_ns, "wait_network_ns": counters.wait_network_ns,
         "wait_limit_ns": counters.wait_limit_ns, "wait_nice_ns": counters.wait_nice_ns, "busy_ns": counters.busy_ns,
     }

@@ -1,11 +1,15 @@
-/* Source lane, third stage: runs of leaves become frames. Nothing is copied but leaf values, for the digest of a run table. */
+/* Source lane, third stage: runs of leaves become frames. Nothing is copied but leaf values, for the digest of a run table. What travels twice in a
+ * frame travels once (twins.h). */
 #include "source_parts.h"
 
 #include "blake3.h"
+#include "twins.h"
 
 #include <string.h>
 
-#define IOVECS_SPARE 64 /* a frame is begun while there is room for at least so many runs */
+#define RUNS_SPARE 64 /* a frame is begun while there is room for at least so many runs */
+/* And where copies split them, for a piece of leaves of 4 KiB of which every other one is a copy. */
+#define RUNS_SPARE_SPLIT 512
 
 static const struct qrep_geometry *geometry_of(const struct source_lane *lane) { return &lane->run->base.geometry; }
 
@@ -59,19 +63,27 @@ static struct qrep_frame_header *begin_frame(struct source_batch *batch, enum qr
     return header;
 }
 
-static struct qrep_frame_header *frame_full(struct source_lane *lane, struct source_slot *slot, struct source_batch *batch)
+static struct qrep_frame_header *frame_full(struct source_lane *lane, struct source_slot *slot, struct source_batch *batch, uint32_t first, uint32_t count)
 {
     struct qrep_frame_header *header = begin_frame(batch, QREP_FRAME_FULL, slot->granule);
-    uint32_t first = slot->runs[slot->run_next].first, leaves = qrep_granule_leaves(geometry_of(lane), slot->granule);
-    uint32_t count = leaves - first < frame_leaves(lane, slot) ? leaves - first : frame_leaves(lane, slot);
 
     header->first_leaf = first;
     header->data_size = (uint32_t)leaf_bytes(lane, slot, first, count);
     /* The piece's value is a node over leaf values that are known: no second pass over the data. */
     qrep_blake3_merge(slot->leaves + (size_t)first * QREP_DIGEST_SIZE, count, 0, lane->scratch, header->digest);
     add_iov(batch, slot->data + (size_t)first * geometry_of(lane)->leaf_size, header->data_size);
-    eat_run(slot, count);
     return header;
+}
+
+/* Into the table: the whole piece that is next. */
+static uint32_t take_piece(struct source_lane *lane, struct source_slot *slot, struct qrep_wire_run *table)
+{
+    uint32_t first = slot->runs[slot->run_next].first, leaves = qrep_granule_leaves(geometry_of(lane), slot->granule);
+    uint32_t count = leaves - first < frame_leaves(lane, slot) ? leaves - first : frame_leaves(lane, slot);
+
+    table[0] = (struct qrep_wire_run){first, count};
+    eat_run(slot, count);
+    return 1;
 }
 
 /* How many leaves of `run` the frame under way may take: room for its data, and a stop where a FULL frame can go on. */
@@ -87,51 +99,81 @@ static uint32_t leaves_to_take(const struct source_lane *lane, const struct sour
     return count;
 }
 
-static struct qrep_frame_header *frame_runs(struct source_lane *lane, struct source_slot *slot, struct source_batch *batch)
+/* Into the table: the runs that are next, up to a piece that may go as a FULL frame. */
+static uint32_t take_runs(struct source_lane *lane, struct source_slot *slot, struct qrep_wire_run *table, uint32_t run_room, uint32_t data_room)
 {
-    struct qrep_frame_header *header = begin_frame(batch, QREP_FRAME_RUNS, slot->granule);
-    uint32_t leaf_size = geometry_of(lane)->leaf_size, run_room = SOURCE_BATCH_RUNS - batch->run_count;
-    struct qrep_wire_run *table = batch->runs + batch->run_count;
-    struct iovec *table_iov = &batch->iov[batch->iov_count];
-    uint32_t data_leaves = 0;
+    size_t data_size = 0;
+    uint32_t runs = 0, data_runs = 0;
 
-    add_iov(batch, table, 0);
-    while (slot->run_next < slot->run_count && header->run_count < run_room && batch->iov_count < SOURCE_BATCH_IOVECS) {
+    while (slot->run_next < slot->run_count && runs < run_room && data_runs < data_room) {
         const struct qrep_leaf_run *run = &slot->runs[slot->run_next];
-        if (header->run_count && covers_piece(lane, slot, run, run->first))
+        if (runs && covers_piece(lane, slot, run, run->first))
             break; /* a FULL frame is next */
-        uint32_t count = leaves_to_take(lane, slot, run, header->data_size);
+        uint32_t count = leaves_to_take(lane, slot, run, data_size);
         if (count == 0)
             break; /* this frame is full */
-        table[header->run_count++] = (struct qrep_wire_run){run->first, count | (run->zero ? QREP_RUN_ZERO : 0)};
+        table[runs++] = (struct qrep_wire_run){run->first, count | (run->zero ? QREP_RUN_ZERO : 0)};
         if (!run->zero) {
-            size_t size = leaf_bytes(lane, slot, run->first, count);
-            add_iov(batch, slot->data + (size_t)run->first * leaf_size, size);
-            header->data_size += (uint32_t)size;
-            data_leaves += count;
+            data_size += leaf_bytes(lane, slot, run->first, count);
+            data_runs++;
         }
         int whole = count == run->count;
         eat_run(slot, count);
         if (!whole)
             break; /* the rest would touch what this frame holds of it */
     }
+    return runs;
+}
 
-    table_iov->iov_len = header->run_count * sizeof *table;
-    batch->run_count += header->run_count;
-    uint8_t *values = (uint8_t *)(table + header->run_count);
-    for (uint32_t i = 0; i < header->run_count; i++)
-        if (!(table[i].count & QREP_RUN_ZERO)) {
-            memcpy(values, slot->leaves + (size_t)table[i].first * QREP_DIGEST_SIZE, (size_t)table[i].count * QREP_DIGEST_SIZE);
-            values += (size_t)table[i].count * QREP_DIGEST_SIZE;
+/* A frame of the `count` runs that are in place in the batch, `copies` leaves of which are copies. */
+static struct qrep_frame_header *frame_runs(struct source_lane *lane, struct source_slot *slot, struct source_batch *batch, uint32_t count, uint32_t copies)
+{
+    struct qrep_frame_header *header = begin_frame(batch, QREP_FRAME_RUNS, slot->granule);
+    struct qrep_wire_run *table = batch->runs + batch->run_count;
+    uint8_t *values = (uint8_t *)(table + count);
+
+    header->run_count = count;
+    header->copy_leaves = copies;
+    add_iov(batch, table, count * sizeof *table);
+    batch->run_count += count;
+    for (uint32_t i = 0; i < count; i++) {
+        uint32_t first = table[i].first, leaves = qrep_run_leaves(&table[i]);
+        if (qrep_run_has_data(&table[i])) {
+            size_t size = leaf_bytes(lane, slot, first, leaves);
+            add_iov(batch, slot->data + (size_t)first * geometry_of(lane)->leaf_size, size);
+            header->data_size += (uint32_t)size;
         }
-    qrep_blake3_hash(table, table_iov->iov_len + (size_t)data_leaves * QREP_DIGEST_SIZE, header->digest);
+        if (!(table[i].count & QREP_RUN_ZERO)) {
+            memcpy(values, slot->leaves + (size_t)first * QREP_DIGEST_SIZE, (size_t)leaves * QREP_DIGEST_SIZE);
+            values += (size_t)leaves * QREP_DIGEST_SIZE;
+        }
+    }
+    qrep_blake3_hash(table, (size_t)(values - (uint8_t *)table), header->digest);
     return header;
+}
+
+/* The next frame: a whole piece as FULL, else runs; where leaves are copies, runs in any case, for that is smaller. */
+static struct qrep_frame_header *frame_next(struct source_lane *lane, struct source_slot *slot, struct source_batch *batch)
+{
+    const struct qrep_leaf_run *run = &slot->runs[slot->run_next];
+    struct qrep_wire_run *table = batch->runs + batch->run_count;
+    uint32_t run_room = SOURCE_BATCH_RUNS - batch->run_count, data_room = SOURCE_BATCH_IOVECS - batch->iov_count - 2; /* header and table */
+    uint32_t copies = 0, whole = (uint32_t)covers_piece(lane, slot, run, run->first);
+    uint32_t count = whole ? take_piece(lane, slot, table) : take_runs(lane, slot, table, run_room, data_room);
+
+    if (lane->twins.from && qrep_twins_find(&lane->twins, slot->data, slot->size, table, count))
+        count = qrep_twins_split(&lane->twins, table, count, run_room, data_room, &copies);
+    if (whole && !copies)
+        return frame_full(lane, slot, batch, table[0].first, table[0].count);
+    source_count(&lane->run->base.counters.copies, (uint64_t)copies * geometry_of(lane)->leaf_size);
+    return frame_runs(lane, slot, batch, count, copies);
 }
 
 static int has_room(const struct source_lane *lane, const struct source_batch *batch)
 {
-    return batch->frame_count < SOURCE_BATCH_FRAMES && batch->data_size < SOURCE_BATCH_DATA && batch->iov_count + IOVECS_SPARE <= SOURCE_BATCH_IOVECS &&
-           batch->run_count + IOVECS_SPARE <= SOURCE_BATCH_RUNS && source_pack_has_room(lane, batch);
+    uint32_t spare = lane->twins.from ? RUNS_SPARE_SPLIT : RUNS_SPARE;
+    return batch->frame_count < SOURCE_BATCH_FRAMES && batch->data_size < SOURCE_BATCH_DATA && batch->iov_count + spare <= SOURCE_BATCH_IOVECS &&
+           batch->run_count + 2 * spare <= SOURCE_BATCH_RUNS && source_pack_has_room(lane, batch);
 }
 
 void source_frame_slot(struct source_lane *lane, struct source_slot *slot, struct source_batch *batch)
@@ -139,10 +181,9 @@ void source_frame_slot(struct source_lane *lane, struct source_slot *slot, struc
     batch->granule = slot->granule;
     batch->span = 1;
     do {
-        const struct qrep_leaf_run *run = &slot->runs[slot->run_next];
-        int full = covers_piece(lane, slot, run, run->first);
-        uint32_t first_iov = batch->iov_count + (full ? 1 : 2); /* behind the header, and the table */
-        struct qrep_frame_header *header = full ? frame_full(lane, slot, batch) : frame_runs(lane, slot, batch);
+        uint32_t first_iov = batch->iov_count;
+        struct qrep_frame_header *header = frame_next(lane, slot, batch);
+        first_iov += header->kind == QREP_FRAME_FULL ? 1 : 2; /* behind the header, and the table */
         lane->pack.data_bytes += header->data_size;
         if (slot->packing > SOURCE_PLAIN)
             source_pack_frame(lane, slot, batch, header, first_iov);

@@ -147,6 +147,8 @@ static int open_lane(struct source_lane *lane)
     lane->batches = calloc(lane->batch_count + 1, sizeof *lane->batches); /* + 1: calloc(0) may be NULL */
     if (!lane->slots || !lane->queue || !lane->zero_runs || !lane->base_leaves || !lane->scratch || !lane->bad || !lane->piece || !lane->batches)
         return -ENOMEM;
+    if (has_connection(lane) && (run->base.features & QREP_FEATURE_COPIES) && (rc = qrep_twins_open(&lane->twins, geometry)) != 0)
+        return rc;
     rc = qrep_arena_open(&lane->arena, (size_t)run->slots * geometry->granule_size);
     if (rc == 0)
         rc = open_slots(lane);
@@ -172,6 +174,7 @@ static void close_lane(struct source_lane *lane)
     free(lane->slots);
     free(lane->queue);
     free(lane->zero_runs);
+    qrep_twins_close(&lane->twins);
     free(lane->base_leaves);
     free(lane->scratch);
     free(lane->bad);

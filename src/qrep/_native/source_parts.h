@@ -21,6 +21,7 @@
 #include "pack.h"
 #include "ring.h"
 #include "share.h"
+#include "twins.h"
 
 /* A send in flight makes progress only when the lane looks at its ring, so hashing looks up after each piece. Pieces of this size cost under 1 %
  * (bench/RESULTS.md, hash). */
@@ -152,6 +153,7 @@ struct source_lane {
     struct source_slot *slots; /* [run->slots] */
     struct source_slot *hashing; /* begun and not finished, or NULL */
     uint8_t *base_leaves, *scratch; /* [granule_leaves] digests each */
+    struct qrep_twins twins; /* open where frames may have copies */
     struct qrep_bad_extent *bad;    /* [QREP_BAD_EXTENTS_MAX] */
     int work_done;
     uint64_t taken, cursor_first, started_ns; /* work items it has taken; where the cursor was when it began, and when that was */

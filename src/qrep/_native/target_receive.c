@@ -9,7 +9,7 @@
 uint64_t qrep_receive_room_max(const struct target_lane *lane)
 {
     struct qrep_frame_header largest = {.run_count = QREP_FRAME_RUNS_MAX, .data_size = lane->frame_limit};
-    return qrep_align_up(qrep_frame_table_room(&largest, lane->run->base.geometry.leaf_size), QREP_PAGE_SIZE) +
+    return qrep_align_up(qrep_frame_table_room(&largest, &lane->run->base.geometry), QREP_PAGE_SIZE) +
            qrep_align_up(lane->frame_limit, QREP_PAGE_SIZE);
 }
 
@@ -26,7 +26,7 @@ static int take_header(struct target_lane *lane)
     const struct qrep_frame_header *header = &lane->incoming;
     int rc = qrep_frame_check(header, &lane->wire);
 
-    if (rc == 0 && qrep_frame_bytes(header) > lane->frame_limit)
+    if (rc == 0 && qrep_frame_leaf_bytes(header, &lane->wire.geometry) > lane->frame_limit)
         rc = -EPROTO;
     if (rc)
         return qrep_target_fail(lane, QREP_FAILURE_FRAME, -rc, UINT64_MAX);
@@ -71,13 +71,13 @@ static struct target_frame *new_frame(struct target_lane *lane)
 {
     struct target_frame *last = newest(lane);
     const struct qrep_frame_header *header = &lane->incoming;
-    uint64_t data_room = qrep_align_up(qrep_frame_bytes(header), QREP_PAGE_SIZE);
+    uint64_t data_room = qrep_align_up(qrep_frame_leaf_bytes(header, &lane->wire.geometry), QREP_PAGE_SIZE);
     uint8_t *block = NULL;
 
     if (lane->count == QREP_TARGET_FRAMES || (last && last->stage <= TARGET_ARRIVED))
         return NULL;
     if (header->data_size || header->run_count) {
-        block = qrep_window_take(&lane->window, data_room + qrep_frame_table_room(header, lane->run->base.geometry.leaf_size));
+        block = qrep_window_take(&lane->window, data_room + qrep_frame_table_room(header, &lane->wire.geometry));
         if (block == NULL)
             return NULL;
     }
@@ -282,7 +282,7 @@ static int unpack(struct target_lane *lane, struct target_frame *frame)
 
 int qrep_frame_accept(struct target_lane *lane, struct target_frame *frame)
 {
-    const struct qrep_frame_header *header = &frame->header;
+    struct qrep_frame_header *header = &frame->header;
     int opens = !lane->assembly.open, rc = 0;
 
     if (must_wait_for_pass(lane, frame) || (!lane->run->base.rehearsal && !qrep_frame_take_room(lane, frame)))
@@ -298,10 +298,12 @@ int qrep_frame_accept(struct target_lane *lane, struct target_frame *frame)
 
     if (frame->packed && (rc = unpack(lane, frame)))
         return rc;
+    uint64_t copies = header->kind == QREP_FRAME_RUNS ? (uint64_t)header->copy_leaves * lane->run->base.geometry.leaf_size : 0;
     rc = qrep_frame_verify(&lane->assembly, header, frame->data, frame->runs);
     if (rc)
         return qrep_target_fail(lane, rc == -EILSEQ ? QREP_FAILURE_DIGEST : QREP_FAILURE_FRAME, -rc, header->granule);
     atomic_fetch_add_explicit(&lane->run->base.counters.hashed, header->data_size, memory_order_relaxed);
+    atomic_fetch_add_explicit(&lane->run->base.counters.copies, copies, memory_order_relaxed);
     struct target_pass *pass = join_pass(lane, frame, opens);
     if (header->kind == QREP_FRAME_ZERO || (header->flags & QREP_FRAME_LAST)) {
         rc = close_pass(lane, header, pass);

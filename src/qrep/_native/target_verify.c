@@ -3,6 +3,7 @@
 #include "blake3.h"
 #include "disk.h"
 #include "leafpage.h"
+#include "twins.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -88,40 +89,42 @@ static void zero_leaves(const struct qrep_assembly *assembly, uint32_t first, ui
 static uint32_t hash_runs(struct qrep_assembly *assembly, const struct qrep_frame_header *header, const uint8_t *data,
                           const struct qrep_wire_run *runs, uint8_t *values)
 {
-    uint32_t leaf_size = assembly->run->geometry.leaf_size;
-    uint32_t whole = header->data_size / leaf_size, leaves = 0;
+    uint32_t leaf_size = assembly->run->geometry.leaf_size, size = (uint32_t)qrep_frame_leaf_bytes(header, &assembly->run->geometry);
+    uint32_t whole = size / leaf_size, leaves = 0;
 
     for (uint32_t i = 0; i < header->run_count; i++)
         if (!(runs[i].count & QREP_RUN_ZERO))
-            for (uint32_t k = 0; k < runs[i].count; k++)
+            for (uint32_t k = 0; k < qrep_run_leaves(&runs[i]); k++)
                 assembly->offsets[leaves++] = leaf_offset(assembly, runs[i].first + k);
     if (whole)
         qrep_blake3_gather(data, whole, leaf_size, assembly->offsets, values);
     if (leaves > whole) { /* the short last leaf of the device */
         size_t done = (size_t)whole * leaf_size;
-        qrep_blake3_subtree(data + done, header->data_size - done, assembly->offsets[whole], leaf_size, NULL,
+        qrep_blake3_subtree(data + done, size - done, assembly->offsets[whole], leaf_size, NULL,
                             values + (size_t)whole * QREP_DIGEST_SIZE);
     }
     return leaves;
 }
 
-static int verify_runs(struct qrep_assembly *assembly, const struct qrep_frame_header *header, const uint8_t *data, struct qrep_wire_run *runs)
+static int verify_runs(struct qrep_assembly *assembly, struct qrep_frame_header *header, uint8_t *data, struct qrep_wire_run *runs)
 {
     uint8_t *values = (uint8_t *)(runs + header->run_count);
     uint8_t digest[QREP_DIGEST_SIZE];
 
     for (uint32_t i = 0; i < header->run_count; i++) {
-        int rc = claim_leaves(assembly, runs[i].first, runs[i].count & ~QREP_RUN_ZERO);
+        int rc = claim_leaves(assembly, runs[i].first, qrep_run_leaves(&runs[i]));
         if (rc)
             return rc;
     }
+    if (header->copy_leaves) /* `page` is not in use before the granule's last frame */
+        qrep_copies_spread(header, runs, &assembly->run->geometry, data, (uint32_t *)assembly->page);
     uint32_t leaves = hash_runs(assembly, header, data, runs, values);
     qrep_blake3_hash(runs, header->run_count * sizeof *runs + (size_t)leaves * QREP_DIGEST_SIZE, digest);
     if (memcmp(digest, header->digest, sizeof digest))
         return -EILSEQ;
 
     for (uint32_t i = 0; i < header->run_count; i++) {
-        uint32_t count = runs[i].count & ~QREP_RUN_ZERO;
+        uint32_t count = qrep_run_leaves(&runs[i]);
         uint8_t *place = assembly->values + (size_t)runs[i].first * QREP_DIGEST_SIZE;
         if (runs[i].count & QREP_RUN_ZERO) {
             zero_leaves(assembly, runs[i].first, count, place);
@@ -130,10 +133,12 @@ static int verify_runs(struct qrep_assembly *assembly, const struct qrep_frame_h
             values += (size_t)count * QREP_DIGEST_SIZE;
         }
     }
+    if (header->copy_leaves)
+        qrep_copies_forget(header, runs, &assembly->run->geometry);
     return 0;
 }
 
-int qrep_frame_verify(struct qrep_assembly *assembly, const struct qrep_frame_header *header, const uint8_t *data, struct qrep_wire_run *runs)
+int qrep_frame_verify(struct qrep_assembly *assembly, struct qrep_frame_header *header, uint8_t *data, struct qrep_wire_run *runs)
 {
     if (header->kind == QREP_FRAME_ZERO) /* nothing to hash; its header's tag covers all it says */
         return assembly->open ? -EPROTO : 0;

@@ -31,15 +31,17 @@ int qrep_assembly_open(struct qrep_assembly *assembly, const struct qrep_run_bas
 void qrep_assembly_close(struct qrep_assembly *assembly);
 
 /* Bytes a frame's table takes together with the leaf values that qrep_frame_verify() puts behind it. */
-static inline uint64_t qrep_frame_table_room(const struct qrep_frame_header *header, uint32_t leaf_size)
+static inline uint64_t qrep_frame_table_room(const struct qrep_frame_header *header, const struct qrep_geometry *geometry)
 {
-    return (uint64_t)header->run_count * sizeof(struct qrep_wire_run) + ((uint64_t)qrep_frame_bytes(header) / leaf_size + 1) * QREP_DIGEST_SIZE;
+    return (uint64_t)header->run_count * sizeof(struct qrep_wire_run) +
+           (qrep_frame_leaf_bytes(header, geometry) / geometry->leaf_size + 1) * QREP_DIGEST_SIZE;
 }
 
 /* Check the digest of a frame whose header and runs were checked, and take its leaf values into the open granule, opening it where this is its first
- * frame. runs: qrep_frame_table_room() writable bytes, the table in front. Not for END.
+ * frame. data: room for qrep_frame_leaf_bytes(). runs: qrep_frame_table_room() writable bytes, the table in front. Copies are spread before they are
+ * hashed, and when all is well header, table and data are those of a frame without any. Not for END.
  * 0; -EILSEQ: the digest differs; -EPROTO: another granule is still open, or a leaf comes twice in one pass. */
-int qrep_frame_verify(struct qrep_assembly *assembly, const struct qrep_frame_header *header, const uint8_t *data, struct qrep_wire_run *runs);
+int qrep_frame_verify(struct qrep_assembly *assembly, struct qrep_frame_header *header, uint8_t *data, struct qrep_wire_run *runs);
 
 /* After the last frame of the open granule: what it is now, and its leaf page written to the slot the base map does not use. Closes the granule.
  * 0; -EUCLEAN: not what header->granule_value says; or -errno of the leaves file. */

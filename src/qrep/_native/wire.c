@@ -10,6 +10,7 @@
 #define LEAF_SIZE_MIN 4096u
 #define LEAF_SIZE_MAX (1u << 20)
 #define GRANULE_SIZE_MAX (64u << 20)
+_Static_assert(GRANULE_SIZE_MAX / LEAF_SIZE_MIN <= 1u << 14, "a leaf fits the 14 bits of a copy's place, and a count of leaves its 16");
 #define SECTOR_SIZE 512u
 
 static const uint8_t zero_digest[QREP_DIGEST_SIZE];
@@ -98,7 +99,7 @@ static int check_fields(const struct qrep_frame_header *header, const struct qre
         return -EPROTO;
     if (header->kind != QREP_FRAME_RUNS && header->run_count)
         return -EPROTO;
-    if (header->kind != QREP_FRAME_FULL && header->first_leaf)
+    if (header->kind != QREP_FRAME_FULL && header->first_leaf && !(header->kind == QREP_FRAME_RUNS && (state->features & QREP_FEATURE_COPIES)))
         return -EPROTO;
     if (!packing_makes_sense(header, state->features))
         return -EPROTO;
@@ -113,7 +114,8 @@ static int check_fields(const struct qrep_frame_header *header, const struct qre
             return -EPROTO;
         if (header->run_count > qrep_granule_leaves(geometry, header->granule))
             return -EPROTO;
-        if (qrep_frame_bytes(header) > QREP_FRAME_DATA_MAX || qrep_frame_bytes(header) > qrep_granule_bytes(geometry, header->granule))
+        if (qrep_frame_leaf_bytes(header, geometry) > QREP_FRAME_DATA_MAX ||
+            qrep_frame_leaf_bytes(header, geometry) > qrep_granule_bytes(geometry, header->granule))
             return -EPROTO;
         return 0;
     case QREP_FRAME_ZERO:
@@ -150,29 +152,61 @@ int qrep_frame_check(const struct qrep_frame_header *header, struct qrep_wire_st
 uint64_t qrep_run_bytes(const struct qrep_geometry *geometry, uint64_t granule, const struct qrep_wire_run *run)
 {
     uint64_t offset = (uint64_t)run->first * geometry->leaf_size;
-    uint64_t size = (uint64_t)(run->count & ~QREP_RUN_ZERO) * geometry->leaf_size;
+    uint64_t size = (uint64_t)qrep_run_leaves(run) * geometry->leaf_size;
     uint64_t left = qrep_granule_bytes(geometry, granule) - offset;
     return size < left ? size : left;
 }
 
+/* Are these `count` leaves all of one data run of runs[0, end), which have been checked? Then they are whole, for others follow them. */
+static int carry_data(const struct qrep_wire_run *runs, uint32_t end, uint32_t first, uint32_t count)
+{
+    uint32_t low = 0, high = end; /* the last run that begins at or before `first` is before `high` */
+
+    while (low < high) {
+        uint32_t middle = low + (high - low) / 2;
+        if (runs[middle].first <= first)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    if (low == 0 || !qrep_run_has_data(&runs[low - 1]))
+        return 0;
+    return first + count <= runs[low - 1].first + runs[low - 1].count;
+}
+
+/* Run i of the table, which begins where the one before ends: may it? */
+static int differs_in_kind(const struct qrep_wire_run *before, const struct qrep_wire_run *run)
+{
+    const uint32_t kinds = QREP_RUN_ZERO | QREP_RUN_COPY;
+    if ((before->count & kinds) != (run->count & kinds))
+        return 1;
+    return (run->count & QREP_RUN_COPY) && qrep_run_from(before) + qrep_run_leaves(before) != qrep_run_from(run);
+}
+
 int qrep_runs_check(const struct qrep_frame_header *header, const struct qrep_wire_run *runs, const struct qrep_geometry *geometry)
 {
-    uint32_t leaves = qrep_granule_leaves(geometry, header->granule);
-    uint64_t data_size = 0;
-    uint32_t end = 0, kind = 0; /* of the run before */
+    uint32_t leaves = qrep_granule_leaves(geometry, header->granule), end = 0; /* of the run before */
+    uint64_t data_size = 0, copy_leaves = 0;
 
     for (uint32_t i = 0; i < header->run_count; i++) {
-        uint32_t first = runs[i].first, count = runs[i].count & ~QREP_RUN_ZERO, zero = runs[i].count & QREP_RUN_ZERO;
+        const struct qrep_wire_run *run = &runs[i];
+        uint32_t first = run->first, count = qrep_run_leaves(run);
         if (count == 0 || first < end || first >= leaves || count > leaves - first)
             return -EPROTO;
-        if (i && first == end && zero == kind)
+        if (i && first == end && !differs_in_kind(&runs[i - 1], run))
             return -EPROTO;
-        if (!zero)
-            data_size += qrep_run_bytes(geometry, header->granule, &runs[i]);
+        if (run->count & QREP_RUN_COPY) {
+            if ((run->count & QREP_RUN_ZERO) || qrep_run_bytes(geometry, header->granule, run) != (uint64_t)count * geometry->leaf_size)
+                return -EPROTO;
+            if (!carry_data(runs, i, qrep_run_from(run), count))
+                return -EPROTO;
+            copy_leaves += count;
+        } else if (!(run->count & QREP_RUN_ZERO)) {
+            data_size += qrep_run_bytes(geometry, header->granule, run);
+        }
         end = first + count;
-        kind = zero;
     }
-    return data_size == qrep_frame_bytes(header) ? 0 : -EPROTO;
+    return data_size == qrep_frame_bytes(header) && copy_leaves == header->copy_leaves ? 0 : -EPROTO;
 }
 
 struct manifest_record {

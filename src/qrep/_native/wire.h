@@ -17,8 +17,8 @@
 
 enum qrep_frame_kind {
     QREP_FRAME_FULL = 1, /* an aligned power-of-two run of leaves (the last of a device may be short); digest is its chaining value; no run table */
-    QREP_FRAME_RUNS = 2, /* a run table and the data of its non-zero runs, back to back; digest is BLAKE3 of the table followed by
-                            the chaining values of the leaves that carry data, in order */
+    QREP_FRAME_RUNS = 2, /* a run table and the data of its runs that carry any, back to back; digest is BLAKE3 of the table followed by
+                            the chaining values of the leaves that are not zero, copies included, in order */
     QREP_FRAME_ZERO = 3, /* `span` whole granules from `granule` on are all zero; no table, no data, digest zero */
     QREP_FRAME_END = 4,  /* nothing follows on this connection; the target answers with an END of its own when all is written */
 };
@@ -44,7 +44,10 @@ struct qrep_frame_header {
     uint64_t session;
     uint64_t sequence;   /* 0, 1, 2, ... on this connection, in each direction */
     uint32_t data_size;  /* bytes of data after the table, as they travel */
-    uint32_t first_leaf; /* FULL: index of the first leaf inside the granule */
+    union {
+        uint32_t first_leaf;  /* FULL: index of the first leaf inside the granule */
+        uint32_t copy_leaves; /* RUNS: leaves in copy runs; more than none only with QREP_FEATURE_COPIES */
+    };
     uint8_t digest[QREP_DIGEST_SIZE];
     uint8_t granule_value[QREP_DIGEST_SIZE]; /* valid with VALUE, else zero */
     uint32_t span;                           /* ZERO: granules, >= 1; PACKED: bytes of data once unpacked; else 0 */
@@ -66,12 +69,25 @@ static inline uint32_t qrep_frame_bytes(const struct qrep_frame_header *header)
 }
 
 #define QREP_RUN_ZERO 0x80000000u
+#define QREP_RUN_COPY 0x40000000u
+#define QREP_RUN_FROM_SHIFT 16
 
 struct qrep_wire_run {
-    uint32_t first; /* leaf index inside the granule; ascending, runs do not touch or overlap a run of the same kind */
-    uint32_t count; /* leaves, >= 1; with QREP_RUN_ZERO: they are zero and carry no data */
+    uint32_t first; /* leaf index inside the granule; ascending, runs do not overlap; two that touch differ in kind, or are copies from places that do not
+                       go on from each other */
+    uint32_t count; /* leaves, >= 1; with QREP_RUN_ZERO: they are zero and carry no data; with QREP_RUN_COPY: bits 0..15 leaves, bits 16..29 the
+                       leaf inside the granule that the first of them is a copy of, the others of those after it: whole leaves, all of one data
+                       run of this frame before this one */
 };
 _Static_assert(sizeof(struct qrep_wire_run) == 8, "run layout");
+
+/* Of a run that was checked. */
+static inline uint32_t qrep_run_leaves(const struct qrep_wire_run *run)
+{
+    return run->count & (run->count & QREP_RUN_COPY ? 0xffffu : ~QREP_RUN_ZERO);
+}
+static inline uint32_t qrep_run_from(const struct qrep_wire_run *run) { return run->count >> QREP_RUN_FROM_SHIFT & 0x3fffu; }
+static inline int qrep_run_has_data(const struct qrep_wire_run *run) { return !(run->count & (QREP_RUN_ZERO | QREP_RUN_COPY)); }
 
 /* What frames may use beyond the plain form of version 1: agreed on for the session (protocol/features.py), and refused where it was not. */
 #define QREP_FEATURE_COPIES 1u /* RUNS: leaves that are copies of leaves of the same frame */
@@ -94,6 +110,11 @@ static inline uint32_t qrep_granule_leaves(const struct qrep_geometry *g, uint64
 {
     return (uint32_t)((qrep_granule_bytes(g, granule) + g->leaf_size - 1) / g->leaf_size);
 }
+/* Bytes of the leaves that a FULL or RUNS frame brings, copies included: at most QREP_FRAME_DATA_MAX once the header was checked. */
+static inline uint64_t qrep_frame_leaf_bytes(const struct qrep_frame_header *header, const struct qrep_geometry *geometry)
+{
+    return qrep_frame_bytes(header) + (header->kind == QREP_FRAME_RUNS ? (uint64_t)header->copy_leaves * geometry->leaf_size : 0);
+}
 /* 0, or -EINVAL when the sizes are not as promised above or the volume is smaller than two leaves. */
 int qrep_geometry_check(const struct qrep_geometry *geometry);
 
@@ -115,8 +136,8 @@ void qrep_frame_seal(struct qrep_frame_header *header, struct qrep_wire_state *s
  * 0; -EBADMSG: tag, magic or version; -ESTALE: attempt, session, connection or sequence; -EPROTO: a field that makes no sense. */
 int qrep_frame_check(const struct qrep_frame_header *header, struct qrep_wire_state *state);
 
-/* Check a run table of header->run_count entries against the header and the geometry, before any run is used: order, bounds, and that the data of its
- * non-zero runs is exactly qrep_frame_bytes(). 0 or -EPROTO. */
+/* Check a run table of header->run_count entries against the header and the geometry, before any run is used: order, bounds, that the data of its data
+ * runs is exactly qrep_frame_bytes(), that its copies are header->copy_leaves, and what each is a copy of. 0 or -EPROTO. */
 int qrep_runs_check(const struct qrep_frame_header *header, const struct qrep_wire_run *runs, const struct qrep_geometry *geometry);
 
 /* Bytes of data run `run` of `granule` stands for (its last leaf may be the short one of the device). */

@@ -19,6 +19,8 @@ cdef extern from "wire.h" nogil:
     uint32_t QREP_FEATURE_COPIES
     uint32_t QREP_FEATURE_ZSTD
     uint32_t QREP_RUN_ZERO  # beyond the range of a C enum
+    uint32_t QREP_RUN_COPY
+    uint32_t QREP_RUN_FROM_SHIFT
     uint32_t QREP_FRAME_ANSWER
 
     struct qrep_frame_header:
@@ -33,6 +35,7 @@ cdef extern from "wire.h" nogil:
         uint64_t sequence
         uint32_t data_size
         uint32_t first_leaf
+        uint32_t copy_leaves
         uint8_t *digest
         uint8_t *granule_value
         uint32_t span
@@ -62,6 +65,8 @@ cdef extern from "wire.h" nogil:
     uint64_t qrep_granule_bytes(const qrep_geometry *geometry, uint64_t granule)
     uint32_t qrep_granule_leaves(const qrep_geometry *geometry, uint64_t granule)
     int qrep_geometry_check(const qrep_geometry *geometry)
+    uint32_t qrep_run_leaves(const qrep_wire_run *run)
+    uint32_t qrep_run_from(const qrep_wire_run *run)
     void qrep_frame_seal(qrep_frame_header *header, qrep_wire_state *state)
     int qrep_frame_check(const qrep_frame_header *header, qrep_wire_state *state)
     int qrep_runs_check(const qrep_frame_header *header, const qrep_wire_run *runs, const qrep_geometry *geometry)

@@ -23,12 +23,13 @@ DATA_MAX = QREP_FRAME_DATA_MAX
 RUNS_MAX = QREP_FRAME_RUNS_MAX
 FULL, RUNS, ZERO, END = QREP_FRAME_FULL, QREP_FRAME_RUNS, QREP_FRAME_ZERO, QREP_FRAME_END
 LAST, VALUE, PARTS, PACKED = QREP_FRAME_LAST, QREP_FRAME_VALUE, QREP_FRAME_PARTS, QREP_FRAME_PACKED
-RUN_ZERO = QREP_RUN_ZERO
+RUN_ZERO, RUN_COPY = QREP_RUN_ZERO, QREP_RUN_COPY
 ANSWER = QREP_FRAME_ANSWER  # in the connection number of what the target says
 
 # value: the granule's chaining value once the frame is applied, or None. span: granules of a ZERO frame; bytes once unpacked of a PACKED one.
-Frame = namedtuple("Frame", "kind flags granule first_leaf run_count data_size span digest value sequence")
-Run = namedtuple("Run", "first count zero")
+# copy_leaves: leaves of a RUNS frame that are copies.
+Frame = namedtuple("Frame", "kind flags granule first_leaf run_count data_size span digest value sequence copy_leaves")
+Run = namedtuple("Run", "first count zero copy_of", defaults=(None,))  # copy_of: the leaf that the first is a copy of, or None
 
 
 class FrameDamaged(ValueError):
@@ -168,7 +169,7 @@ cdef class FrameWriter:
         return (<const uint8_t *>&header)[:sizeof(header)]
 
     def runs(self, uint64_t granule, runs, uint32_t data_size, digest, unsigned flags=0, value=None, uint32_t packed=0):
-        """The header and run table of a frame. runs: (first, count, zero) in leaves, ascending."""
+        """The header and run table of a frame. runs: (first, count, zero) or a Run each, in leaves, ascending."""
         cdef qrep_frame_header header
         cdef qrep_wire_run *table
         cdef size_t count, i
@@ -183,11 +184,16 @@ cdef class FrameWriter:
         if table == NULL:
             raise MemoryError()
         try:
-            for i, (first, leaves, zero) in enumerate(runs):
-                if not 0 < leaves < QREP_RUN_ZERO:
+            for i, (first, leaves, zero, copy_of) in enumerate(Run(*run) for run in runs):
+                if not 0 < leaves < (QREP_RUN_COPY if copy_of is None else 1 << QREP_RUN_FROM_SHIFT):
                     raise FrameInvalid(f"runs: a run of {leaves} leaves")
                 table[i].first = first
                 table[i].count = leaves | (QREP_RUN_ZERO if zero else 0)
+                if copy_of is not None:
+                    if not 0 <= copy_of < 1 << 14:
+                        raise FrameInvalid(f"runs: a copy of leaf {copy_of}")
+                    table[i].count |= QREP_RUN_COPY | <uint32_t>copy_of << QREP_RUN_FROM_SHIFT
+                    header.copy_leaves += <uint32_t>leaves
             self.seal(&header, table, digest, flags, value, packed)
             return (<const uint8_t *>&header)[:sizeof(header)] + (<const uint8_t *>table)[:count * sizeof(qrep_wire_run)]
         finally:
@@ -211,7 +217,7 @@ cdef class FrameWriter:
 
 
 cdef class FrameReader:
-    """Checks the frames of one direction of one connection, in sequence. After an error the connection is to be closed."""
+    """Checks the frames of one direction of one connection, in sequence. After an error the connection is to be closed. features: as of FrameWriter."""
 
     def __init__(self, Geometry geometry not None, uint64_t attempt, uint64_t session, uint32_t connection, bytes key not None, features=()):
         fill_state(&self.state, geometry, attempt, session, connection, key, features)
@@ -240,8 +246,9 @@ cdef class FrameReader:
                 f"span {header.span} make no sense for {self.state.geometry.size} bytes in leaves of "
                 f"{self.state.geometry.leaf_size} and granules of {self.state.geometry.granule_size}")
         value = header.granule_value[:DIGEST_SIZE] if header.flags & QREP_FRAME_VALUE else None
-        return Frame(header.kind, header.flags, header.granule, header.first_leaf, header.run_count, header.data_size,
-                     header.span, header.digest[:DIGEST_SIZE], value, header.sequence)
+        is_runs = header.kind == QREP_FRAME_RUNS
+        return Frame(header.kind, header.flags, header.granule, 0 if is_runs else header.first_leaf, header.run_count, header.data_size,
+                     header.span, header.digest[:DIGEST_SIZE], value, header.sequence, header.copy_leaves if is_runs else 0)
 
     def runs(self, frame, data):
         """The run table of a RUNS frame, `frame` as header() gave it: a list of Run. Raises FrameInvalid."""
@@ -256,6 +263,7 @@ cdef class FrameReader:
         memset(&header, 0, sizeof(header))
         header.granule, header.run_count, header.data_size = frame.granule, frame.run_count, frame.data_size
         header.flags, header.span = frame.flags, frame.span
+        header.copy_leaves = frame.copy_leaves
         view_bytes(data, &view, False, "runs")
         try:
             if <size_t>view.len != header.run_count * sizeof(qrep_wire_run):
@@ -266,10 +274,10 @@ cdef class FrameReader:
             memcpy(table, view.buf, view.len)
             if qrep_runs_check(&header, table, &self.state.geometry):
                 raise FrameInvalid(
-                    f"frame {frame.sequence}: runs that overlap, leave granule {frame.granule} or do not carry "
-                    f"{qrep_frame_bytes(&header)} bytes")
-            return [Run(table[i].first, table[i].count & ~QREP_RUN_ZERO, bool(table[i].count & QREP_RUN_ZERO))
-                    for i in range(header.run_count)]
+                    f"frame {frame.sequence}: runs that overlap, leave granule {frame.granule}, copy what is not there or do not "
+                    f"carry {qrep_frame_bytes(&header)} bytes")
+            return [Run(table[i].first, qrep_run_leaves(&table[i]), bool(table[i].count & QREP_RUN_ZERO),
+                        qrep_run_from(&table[i]) if table[i].count & QREP_RUN_COPY else None) for i in range(header.run_count)]
         finally:
             free(table)
             PyBuffer_Release(&view)
