@@ -27,7 +27,7 @@ static void compress(uint32_t value[8], const uint8_t block[BLOCK_SIZE], uint64_
 #define G(a, b, c, d, x, y) \
     s[a] += s[b] + m[x]; s[d] = rotate_right(s[d] ^ s[a], 16); s[c] += s[d]; s[b] = rotate_right(s[b] ^ s[c], 12); \
     s[a] += s[b] + m[y]; s[d] = rotate_right(s[d] ^ s[a], 8); s[c] += s[d]; s[b] = rotate_right(s[b] ^ s[c], 7);
-    BLAKE3_ROUNDS(G)
+    BLAKE3_ROUNDS(BLAKE3_ONE_BY_ONE)
 #undef G
     for (int i = 0; i < 8; i++)
         value[i] = s[i] ^ s[i + 8];

@@ -68,18 +68,23 @@ extern const struct qrep_blake3_kernel qrep_blake3_scalar;
 /* The kernel in use (blake3_select.c). */
 extern const struct qrep_blake3_kernel *qrep_blake3_kernel;
 
-/* The seven rounds as calls of G(a, b, c, d, x, y): state words a..d, message words x and y. */
-#define BLAKE3_ROUND(G, m0, m1, m2, m3, m4, m5, m6, m7, m8, m9, m10, m11, m12, m13, m14, m15) \
-    G(0, 4, 8, 12, m0, m1) G(1, 5, 9, 13, m2, m3) G(2, 6, 10, 14, m4, m5) G(3, 7, 11, 15, m6, m7) \
-    G(0, 5, 10, 15, m8, m9) G(1, 6, 11, 12, m10, m11) G(2, 7, 8, 13, m12, m13) G(3, 4, 9, 14, m14, m15)
-#define BLAKE3_ROUNDS(G) \
-    BLAKE3_ROUND(G, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15) \
-    BLAKE3_ROUND(G, 2, 6, 3, 10, 7, 0, 4, 13, 1, 11, 12, 5, 9, 14, 15, 8) \
-    BLAKE3_ROUND(G, 3, 4, 10, 12, 13, 2, 7, 14, 6, 5, 9, 0, 11, 15, 8, 1) \
-    BLAKE3_ROUND(G, 10, 7, 12, 9, 14, 3, 13, 15, 4, 0, 11, 2, 5, 8, 1, 6) \
-    BLAKE3_ROUND(G, 12, 13, 9, 11, 15, 10, 14, 8, 7, 2, 5, 3, 0, 1, 6, 4) \
-    BLAKE3_ROUND(G, 9, 14, 11, 5, 8, 12, 15, 1, 13, 3, 0, 10, 2, 6, 4, 7) \
-    BLAKE3_ROUND(G, 11, 15, 5, 0, 1, 9, 8, 6, 14, 10, 2, 12, 3, 4, 7, 13)
+/* The seven rounds as calls of FOUR(b0..b3, c0..c3, d0..d3, x0, y0, .. x3, y3): a column or a diagonal step, that is
+ * G(a, b, c, d, x, y) four times, of state words a = 0..3, b, c, d and message words x and y. */
+#define BLAKE3_ROUND(FOUR, m0, m1, m2, m3, m4, m5, m6, m7, m8, m9, m10, m11, m12, m13, m14, m15) \
+    FOUR(4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, m0, m1, m2, m3, m4, m5, m6, m7) \
+    FOUR(5, 6, 7, 4, 10, 11, 8, 9, 15, 12, 13, 14, m8, m9, m10, m11, m12, m13, m14, m15)
+#define BLAKE3_ROUNDS(FOUR) \
+    BLAKE3_ROUND(FOUR, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15) \
+    BLAKE3_ROUND(FOUR, 2, 6, 3, 10, 7, 0, 4, 13, 1, 11, 12, 5, 9, 14, 15, 8) \
+    BLAKE3_ROUND(FOUR, 3, 4, 10, 12, 13, 2, 7, 14, 6, 5, 9, 0, 11, 15, 8, 1) \
+    BLAKE3_ROUND(FOUR, 10, 7, 12, 9, 14, 3, 13, 15, 4, 0, 11, 2, 5, 8, 1, 6) \
+    BLAKE3_ROUND(FOUR, 12, 13, 9, 11, 15, 10, 14, 8, 7, 2, 5, 3, 0, 1, 6, 4) \
+    BLAKE3_ROUND(FOUR, 9, 14, 11, 5, 8, 12, 15, 1, 13, 3, 0, 10, 2, 6, 4, 7) \
+    BLAKE3_ROUND(FOUR, 11, 15, 5, 0, 1, 9, 8, 6, 14, 10, 2, 12, 3, 4, 7, 13)
+
+/* FOUR as one G after the other; G is the user's. */
+#define BLAKE3_ONE_BY_ONE(b0, b1, b2, b3, c0, c1, c2, c3, d0, d1, d2, d3, x0, y0, x1, y1, x2, y2, x3, y3) \
+    G(0, b0, c0, d0, x0, y0) G(1, b1, c1, d1, x1, y1) G(2, b2, c2, d2, x2, y2) G(3, b3, c3, d3, x3, y3)
 
 /* Lanes picked by number from the concatenation a:b. gcc has its own spelling until version 12. */
 #if defined(__clang__)

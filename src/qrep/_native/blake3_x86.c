@@ -62,6 +62,18 @@ TARGET_END
 
 /* ---- AVX2 ---- */
 TARGET("avx2")
+#define V v4
+#define L 4
+#define FN(name) name##_avx2x4
+#define ROT16(v) ((v4)_mm_shuffle_epi8((__m128i)(v), _mm_set_epi8(BYTES_ROT16)))
+#define ROT12(v) SHIFTED(v, 12)
+#define ROT8(v) ((v4)_mm_shuffle_epi8((__m128i)(v), _mm_set_epi8(BYTES_ROT8)))
+#define ROT7(v) SHIFTED(v, 7)
+#define LOAD(m, p, stride) load4_sse41(m, p, stride)
+#define EVEN(a, b) EVEN4(a, b)
+#define ODD(a, b) ODD4(a, b)
+#include "blake3_kernel.inc"
+
 INLINE_LOAD load8_avx2(v8 m[16], const uint8_t *data, size_t stride)
 {
     for (int half = 0; half < 2; half++) {
@@ -87,7 +99,7 @@ INLINE_LOAD load8_avx2(v8 m[16], const uint8_t *data, size_t stride)
 #define V v8
 #define L 8
 #define FN(name) name##_avx2
-#define HALF(name) name##_sse41
+#define HALF(name) name##_avx2x4
 #define HALF_V v4
 #define ROT16(v) ((v8)_mm256_shuffle_epi8((__m256i)(v), _mm256_set_epi8(BYTES_ROT16, BYTES_ROT16)))
 #define ROT12(v) SHIFTED(v, 12)
@@ -129,6 +141,7 @@ INLINE_LOAD load16_avx512(v16 m[16], const uint8_t *data, size_t stride)
 #define V v4
 #define L 4
 #define FN(name) name##_avx512x4
+#define SIDE_BY_SIDE
 #define ROT16(v) ((v4)_mm_ror_epi32((__m128i)(v), 16))
 #define ROT12(v) ((v4)_mm_ror_epi32((__m128i)(v), 12))
 #define ROT8(v) ((v4)_mm_ror_epi32((__m128i)(v), 8))
@@ -179,7 +192,7 @@ const struct qrep_blake3_kernel qrep_blake3_sse41 = {
     "sse41", has_sse41, {WIDTH(4, sse41)},
 };
 const struct qrep_blake3_kernel qrep_blake3_avx2 = {
-    "avx2", has_avx2, {WIDTH(8, avx2), WIDTH(4, sse41)},
+    "avx2", has_avx2, {WIDTH(8, avx2), WIDTH(4, avx2x4)},
 };
 const struct qrep_blake3_kernel qrep_blake3_avx512 = {
     "avx512", has_avx512, {WIDTH(16, avx512),
