@@ -6,7 +6,7 @@ import platform
 import subprocess
 from pathlib import Path
 
-from measure import DEVICE_SIZE, FULL, MIB, QUIET, ROUNDS, huge_pages
+from measure import DEVICE_SIZE, FIO_HUGE, FULL, MIB, QUIET, ROUNDS, ROWS
 
 HERE = Path(__file__).parent
 STARTED = datetime.datetime.now(datetime.UTC)
@@ -98,7 +98,8 @@ def machine():
         ("kernel", platform.release()), ("Python", platform.python_version()),
         ("congestion control by default", Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip()),
         ("date", f"{STARTED:%Y-%m-%d %H:%M} UTC, {minutes:.0f} min"), ("commit", commit()), ("load average at the start, and at the end", f"{start}; {end}"),
-        ("devices", f"1 to 2 GiB, medians of {ROUNDS} rounds" if FULL else f"{DEVICE_SIZE // MIB} MiB, one round: nothing to judge by"), ("fio's buffers", "4 KiB pages (fio as it comes)" + (", and huge pages where a row says so" if huge_pages() else "")),
+        ("devices", f"1 to 2 GiB, medians of {ROUNDS} rounds" if FULL else f"{DEVICE_SIZE // MIB} MiB, one round: nothing to judge by"),
+        ("fio's buffers", "4 KiB pages (fio as it comes)" + (", and huge pages where a row says so" if any(row.bars[1] == FIO_HUGE for row in ROWS) else "; no huge pages here")),
     ]  # fmt: skip
 
 

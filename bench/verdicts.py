@@ -31,7 +31,7 @@ def held(sessions):
 def section(sessions):
     """The text about them for RESULTS.md."""
     when = "; ".join(f"{session.started[:16].replace('T', ' ')} UTC, commit {dict(session.machine)['commit']}" for session in sessions)
-    lines = held([session for session in sessions])
+    lines = held(sessions)
     judged = [line for line in lines if line[0] and line[5]]
     all_of_them = [line for line in judged if line[5].split(" of ")[0] == line[5].split(" of ")[1]]
     return (
