@@ -23,6 +23,8 @@ POINTS = {
     "map-forget-before": "a map that does not describe the target is about to go",
     "map-replace-before": "a verify found the target to hold something else; the map is about to say so",
     "map-replace-durable": "and does",
+    "map-values-before": "the root was told; the values of zeroes computed for it are about to be noted in the map",
+    "map-values-durable": "and are",
     "map-checkpoint-before": "what an initial run has applied is about to be noted",
     "map-checkpoint-durable": "and is",
     "undo-create-before": "an undo file is about to be made",

@@ -32,6 +32,13 @@ def _state_class(wanted):
 
 _UNKNOWN_RUN = _state_class(lambda state: state & STATE_MASK == STATE_UNKNOWN)
 _BARE_ZERO_RUN = _state_class(lambda state: state & STATE_MASK == STATE_ZERO and not state & STATE_VALUE)
+_KNOWN_BITS = STATE_MASK | STATE_SLOT | STATE_VALUE | STATE_PAGE
+_NO_STATE = _state_class(
+    lambda state: state & ~_KNOWN_BITS
+    or state & STATE_MASK > STATE_ZERO
+    or (state & STATE_MASK == STATE_HASHED and not state & STATE_VALUE)
+    or (state & STATE_MASK == STATE_UNKNOWN and state & STATE_VALUE)
+)
 # What a state means to the other side: its kind, and whether the value is known; slots and pages are our own affair.
 SHARED_STATE = bytes(state & (STATE_MASK | STATE_VALUE) for state in range(256))
 
@@ -45,14 +52,31 @@ def has_unknown(states):
     return _UNKNOWN_RUN.search(states) is not None
 
 
+def are_states(states):
+    """Whether every byte is one that a state can be (disk.h)."""
+    return _NO_STATE.search(states) is None
+
+
+def lacks_values(states):
+    """Whether there is a zero granule whose value was never computed."""
+    return _BARE_ZERO_RUN.search(states) is not None
+
+
+def can_fill(geometry, states, limit):
+    """Whether every value is known, or would be once at most `limit` bytes of zeroes are hashed."""
+    missing = sum(run.end() - run.start() for run in _BARE_ZERO_RUN.finditer(states))
+    return missing * geometry.granule_size <= limit and not has_unknown(states)
+
+
 def fill_zero_values(geometry, states, values, limit=ZERO_FILL_LIMIT):
     """Compute the value of every zero granule that has none, on all cores; mark them in `states`.
 
     Returns False, and leaves both alone, if that would be more than `limit` bytes of zeroes to hash.
     """
-    missing = [granule for run in _BARE_ZERO_RUN.finditer(states) for granule in range(*run.span())]
-    if len(missing) * geometry.granule_size > limit:
+    spans = [run.span() for run in _BARE_ZERO_RUN.finditer(states)]
+    if sum(end - first for first, end in spans) * geometry.granule_size > limit:
         return False
+    missing = [granule for span in spans for granule in range(*span)]
 
     def fill(granule):
         size = geometry.granule_bytes(granule)

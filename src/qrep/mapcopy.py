@@ -3,6 +3,8 @@
 import errno
 import os
 
+from qrep import mapvalues
+
 PIECE = 1 << 20
 
 
@@ -31,7 +33,8 @@ def content_of(source, target):
     """(states, values) of `source` for the map `target`, whose leaf pages become those of `source`. Nothing is durable yet."""
     if source is not target:
         copy_leaves(source, target)
-    return bytearray(source.states), bytearray(source.values)
+    states = bytearray(source.states)
+    return states, mapvalues.copied(states, source.values)
 
 
 def become(target, tag, source):

@@ -5,14 +5,20 @@ value that BLAKE3 gives it; a granule is its value, or the word that it is all z
 granules, so that nobody must hash zeroes to tell the root of a large empty volume. Every node is 32 bytes and a kind.
 """
 
+import re
+
+from qrep import mapvalues
 from qrep._native import hasher
-from qrep._native.disk import STATE_MASK, STATE_UNKNOWN, STATE_ZERO
+from qrep._native.disk import STATE_HASHED, STATE_MASK, STATE_UNKNOWN, STATE_VALUE, STATE_ZERO
 
 DIGEST_SIZE = 32
 UNKNOWN, HASHED, ZERO = 0, 1, 2  # kinds of a node
 STEP = 4  # levels of one question: 16 children of every node that differs
 NODES_MAX = 256  # of one question
 _KINDS = bytes(state & STATE_MASK if state & STATE_MASK <= ZERO else UNKNOWN for state in range(256))
+# Of those whose value is what they are told apart by: also where a list of kinds is given, which does not say that it is known.
+_WITH_VALUE = bytes(STATE_VALUE if state & STATE_VALUE or state & STATE_MASK == STATE_HASHED else 0 for state in range(256))
+_ZEROES_WITH_VALUE = re.compile(b"[" + b"".join(re.escape(bytes([s])) for s in range(256) if s & STATE_MASK == STATE_ZERO and s & STATE_VALUE) + b"]+", re.DOTALL)
 assert (STATE_UNKNOWN, STATE_ZERO) == (UNKNOWN, ZERO)
 
 
@@ -21,10 +27,10 @@ class MapTree:
 
     def __init__(self, geometry, states, values, page):
         self.geometry, self._page = geometry, page
-        self.kinds, self.values = bytearray(bytes(states).translate(_KINDS)), bytearray(values)
-        granule = -1
-        while (granule := self.kinds.find(ZERO, granule + 1)) >= 0:  # whether the value of a zero granule was ever computed is nobody's affair
-            self.values[granule * DIGEST_SIZE : (granule + 1) * DIGEST_SIZE] = bytes(DIGEST_SIZE)
+        self.kinds = bytearray(bytes(states).translate(_KINDS))
+        self.values = mapvalues.copied(bytes(states).translate(_WITH_VALUE), values)
+        for run in _ZEROES_WITH_VALUE.finditer(states):  # whether the value of a zero granule was ever computed is nobody's affair
+            self.values[run.start() * DIGEST_SIZE : run.end() * DIGEST_SIZE] = bytes((run.end() - run.start()) * DIGEST_SIZE)
         self.leaves = -(-geometry.size // geometry.leaf_size)
         self.granule_level = (geometry.granule_size // geometry.leaf_size).bit_length() - 1
         self.top = max(self.granule_level, (self.leaves - 1).bit_length())
@@ -56,10 +62,10 @@ class MapTree:
         if level >= self.granule_level:
             first = index << (level - self.granule_level)
             end = min(first + (1 << (level - self.granule_level)), len(self.kinds))
-            values = self.values[first * DIGEST_SIZE : end * DIGEST_SIZE]
             if level == self.granule_level:
-                return self.kinds[first], bytes(values)
-            return HASHED, hasher.hash(bytes(self.kinds[first:end]) + bytes(values))
+                return self.kinds[first], self.values[first * DIGEST_SIZE : end * DIGEST_SIZE]
+            with memoryview(self.kinds) as kinds, memoryview(self.values) as values:
+                return HASHED, hasher.hash_parts(kinds[first:end], values[first * DIGEST_SIZE : end * DIGEST_SIZE])
         granule = self.granule_of(level, index)
         if self.kinds[granule] == ZERO:
             return ZERO, bytes(DIGEST_SIZE)

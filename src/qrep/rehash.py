@@ -200,7 +200,7 @@ def own_page(tree, granule):
 
 def tree_of(digest_map, known=True):
     """The MapTree of a DigestMap, which goes on reading its pages. known False: the map does not describe what is there."""
-    states, values, geometry, leaves_fd = bytes(digest_map.states), bytes(digest_map.values), digest_map.geometry, digest_map.leaves_fd
+    states, values, geometry, leaves_fd = bytes(digest_map.states), digest_map.values, digest_map.geometry, digest_map.leaves_fd
     if not known:
         states = bytes(len(states))
 

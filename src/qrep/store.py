@@ -137,7 +137,8 @@ class Directory:
             os.close(descriptor)
 
     def write(self, name, *parts):
-        """Replace `name` by the bytes of `parts`, atomically and durably: after a crash it is the old or the new one.
+        """Replace `name` by the bytes of `parts`, atomically and durably: after a crash it is the old or the new one. A part that is a number stands
+        for so many zeroes, of which a hole is made.
 
         Raises OSError (full, read-only); then the old one is still there.
         """
@@ -145,7 +146,10 @@ class Directory:
         descriptor = self.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         try:
             for part in parts:
-                write_all(descriptor, part)
+                if isinstance(part, int):
+                    os.ftruncate(descriptor, os.lseek(descriptor, part, os.SEEK_CUR))
+                else:
+                    write_all(descriptor, part)
             crashpoint("store-write-unflushed")
             flush(descriptor, f"{self.path}/{name}")
         except OSError:

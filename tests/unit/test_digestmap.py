@@ -1,13 +1,14 @@
 """The digest map: it survives a restart, follows commits and nothing else, and is not believed when anything is wrong."""
 
 import os
+import random
 import subprocess
 import sys
 
 import blake3
 import pytest
 
-from qrep import digesttree
+from qrep import digesttree, mapvalues
 from qrep._native import disk, hasher
 from qrep._native.wire import Geometry
 from qrep.digestmap import DigestMap
@@ -197,7 +198,7 @@ def test_a_checkpoint_counts_only_for_its_own_generation(opened, image, geometry
 
 CRASHES = {
     "map-pending-before": FIRST, "map-pending-durable": FIRST, "map-fold-before": FIRST, "store-rename-before": FIRST,
-    "map-fold-durable": SECOND,
+    "map-fold-durable": SECOND, "map-values-before": SECOND, "map-values-durable": SECOND,
 }  # fmt: skip
 
 
@@ -210,8 +211,81 @@ from qrep._native.wire import Geometry
 found = DigestMap({str(tmp_path / "map")!r}, Geometry({len(image)}, {LEAF}, {GRANULE}), {VOLUME!r})
 found.write_pending({SECOND!r}, {FIRST!r}, 2, found.states, found.values)
 found.fold({SECOND!r})
+if {point!r}.startswith("map-values"):
+    assert found.root()
+    found.keep_values()
 """
     died = subprocess.run([sys.executable, "-c", program], env={**os.environ, "QREP_CRASH": f"{point}:1"})
     assert died.returncode == -9
     found = opened()
-    assert found.tag == expected and (found.states, found.values) == describe(image, geometry)
+    states, values = describe(image, geometry)
+    if point == "map-values-durable":
+        states[2] |= disk.STATE_VALUE  # that of the zero granule, and with it the root
+        values[64:96] = hasher.zero_subtree(GRANULE, 2 * GRANULE, LEAF)
+        assert found.root_value == blake3.blake3(image).digest()
+    assert found.tag == expected and (found.states, found.values) == (states, values)
+
+
+def test_a_map_made_of_what_changed_is_believed_and_tells_the_root(opened, tmp_path):
+    """Generation after generation, with states, values and marks as the lanes of a run leave them, over blocks of 2048 granules."""
+    small, size = 8192, 5000 * 8192
+    geometry = Geometry(size, LEAF, small)
+    data, drawn = bytearray(size), random.Random(5)
+    found = opened(geometry=geometry)
+    states, values, base = bytearray([ZERO]) * 5000, mapvalues.empty(5000), disk.ZERO_ID
+    for number in range(1, 8):
+        marked = bytearray(5000)
+        for granule in drawn.sample(range(5000), 3):
+            piece = drawn.randbytes(small)
+            data[granule * small : (granule + 1) * small] = piece
+            values[granule * 32 : granule * 32 + 32] = hasher.subtree(piece, granule * small, LEAF)
+            states[granule], marked[granule] = HASHED, 2
+        new = bytes([number]) * 16
+        content = found.following(new, base, number, states, values, marked=marked, zeroes=size if number % 2 else None)
+        found.write(content)
+        found.fold(new)
+        assert found.root() == blake3.blake3(data).digest()
+        found = opened(geometry=geometry)
+        assert found.reason == "" and (found.tag, found.states) == (new, content.states) and found.values[:] == content.values[:]
+        assert found.digest == disk.map_digest(found.states, found.values)
+        states, base = bytearray(found.states), new
+        values = mapvalues.copied(states, found.values)
+
+
+def test_a_root_that_was_told_does_not_spoil_the_generation_after_it(opened, image, geometry):
+    """root() computes the value of a zero granule, which the map's file does not have; what follows is made of what has changed since."""
+    found = committed(opened, image, geometry)
+    assert found.root() is not None
+    states, values = bytearray(found.states), mapvalues.copied(found.states, found.values)
+    found.write(found.following(SECOND, FIRST, 2, states, values, marked=bytearray(6)))
+    again = opened()
+    assert again.pending.tag == SECOND and again.pending.states == states
+
+
+def test_values_where_no_granule_has_one_are_read_and_dropped(opened, image, geometry, tmp_path):
+    """As checkpoints of earlier versions had them."""
+    committed(opened, image, geometry).close()
+    states, values = bytearray(6), bytearray(b"\7" * 192)
+    header = disk.MapHeader(
+        volume_id=VOLUME, tag=FIRST, size=geometry.size, leaf_size=LEAF, granule_size=GRANULE, granules=6, digest=disk.map_digest(states, values),
+    )  # fmt: skip
+    (tmp_path / "map" / "root").write_bytes(header.pack() + states + bytes(26) + values)
+    found = opened()
+    assert found.tag == FIRST and found.values[:] == bytes(192)
+    found.write(found.following(SECOND, FIRST, 2, bytearray(states), mapvalues.copied(states, found.values), marked=bytearray(6)))
+    assert opened().pending.tag == SECOND
+
+
+def test_the_map_of_a_sparse_volume_takes_little_room(opened, tmp_path):
+    size = 4 << 40  # half a million granules of 8 MiB: 16.5 MiB of states and values
+    found = opened(geometry=Geometry(size, LEAF, 8 << 20))
+    states, values = bytearray([ZERO]) * (size >> 23), mapvalues.empty(size >> 23)
+    states[77777] = HASHED
+    values[77777 * 32 : 77778 * 32] = bytes(range(32))
+    found.write_pending(FIRST, disk.ZERO_ID, 1, states, values)
+    found.fold(FIRST)
+    status = os.stat(tmp_path / "map" / "root")
+    assert status.st_size == disk.map_size(size >> 23) and status.st_blocks * 512 < 1 << 20
+    again = opened(geometry=Geometry(size, LEAF, 8 << 20))
+    assert again.tag == FIRST and again.value(77777) == bytes(range(32))
+    assert not again.root(), "4 TiB of zeroes are not hashed for it"

@@ -4,7 +4,7 @@ import pytest
 
 from qrep._native.wire import Geometry
 from qrep.extents import Extent
-from qrep.source.spans import SAMPLE_LEAST, left_out, sample, spans_of, spans_of_extents
+from qrep.source.spans import SAMPLE_LEAST, left_out, ranges, sample, spans_of, spans_of_extents
 
 LEAF, GRANULE = 4096, 64 << 10
 GEOMETRY = Geometry(9 * GRANULE + 5 * LEAF + 512, LEAF, GRANULE)
@@ -38,8 +38,10 @@ def test_any_list_of_extents_names_the_leaves_that_it_touches(random_source, see
     # What is left out of any granules is the rest of their leaves, whether they are asked for together or alone.
     granules = sorted(random_source.sample(range(10), 6))
     inside = {leaf for leaf in range(LEAVES) if leaf // PER_GRANULE in granules}
-    assert leaves_of(left_out(spans, granules, GEOMETRY)) == inside - wanted
-    assert set().union(*(leaves_of(left_out(spans, [granule], GEOMETRY)) for granule in granules)) == inside - wanted
+    mask = bytes(granule in granules for granule in range(10))
+    assert [granule for first, end in ranges(mask) for granule in range(first, end)] == granules
+    assert leaves_of(left_out(spans, ranges(mask), GEOMETRY)) == inside - wanted
+    assert set().union(*(leaves_of(left_out(spans, [(granule, granule + 1)], GEOMETRY)) for granule in granules)) == inside - wanted
 
 
 @pytest.mark.parametrize("pairs", [[(5, 5)], [(3, 2)], [(9, 12), (1, 2)], [(LEAVES, LEAVES + 1)]])
@@ -50,7 +52,7 @@ def test_what_is_no_ascending_list_is_refused(pairs):
 
 def test_nothing_named_leaves_everything():
     spans = spans_of_extents([], GEOMETRY)
-    assert not any(spans.touched) and leaves_of(left_out(spans, range(10), GEOMETRY)) == set(range(LEAVES))
+    assert not any(spans.touched) and leaves_of(left_out(spans, [(0, 10)], GEOMETRY)) == set(range(LEAVES))
 
 
 def test_of_little_that_was_named_no_more_than_a_bounded_part_is_read_beside_it():

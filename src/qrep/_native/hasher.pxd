@@ -17,3 +17,11 @@ cdef extern from "blake3.h" nogil:
     void qrep_blake3_keyed(const uint8_t *key, const void *data, size_t size, uint8_t *digest)
     void qrep_blake3_zero_subtree(uint64_t size, uint64_t offset, size_t leaf_size, uint8_t *leaves, uint8_t *value)
     int qrep_blake3_self_test()
+
+
+cdef extern from "hashstream.h" nogil:
+    struct qrep_hashstream:
+        uint64_t pieces
+    void qrep_hashstream_start(qrep_hashstream *stream)
+    void qrep_hashstream_add(qrep_hashstream *stream, const void *data, size_t size)
+    void qrep_hashstream_end(qrep_hashstream *stream, uint8_t *digest)

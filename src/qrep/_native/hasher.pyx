@@ -63,6 +63,21 @@ def hash(data):
     return digest[:DIGEST_SIZE]
 
 
+def hash_parts(*parts):
+    """Plain BLAKE3 of buffers one after the other, without putting them together."""
+    cdef Py_buffer view
+    cdef qrep_hashstream stream
+    cdef uint8_t digest[DIGEST_SIZE]
+    qrep_hashstream_start(&stream)
+    for part in parts:
+        view_bytes(part, &view, False, "part")
+        with nogil:
+            qrep_hashstream_add(&stream, view.buf, view.len)
+        PyBuffer_Release(&view)
+    qrep_hashstream_end(&stream, digest)
+    return digest[:DIGEST_SIZE]
+
+
 def keyed(bytes key not None, data):
     """Keyed BLAKE3 of `data` with a key of 32 bytes."""
     cdef Py_buffer view

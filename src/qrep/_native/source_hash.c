@@ -42,8 +42,9 @@ int source_zero(struct source_lane *lane, uint64_t granule, int unknown)
     if ((base_state(lane, granule, unknown) & QREP_STATE_MASK) == QREP_STATE_ZERO)
         return 0;
     /* As the target will have it, without a value: the manifest is over both (R7). */
+    if (base->fresh_states[granule] & QREP_STATE_VALUE) /* else there is none to clear, and its memory is left alone */
+        memset(base->fresh_values + granule * QREP_DIGEST_SIZE, 0, QREP_DIGEST_SIZE);
     base->fresh_states[granule] = QREP_STATE_ZERO;
-    memset(base->fresh_values + granule * QREP_DIGEST_SIZE, 0, QREP_DIGEST_SIZE);
     source_count(&base->counters.changed, size);
     if (!is_scan_only(lane))
         announce_zero(lane, granule);

@@ -70,7 +70,7 @@ cdef class SourceRun:
     cdef int view_count
     cdef readonly object geometry
     cdef readonly bytearray fresh_states  # a byte per granule; lanes write their own granules only
-    cdef readonly bytearray fresh_values  # 32 bytes per granule
+    cdef readonly object fresh_values     # 32 bytes per granule
     cdef readonly bytearray marked        # a byte per granule: 1 begun, 2 handed over whole
 
     cdef void *hold(self, object buffer, bint writable, uint64_t size, str what) except NULL

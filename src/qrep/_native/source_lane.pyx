@@ -48,7 +48,8 @@ cdef class SourceRun:
     granules. ring_backend: auto, uring or threads. rehearsal: nothing is read, granules of made-up bytes are sent for ever,
     until the connections are told to finish(). features: names of what the frames may use (protocol/features.py). packing: off, auto (where it is
     faster) or on (whatever gets smaller); without the feature zstd nothing is packed. nice: what the lanes obey before
-    they read; with one they also leave the CPU to others. Raises ValueError for shapes that do not fit.
+    they read; with one they also leave the CPU to others. fresh_values: a copy of base_values that becomes the run's own,
+    None: one is made. Raises ValueError for shapes that do not fit.
     """
 
     def __cinit__(self, *args, **kwargs):
@@ -58,7 +59,8 @@ cdef class SourceRun:
 
     def __init__(self, Geometry geometry not None, *, uint64_t attempt, uint64_t session, bytes key not None, uint32_t sector_size,
                  base_states, base_values, int leaves_fd=-1, work=None, wanted=None, uint32_t frame_size=2 << 20, uint32_t slots=2,
-                 uint32_t io_size=0, str ring_backend="auto", bint rehearsal=False, features=(), str packing="off", ReadLimit nice=None):
+                 uint32_t io_size=0, str ring_backend="auto", bint rehearsal=False, features=(), str packing="off", ReadLimit nice=None,
+                 fresh_values=None):
         cdef uint64_t granules = qrep_granules(&geometry.geometry)
         cdef qrep_run_base *base = &self.run.base
         if self.view_count:
@@ -78,7 +80,8 @@ cdef class SourceRun:
         feature_bits(features, &base.features)
         base.base_states = <const uint8_t *>self.hold(base_states, False, granules, "base_states")
         base.base_values = <const uint8_t *>self.hold(base_values, False, granules * QREP_DIGEST_SIZE, "base_values")
-        self.fresh_states, self.fresh_values, self.marked = bytearray(base_states), bytearray(base_values), bytearray(granules)
+        self.fresh_states, self.marked = bytearray(base_states), bytearray(granules)
+        self.fresh_values = bytearray(base_values) if fresh_values is None else fresh_values
         base.fresh_states = <uint8_t *>self.hold(self.fresh_states, True, granules, "fresh_states")
         base.fresh_values = <uint8_t *>self.hold(self.fresh_values, True, granules * QREP_DIGEST_SIZE, "fresh_values")
         base.marked = <uint8_t *>self.hold(self.marked, True, granules, "marked")

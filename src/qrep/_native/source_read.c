@@ -216,8 +216,9 @@ static int note_unreadable(struct source_lane *lane, struct source_slot *slot, u
     uint32_t leaf_size = base->geometry.leaf_size;
 
     qrep_bad_list_add(&lane->run->bad, lane->bad, bad_count);
+    if (base->fresh_states[slot->granule] & QREP_STATE_VALUE)
+        memset(base->fresh_values + slot->granule * QREP_DIGEST_SIZE, 0, QREP_DIGEST_SIZE);
     base->fresh_states[slot->granule] = QREP_STATE_UNKNOWN;
-    memset(base->fresh_values + slot->granule * QREP_DIGEST_SIZE, 0, QREP_DIGEST_SIZE);
     if (lane->connection->kind == QREP_CONNECTION_NONE) {
         slot->state = SLOT_FREE;
         source_count(&base->counters.granules_done, 1);

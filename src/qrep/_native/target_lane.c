@@ -29,8 +29,9 @@ static void finish_pass(struct target_lane *lane, struct target_pass *pass)
         uint64_t start = granule * run->geometry.granule_size;
         if (pass->parts || qrep_bad_list_touches(&lane->run->bad, start, run->geometry.granule_size))
             continue; /* INV-Z: marked 1, and nothing is claimed of it */
+        if ((pass->result.state | run->fresh_states[granule]) & QREP_STATE_VALUE) /* else there is none, and its memory is left alone */
+            memcpy(run->fresh_values + granule * QREP_DIGEST_SIZE, pass->result.value, QREP_DIGEST_SIZE);
         run->fresh_states[granule] = pass->result.state;
-        memcpy(run->fresh_values + granule * QREP_DIGEST_SIZE, pass->result.value, QREP_DIGEST_SIZE);
         /* Whoever reads the mark while lanes run (a checkpoint) finds what it claims. */
         __atomic_store_n(&run->marked[granule], 2, __ATOMIC_RELEASE);
     }

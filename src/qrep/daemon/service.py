@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 
+from qrep.daemon import memory
 from qrep.daemon.notify import Notifier
 from qrep.errors import Refused
 
@@ -117,6 +118,7 @@ def run(*, config_dir, state_dir, socket_path, verbose=False):
     node, server, notifier = None, None, Notifier(os.environ)
     logging.basicConfig(format="qrep %(levelname)s: %(message)s", level=logging.INFO if verbose else logging.WARNING)
     hasher.self_test()
+    memory.keep_flat()
     signal.signal(signal.SIGHUP, reload_soon)  # also at the start and at the end, where it changes nothing and must not be the end itself
     listening = unix_socket(socket_path)
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -4,7 +4,7 @@ import os
 import threading
 from dataclasses import dataclass
 
-from qrep import device
+from qrep import device, mapvalues
 from qrep._native.connection import Connection
 from qrep._native.source_lane import SourceRun
 from qrep.digestmap import NO_ID, DigestMap
@@ -42,7 +42,7 @@ def estimate(request, *, on_run=None):
         hint = hints.in_use
         run = SourceRun(
             geometry, attempt=0, session=0, key=bytes(32), sector_size=info.io_alignment, base_states=base.states, base_values=base.values,
-            leaves_fd=digest_map.leaves_fd, wanted=hint and hint.wanted,
+            fresh_values=mapvalues.copied(base.states, base.values), leaves_fd=digest_map.leaves_fd, wanted=hint and hint.wanted,
             work=work_list(base, holes, geometry, resumed=False, same_image=False, unknown="", hint=hint), nice=request.reading.limit(source_fd),
         )  # fmt: skip
         if on_run:

@@ -9,7 +9,7 @@ import re
 import secrets
 import time
 
-from qrep import digesttree
+from qrep import mapvalues
 from qrep._native import wire
 from qrep._native.source_lane import SourceRun
 from qrep.crashpoint import crashpoint
@@ -47,7 +47,7 @@ class Run(Dialogue):
         self._image = Image(
             request, self._map, self._progress, self._stopping, self._tell, lambda watch, error: self._events.put(("snapshot", watch, error))
         )
-        self._base = self._session_base = None
+        self._base = self._session_base = self._marked = None
         self._unreadable = []
 
     # ---- for the caller ----
@@ -68,6 +68,7 @@ class Run(Dialogue):
             self.request.reading.end()
             self._map.close()
             self._run_file.close()
+            self._base = self._session_base = self._run = self._marked = None  # megabytes each, of a large volume
 
     def held_tokens(self):
         """Snapshots that this job's records name, once run() is over."""
@@ -162,7 +163,8 @@ class Run(Dialogue):
         )
         self._run = SourceRun(
             self.geometry, attempt=action.attempt, session=action.session, key=action.key, sector_size=image.sector_size,
-            base_states=base.states, base_values=base.values, leaves_fd=self._map.leaves_fd, work=work, wanted=hint and hint.wanted,
+            base_states=base.states, base_values=base.values, fresh_values=mapvalues.copied(base.states, base.values),
+            leaves_fd=self._map.leaves_fd, work=work, wanted=hint and hint.wanted,
             frame_size=max(self.request.frame_limit, self.request.leaf_size), slots=self.request.slots, features=self._machine.features,
             nice=self.request.reading.limit(image.fd), packing=self.request.compress,
         )  # fmt: skip
@@ -208,6 +210,7 @@ class Run(Dialogue):
         marked = bytearray(self._base.marked)  # R7: what earlier sessions sent counts, too
         for found in re.finditer(rb"[\x01\x02]+", bytes(run.marked), re.DOTALL):
             marked[found.start() : found.end()] = run.marked[found.start() : found.end()]
+        self._marked = marked
         count, manifest = wire.manifest(marked, run.fresh_states, run.fresh_values)
         crashpoint("source-lanes-done")
         self._progress.phase = "committing"
@@ -227,9 +230,11 @@ class Run(Dialogue):
 
     def _write_pending(self, action):
         run = self._run
-        root = digesttree.root(self.geometry, run.fresh_states, run.fresh_values, self._map.leaves_fd, ROOT_BEFORE_COMMIT)
-        self._image.remember(action.new, self._machine.record, run.fresh_states, run.fresh_values)
-        self._map.write_pending(action.new, action.base, action.counter, run.fresh_states, run.fresh_values, root)
+        content = self._map.following(
+            action.new, action.base, action.counter, run.fresh_states, run.fresh_values, marked=self._marked, zeroes=ROOT_BEFORE_COMMIT
+        )
+        self._image.remember(action.new, self._machine.record, content)
+        self._map.write(content)
 
     def _finish(self, action):
         self._ending = action
@@ -248,13 +253,25 @@ class Run(Dialogue):
         ending, totals, record = self._ending, self._progress.totals(), self._machine.record
         known = record is not None and self._map.tag == ending.generation  # no record: another process committed it
         is_clean = known and clean.is_clean(record.base, self._map.states, totals.get("changed", 0))
-        root = self._map.root() if self._map.tag == ending.generation else None
+        root = self._root() if self._map.tag == ending.generation else None
         return RunReport(
             generation=ending.generation.hex(), counter=ending.counter, root=root.hex() if root else None, fuzzy=ending.fuzzy,
             resumed=ending.resumed, frozen_at_ns=self._image.frozen_at_ns, seconds=self._progress.seconds,
             interruptions=self._interruptions, zero_copy=zero_copy_of(totals), ktls=self._progress.ktls,
             hints=self._image.hints.report(), clean=is_clean, **{name: totals.get(name, 0) for name in ("read", "read_shared", "hashed", "zero", "changed", "sent", "packed", "packed_sent", "frames")},
         )  # fmt: skip
+
+    def _root(self):
+        """Of the map. What had to be computed for it is kept, so that the next run need not."""
+        known, before = self._map.root_value, self._map.digest
+        root = self._map.root()
+        if known is None and root is not None:
+            try:
+                self._map.keep_values()
+                self._image.redescribe(before)
+            except OSError as err:  # the run is committed all the same
+                log.warning("the root could not be noted in the map: %s", err)
+        return root
 
     _handlers = {
         do.Send: Dialogue._send, do.FoldPending: _fold_pending, do.DropPending: _drop_pending, do.ForgetSourceMap: _forget_map,

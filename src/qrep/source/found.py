@@ -8,6 +8,7 @@ import json
 import logging
 from dataclasses import dataclass, field
 
+from qrep import mapvalues
 from qrep._native import hasher
 from qrep._native.disk import STATE_HASHED, STATE_PAGE, STATE_SLOT, STATE_UNKNOWN, STATE_VALUE
 from qrep.digestmap import DIGEST_SIZE, DigestMap
@@ -20,6 +21,7 @@ POSITION, SEEN, DIFFERS = "verify.json", "verify.seen", "differs"
 SIZE_MAX = 32 << 20
 LISTED_MAX = 1 << 15  # leaves; beyond that granules are noted, and looked at again when their leaves are needed
 UNREADABLE_MAX = 4096  # places
+BLOCK = 2048  # granules that are compared at a time
 AGAIN_MAX = 4096  # granules that are read again one by one; AGAIN_MAX of messages.py
 log = logging.getLogger("qrep.source")
 
@@ -89,7 +91,7 @@ class Position:
     def begin(self, directory, tree):
         """Remember what the map says now, so that another generation can be told from this one granule by granule. Before anything is read."""
         with Directory(directory) as opened:
-            opened.write(SEEN, self.generation, bytes(tree.kinds), bytes(tree.values))
+            opened.write(SEEN, self.generation, bytes(tree.kinds), memoryview(tree.values))
         self.save(directory)
 
     def save(self, directory):
@@ -135,8 +137,13 @@ def _changed_since(directory, before, tree):
     if data is None or len(data) != 16 + count * (1 + DIGEST_SIZE) or bytes(data[:16]) != before:
         return None
     kinds, values = data[16 : 16 + count], data[16 + count :]
-    spans = (slice(granule * DIGEST_SIZE, (granule + 1) * DIGEST_SIZE) for granule in range(count))
-    return [granule for granule, span in enumerate(spans) if kinds[granule] != tree.kinds[granule] or values[span] != tree.values[span]]
+    found = []
+    for first in range(0, count, BLOCK):
+        block = slice(first * DIGEST_SIZE, (first + BLOCK) * DIGEST_SIZE)
+        if kinds[first : first + BLOCK] != tree.kinds[first : first + BLOCK] or values[block] != tree.values[block]:
+            spans = ((granule, slice(granule * DIGEST_SIZE, (granule + 1) * DIGEST_SIZE)) for granule in range(first, min(first + BLOCK, count)))
+            found += [granule for granule, span in spans if kinds[granule] != tree.kinds[granule] or values[span] != tree.values[span]]
+    return found
 
 
 def position_of(directory):
@@ -211,7 +218,7 @@ def put_into_map(request):
 def corrected(digest_map, leaves, granules):
     """(states, values, {granule: page}) of a map once these leaves have other values, and nothing is known of these granules."""
     tree = tree_of(digest_map)
-    states, values, pages = bytearray(digest_map.states), bytearray(digest_map.values), {}
+    states, values, pages = bytearray(digest_map.states), mapvalues.copied(digest_map.states, digest_map.values), {}
     by_granule = {}
     for leaf, value in leaves.items():
         by_granule.setdefault(leaf >> tree.granule_level, []).append((leaf, value))

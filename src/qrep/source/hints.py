@@ -11,8 +11,8 @@ was written with it, and of a resumed attempt only for granules that the attempt
 import array
 import threading
 
-from qrep import digesttree
-from qrep._native.disk import STATE_HASHED, STATE_MASK, STATE_PAGE, STATE_UNKNOWN, STATE_ZERO, map_digest
+from qrep import digesttree, mapvalues
+from qrep._native.disk import STATE_HASHED, STATE_MASK, STATE_PAGE, STATE_UNKNOWN, STATE_ZERO
 from qrep._native.source_lane import WORK_LEAVES, SourceRun
 from qrep.digesttree import DIGEST_SIZE
 from qrep.errors import Interrupted, QrepError
@@ -20,10 +20,15 @@ from qrep.source import spans
 from qrep.source.kept import kept
 from qrep.source.lanes import SourceLanes
 from qrep.source.search import Nowhere
+from qrep.source.work import indexes
 
 __all__ = ["Hints", "kept"]
 OFF, NONE, USED, CHECKED, WRONG = "off", "none", "used", "checked", "wrong"
 STOP_POLL_S = 0.2
+BLOCK = 2048  # granules that are compared at a time
+_KIND = bytes(state & STATE_MASK for state in range(256))
+_ZERO = bytes(state & STATE_MASK == STATE_ZERO for state in range(256))
+_HASHED_WITH_PAGE = bytes(state & STATE_MASK == STATE_HASHED and bool(state & STATE_PAGE) for state in range(256))
 
 
 class Hints:
@@ -75,7 +80,7 @@ class Hints:
             return "the source is read live"
         if entry is None:
             return "no snapshot of the last generation is kept"
-        if entry.map != map_digest(self._map.states, self._map.values):
+        if entry.map != self._map.digest:
             return "the map was corrected since: it says what a verify found the target to hold"
         try:
             extents = self._request.backend.changes(self._request.device, entry.token, frozen.token)
@@ -88,12 +93,9 @@ class Hints:
 
     def _try_sample(self, source_fd, holes, sector_size, progress, stopping):
         geometry, states = self._request.geometry, self._map.states
-        granules = [
-            granule
-            for granule, state in enumerate(states)
-            if (state & STATE_MASK == STATE_HASHED and state & STATE_PAGE) or (state & STATE_MASK == STATE_ZERO and not (holes and holes[granule]))
-        ]
-        pool = spans.left_out(self.spans, granules, geometry)
+        known = int.from_bytes(states.translate(_HASHED_WITH_PAGE), "little")
+        known |= int.from_bytes(states.translate(_ZERO), "little") & ~int.from_bytes(holes or b"", "little")
+        pool = spans.left_out(self.spans, spans.ranges(known.to_bytes(len(states), "little")), geometry)
         chosen, self._cursor = spans.sample(pool, self.spans.leaves, self._request.hint_sample, self._cursor, geometry.leaf_size)
         if not chosen:
             return
@@ -101,15 +103,16 @@ class Hints:
         run = self._scan(taken, source_fd, sector_size, progress, stopping)
         self.sampled = taken.leaves
         if run is not None:
-            self._judge([granule for granule, touched in enumerate(taken.touched) if touched], run.fresh_states, run.fresh_values)
+            self._judge(indexes(taken.touched), run.fresh_states, run.fresh_values)
 
     def _scan(self, taken, source_fd, sector_size, progress, stopping):
         """Read and hash these leaves: the SourceRun, or None if it failed; the run that follows meets what is in the way of it."""
         request, ended = self._request, threading.Event()
-        work = array.array("Q", (granule | WORK_LEAVES for granule, touched in enumerate(taken.touched) if touched))
+        work = array.array("Q", (granule | WORK_LEAVES for granule in indexes(taken.touched)))
+        states, values = self._map.states, self._map.values
         run = SourceRun(
-            request.geometry, attempt=0, session=0, key=bytes(32), sector_size=sector_size, base_states=bytes(self._map.states),
-            base_values=bytes(self._map.values), leaves_fd=self._map.leaves_fd, work=work, wanted=taken.wanted, slots=request.slots,
+            request.geometry, attempt=0, session=0, key=bytes(32), sector_size=sector_size, base_states=states, base_values=values,
+            fresh_values=mapvalues.copied(states, values), leaves_fd=self._map.leaves_fd, work=work, wanted=taken.wanted, slots=request.slots,
             nice=request.reading.limit(source_fd),
         )  # fmt: skip
         if progress is not None:
@@ -145,13 +148,17 @@ class Hints:
         return self._cursor or 0
 
     def _differing(self, states, values):
-        size = DIGEST_SIZE
-        return [
-            granule
-            for granule, state in enumerate(states)
-            if state & STATE_MASK != self._map.states[granule] & STATE_MASK
-            or values[granule * size : (granule + 1) * size] != self._map.values[granule * size : (granule + 1) * size]
-        ]
+        known, size, found = self._map, DIGEST_SIZE, []
+        for first in range(0, len(states), BLOCK):
+            end = min(first + BLOCK, len(states))
+            kinds, before = (array.translate(_KIND) for array in (states[first:end], known.states[first:end]))
+            if kinds == before and values[first * size : end * size] == known.values[first * size : end * size]:
+                continue
+            for granule in range(first, end):
+                span = slice(granule * size, (granule + 1) * size)
+                if kinds[granule - first] != before[granule - first] or values[span] != known.values[span]:
+                    found.append(granule)
+        return found
 
     def _judge(self, granules, states, values):
         """Look for a leaf of these granules that differs from the map and is not named; the first one decides."""
@@ -175,7 +182,7 @@ class Hints:
         old = self._map.leaf_page(granule)
         new = digesttree.read_page(geometry, self._map.leaves_fd, granule, state, value)
         first = granule * (geometry.granule_size // geometry.leaf_size)
-        for start, end in spans.left_out(self.spans, [granule], geometry):
+        for start, end in spans.left_out(self.spans, [(granule, granule + 1)], geometry):
             if old is None or new is None:
                 if not self.spans.touched[granule]:
                     return start  # which leaf it is cannot be told; that none of them was named can

@@ -10,7 +10,6 @@ import contextlib
 import os
 
 from qrep import device
-from qrep._native.disk import map_digest
 from qrep.crashpoint import crashpoint
 from qrep.errors import QrepError, Refused
 from qrep.source.hints import Hints
@@ -122,11 +121,15 @@ class Image:
 
     # ---- and then ----
 
-    def remember(self, generation, record, states, values):
-        """It shows what `generation` will hold, if that is committed: states and values. Where hints are wanted this is durable when it returns."""
+    def remember(self, generation, record, content):
+        """It shows what `generation` will hold, if that is committed: the digestmap.Content. Where hints are wanted this is durable when it returns."""
         if self.request.hints and record.snapshot:
-            digest = map_digest(states, values)
-            self._kept.remember(generation, record.snapshot, self.hints.verdict(states, values), self.hints.cursor, digest)
+            verdict = self.hints.verdict(content.states, content.values)
+            self._kept.remember(generation, record.snapshot, verdict, self.hints.cursor, content.row.digest)
+
+    def redescribe(self, before):
+        """The map, whose digest was `before`, says the same as ever in other bytes."""
+        self._kept.redescribe(self._map.tag, before, self._map.digest)
 
     def give_back(self, token):
         """The run needs the snapshot no longer. What is kept for hints stays."""

@@ -87,6 +87,15 @@ class Kept:
         if self.kept is not None and self.kept.trusted:
             self._save(self.kept._replace(trusted=False), self.next)
 
+    def redescribe(self, tag, before, digest):
+        """The map of generation `tag` has another digest than `before`, and says the same: values of zeroes have come into it. A crash between that
+        and this costs the hints of one run."""
+        kept, following = (
+            entry._replace(map=bytes(digest)) if entry is not None and (entry.tag, entry.map) == (tag, bytes(before)) else entry for entry in (self.kept, self.next)
+        )
+        if (kept, following) != (self.kept, self.next):
+            self._save(kept, following)
+
     def let_go(self, in_use=""):
         """Keep none. in_use: a token that the caller needs still and releases itself."""
         for entry in (self.kept, self.next):

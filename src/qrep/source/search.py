@@ -5,6 +5,7 @@ import array
 from qrep._native.connection import Connection
 from qrep._native.disk import STATE_HASHED, STATE_MASK
 from qrep._native.source_lane import SourceRun
+from qrep import mapvalues
 from qrep.digesttree import DIGEST_SIZE
 from qrep.source.lanes import SourceLanes
 
@@ -34,7 +35,8 @@ class Search:
         self.bytes = sum(geometry.granule_bytes(granule) for granule in self._work)
         self.run = SourceRun(
             geometry, attempt=0, session=0, key=bytes(32), sector_size=sector_size, base_states=bytes(base.states),
-            base_values=bytes(base.values), leaves_fd=leaves_fd, work=self._work, slots=slots, nice=nice,
+            base_values=base.values, fresh_values=mapvalues.copied(base.states, base.values), leaves_fd=leaves_fd, work=self._work, slots=slots,
+            nice=nice,
         )  # fmt: skip
         self.lanes = SourceLanes(self.run, source_fd, [None] * lanes, lambda token, slot: Nowhere(), on_end)
 

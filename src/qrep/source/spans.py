@@ -4,10 +4,12 @@ A span is (first leaf of the volume, how many); lists of them are array("Q") of 
 """
 
 import array
+import re
 from bisect import bisect_right
 from itertools import accumulate
 from typing import NamedTuple
 
+_NOT_ZERO = re.compile(rb"[^\x00]+", re.DOTALL)
 PIECE_LEAVES = 16  # a sample is taken in pieces of so many leaves: 64 KiB is one read, and few granules are touched
 PIECES_MAX = 4096
 SAMPLE_SHARE = 0.01  # of the data that a hint leaves out
@@ -57,12 +59,17 @@ def spans_of_extents(extents, geometry):
     return spans_of(((extent.offset // leaf, -(-min(extent.end, size) // leaf)) for extent in extents if extent.offset < size), geometry)
 
 
+def ranges(mask):
+    """[(first, end)] of the granules whose byte of a mask is not 0, ascending."""
+    return [run.span() for run in _NOT_ZERO.finditer(mask)]
+
+
 def left_out(spans, granules, geometry):
-    """[(first, end)] of the leaves in `granules` (ascending) that no span names; ranges that touch are joined."""
+    """[(first, end)] of the leaves in `granules`, ascending ranges (first, end) of them, that no span names; ranges that touch are joined."""
     per_granule, total = geometry.granule_size // geometry.leaf_size, -(-geometry.size // geometry.leaf_size)
     found, wanted = [], spans.wanted
     # The first span that does not end before the first granule; many granules at once are walked through, one alone is found.
-    index = 2 * bisect_right(range(len(wanted) // 2), granules[0] * per_granule, key=lambda i: wanted[2 * i] + wanted[2 * i + 1] - 1) if granules else 0
+    index = 2 * bisect_right(range(len(wanted) // 2), granules[0][0] * per_granule, key=lambda i: wanted[2 * i] + wanted[2 * i + 1] - 1) if granules else 0
     index = max(0, index - 2)
 
     def add(first, end):
@@ -71,11 +78,8 @@ def left_out(spans, granules, geometry):
         elif end > first:
             found.append((first, end))
 
-    for granule in granules:
-        position, end = granule * per_granule, min((granule + 1) * per_granule, total)
-        if not spans.touched[granule]:
-            add(position, end)
-            continue
+    for first, last in granules:
+        position, end = first * per_granule, min(last * per_granule, total)
         while index < len(wanted) and wanted[index] + wanted[index + 1] <= position:
             index += 2
         following = index
@@ -83,6 +87,7 @@ def left_out(spans, granules, geometry):
             add(position, max(position, wanted[following]))
             position = max(position, wanted[following] + wanted[following + 1])
             following += 2
+        index = max(index, following - 2)  # the last one may reach into the next range
         add(position, max(position, end))
     return found
 

@@ -11,8 +11,9 @@ import stat
 from qrep._native import hasher
 from qrep._native.disk import STATE_HASHED, STATE_MASK, STATE_PAGE, STATE_SLOT, STATE_UNKNOWN, STATE_VALUE
 from qrep._native.source_lane import WORK_HOLE, WORK_LEAVES, WORK_UNKNOWN
+from qrep import mapvalues
 from qrep.digesttree import DIGEST_SIZE, page_offset
-from qrep.extents import clipped, data_extents, granules_of
+from qrep.extents import clipped, data_extents
 from qrep.store import write_all
 
 PARTS, WHOLE = 1, 2  # marks of an applied list
@@ -26,17 +27,20 @@ class Base:
     """
 
     def __init__(self, states, values):
-        self.states, self.values = bytearray(states), bytearray(values)
+        self.states, self.values = bytearray(states), values
+        self._shares_values = True  # with the map: copied before anything is put into them
         self.marked, self.same = bytearray(len(self.states)), bytearray(len(self.states))
 
     def store(self, first, states, values):
         """Digests that the target read afresh."""
+        if self._shares_values:
+            self.values, self._shares_values = mapvalues.copied(self.states, self.values), False
+        mapvalues.put(self.values, self.states, first, states, values)
         self.states[first : first + len(states)] = states
-        self.values[first * DIGEST_SIZE : first * DIGEST_SIZE + len(values)] = values
 
     def without_page(self):
         """Granules of data whose value is known and whose leaves are not."""
-        return [granule for granule, state in enumerate(self.states) if state & STATE_MASK == STATE_HASHED and not state & STATE_PAGE]
+        return indexes(self.states.translate(_IS_WITHOUT_PAGE))
 
     def store_page(self, geometry, leaves_fd, granule, page):
         """Keep the target's leaf values of a granule where the lanes look for them. R8: only if they merge to its value; returns whether.
@@ -59,25 +63,19 @@ class Base:
             base.marked[first : first + len(chunk.marked)] = chunk.marked
             for run in _WHOLE_RUN.finditer(chunk.marked):
                 start, end = run.span()
-                for index in range(start, end):
-                    base.states[first + index] = _applied_state(self.states[first + index], chunk.states[index])
-                base.values[(first + start) * DIGEST_SIZE : (first + end) * DIGEST_SIZE] = chunk.values[
-                    start * DIGEST_SIZE : end * DIGEST_SIZE
-                ]
+                states = applied_states(self.states[first + start : first + end], chunk.states[start:end])
+                base.store(first + start, states, chunk.values[start * DIGEST_SIZE : end * DIGEST_SIZE])
         if unknown == "incomplete":
-            for granule, mark in enumerate(base.marked):
-                if mark != WHOLE:
-                    base.states[granule] = STATE_UNKNOWN
+            for run in _NOT_WHOLE_RUN.finditer(base.marked):
+                base.states[run.start() : run.end()] = bytes(run.end() - run.start())
         return base
 
 
-def _applied_state(before, applied):
-    """The state of a granule the target has applied. The session that sent it left its leaf page in the slot the map does not use;
-    whether it is there is seen when it is read: a page counts only if it merges to the value (R8)."""
-    state = applied & (STATE_MASK | STATE_VALUE)
-    if state & STATE_MASK == STATE_HASHED:
-        state |= STATE_PAGE | (STATE_SLOT & ~before)
-    return state
+def applied_states(before, applied):
+    """The states of granules the target has applied, one after the other. The session that sent them left each leaf page in the slot the map does
+    not use; whether it is there is seen when it is read: a page counts only if it merges to the value (R8)."""
+    other_slot = _number(applied.translate(_SLOT_OF_HASHED)) & ~_number(before)
+    return (_number(applied.translate(_AS_APPLIED)) | other_slot).to_bytes(len(applied), "little")
 
 
 def work_list(base, holes, geometry, *, resumed, same_image, unknown, searched=False, hint=None):
@@ -89,23 +87,56 @@ def work_list(base, holes, geometry, *, resumed, same_image, unknown, searched=F
     """
     if holes is None and not resumed and not searched and hint is None:
         return None
+    # Masks of a byte per granule, 0 or 1, as numbers: two million granules are looked at in some operations on 2 MiB each.
+    count = geometry.granules
+    every = _number(b"\1" * count)
+    whole, parts = (_number(base.marked.translate(_equals(mark))) for mark in (WHOLE, PARTS))
+    hole = _number(holes) if holes is not None else 0
+    unsure = parts if unknown == "parts" else every ^ whole if unknown == "incomplete" else 0
+    skipped = (whole if same_image else 0) | (_number(base.same) if searched else 0)
+    leaves = 0
+    if hint is not None:
+        hinted = every & ~(whole | parts | unsure | _number(base.states.translate(_IS_UNKNOWN)))
+        touched = _number(hint.touched)
+        skipped |= hinted & ~touched
+        leaves = hinted & touched & ~hole
+    codes = (skipped | hole << _HOLE_BIT | unsure << _UNSURE_BIT | leaves << _LEAVES_BIT).to_bytes(count, "little")
     work = array.array("Q")
-    for granule in range(geometry.granules):
-        mark = base.marked[granule]
-        if (same_image and mark == WHOLE) or (searched and base.same[granule]):
-            continue
-        item = granule
-        if holes is not None and holes[granule]:
-            item |= WORK_HOLE
-        if (unknown == "parts" and mark == PARTS) or (unknown == "incomplete" and mark != WHOLE):
-            item |= WORK_UNKNOWN
-        elif hint is not None and not mark and base.states[granule] & STATE_MASK != STATE_UNKNOWN:
-            if not hint.touched[granule]:
-                continue
-            if item == granule:
-                item |= WORK_LEAVES
-        work.append(item)
+    for run in _ONE_CODE.finditer(codes):
+        flags = _FLAGS[codes[run.start()]]
+        if flags is not None:
+            work.extend(range(run.start() + flags, run.end() + flags))
     return work
+
+
+def indexes(mask):
+    """The places of a mask that are not 0, ascending."""
+    return [place for run in _NOT_ZERO.finditer(mask) for place in range(*run.span())]
+
+
+def _number(mask):
+    return int.from_bytes(mask, "little")
+
+
+def _equals(value):
+    return bytes(byte == value for byte in range(256))
+
+
+_NOT_ZERO, _ONE_CODE, _NOT_WHOLE_RUN = re.compile(rb"[^\x00]+", re.DOTALL), re.compile(rb"(.)\1*", re.DOTALL), re.compile(rb"[^\x02]+", re.DOTALL)
+_IS_UNKNOWN = bytes(state & STATE_MASK == STATE_UNKNOWN for state in range(256))
+_IS_WITHOUT_PAGE = bytes(state & STATE_MASK == STATE_HASHED and not state & STATE_PAGE for state in range(256))
+_SLOT_OF_HASHED = bytes(STATE_SLOT if state & STATE_MASK == STATE_HASHED else 0 for state in range(256))
+_AS_APPLIED = bytes(state & (STATE_MASK | STATE_VALUE) | (STATE_PAGE if state & STATE_MASK == STATE_HASHED else 0) for state in range(256))
+_HOLE_BIT, _UNSURE_BIT, _LEAVES_BIT = 1, 2, 3  # of a code; bit 0: it is skipped
+
+
+def _flags(code):
+    """Of a work item; None: there is none."""
+    found = ((_HOLE_BIT, WORK_HOLE), (_UNSURE_BIT, WORK_UNKNOWN), (_LEAVES_BIT, WORK_LEAVES))
+    return None if code & 1 else sum(flag for bit, flag in found if code >> bit & 1)
+
+
+_FLAGS = [_flags(code) for code in range(16)]
 
 
 def holes_of(source_fd, geometry, allocated=None):
@@ -115,6 +146,7 @@ def holes_of(source_fd, geometry, allocated=None):
         return None
     holes = bytearray(b"\x01") * geometry.granules
     extents = data_extents(source_fd, geometry.size) if allocated is None else clipped(allocated, geometry.size)
-    for granule in granules_of(extents, geometry.granule_size):
-        holes[granule] = 0
-    return holes if any(holes) else None
+    for extent in extents:
+        first, end = extent.offset // geometry.granule_size, -(-extent.end // geometry.granule_size)
+        holes[first:end] = bytes(end - first)
+    return holes if 1 in holes else None

@@ -5,7 +5,7 @@ import os
 import re
 import secrets
 
-from qrep import digesttree
+from qrep import digesttree, mapvalues
 from qrep._native import disk, wire
 from qrep._native.target_lane import TargetRun
 from qrep.crashpoint import crashpoint
@@ -40,7 +40,7 @@ class Attempt:
 
     def __init__(self, base_id, states, values, moved, undo_fd=-1):
         self.base_id, self.undo_fd, self.moved = base_id, undo_fd, moved
-        self.states, self.values = bytearray(states), bytearray(values)
+        self.states, self.values = bytearray(states), values  # these values are never changed: a session begins with a copy
         self.marked = bytearray(len(states))
         self.undo_next, self.undo_sequence = SEGMENT, 0
         self.unwritten = []  # (offset, size, errno) of what the device did not take in the last session
@@ -64,7 +64,8 @@ class Attempt:
         if self.run is None:
             return self.marked, self.states, self.values
         marked = merged_marks(self.marked, bytes(self.run.marked))
-        return marked, bytearray(self.run.fresh_states), bytearray(self.run.fresh_values)
+        states = bytearray(self.run.fresh_states)
+        return marked, states, mapvalues.copied(states, self.run.fresh_values)
 
     def close(self):
         if self.undo_fd >= 0:
@@ -150,7 +151,9 @@ class TargetDriver(RoleChanges, CheckDriver):
 
     def _write_pending_map(self, action):
         attempt = self._attempt
-        self.digest_map.write_pending(action.new, action.base, action.counter, attempt.states, attempt.values)
+        self.digest_map.write(
+            self.digest_map.following(action.new, action.base, action.counter, attempt.states, attempt.values, marked=attempt.marked)
+        )
 
     # ---- undo ----
 
@@ -232,7 +235,8 @@ class TargetDriver(RoleChanges, CheckDriver):
         self._key = secrets.token_bytes(KEY_SIZE)
         attempt.run = TargetRun(
             self.geometry, attempt=action.attempt, session=action.session, key=self._key, sector_size=self.device.io_alignment,
-            base_states=bytes(attempt.states), base_values=bytes(attempt.values), leaves_fd=self.digest_map.leaves_fd,
+            base_states=bytes(attempt.states), base_values=attempt.values, fresh_values=mapvalues.copied(attempt.states, attempt.values),
+            leaves_fd=self.digest_map.leaves_fd,
             undo_fd=attempt.undo_fd, undo_limit=self._undo_limit(attempt) if attempt.undo_fd >= 0 else 0, undo_next=attempt.undo_next,
             undo_sequence=attempt.undo_sequence, base_id=attempt.base_id, punch=True, is_file=self.device.kind == "file",
             frame_limit=action.frame_limit, features=self.machine.features, undo_reach=attempt.marks.memory if attempt.marks is not None else None,
@@ -337,7 +341,7 @@ class TargetDriver(RoleChanges, CheckDriver):
         states = bytearray(states)
         for run in _NOT_WHOLE.finditer(marked):
             states[run.start() : run.end()] = bytes(run.end() - run.start())
-        self._checkpoint = states, bytearray(values)
+        self._checkpoint = states, mapvalues.copied(states, values)
 
     def _save_checkpoint(self, action):
         record, (states, values) = self.machine.record, self._checkpoint
@@ -362,14 +366,13 @@ class TargetDriver(RoleChanges, CheckDriver):
 
     def _scan(self, action):
         states, values = scan.scan(self.device_fd, self.digest_map, self.device.io_alignment, action.first, action.count)
-        end = action.first + action.count
         self._reply(
             do.Reply(
                 action.handle,
                 say.Digests(
                     first=action.first,
-                    states=bytes(states[action.first : end]).translate(digesttree.SHARED_STATE),
-                    values=bytes(values[action.first * DIGEST_SIZE : end * DIGEST_SIZE]),
+                    states=bytes(states).translate(digesttree.SHARED_STATE),
+                    values=bytes(values),
                 ),
             )
         )

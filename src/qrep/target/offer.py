@@ -8,7 +8,7 @@ import os
 import shutil
 import threading
 
-from qrep import devicesafety
+from qrep import devicesafety, mapvalues
 from qrep._native import disk, hasher
 from qrep._native.connection import Connection
 from qrep._native.source_lane import SourceRun
@@ -45,7 +45,8 @@ class OfferedDevice:
         except BaseException:
             self.close()
             raise
-        self.states, self.values = self._map.states, self._map.values  # of what was read; the rest is UNKNOWN
+        self.states = bytearray(self._map.states)  # of what was read; the rest is UNKNOWN
+        self.values = mapvalues.copied(self.states, self._map.values)
         self._stopped = None
 
     # ---- answers ----
@@ -70,7 +71,7 @@ class OfferedDevice:
             raise ProtocolError(f"granules {first} to {end} of {self.geometry.granules} were asked for")
         run = SourceRun(
             self.geometry, attempt=0, session=0, key=bytes(32), sector_size=self.info.io_alignment, base_states=self._map.states,
-            base_values=self._map.values, leaves_fd=self._map.leaves_fd, work=array.array("Q", range(first, end)),
+            base_values=self._map.values, fresh_values=mapvalues.copied(self._map.states, self._map.values), leaves_fd=self._map.leaves_fd, work=array.array("Q", range(first, end)),
         )  # fmt: skip
         lanes = [
             threading.Thread(target=run.lane, args=(self.device_fd, Connection.none(), index), name=f"offer-{index}", daemon=True)
@@ -81,10 +82,10 @@ class OfferedDevice:
         for lane in lanes:
             lane.join()
         scan.check_readable(run)
-        self.states, self.values = bytearray(self.states), bytearray(self.values)
-        self.states[first:end] = run.fresh_states[first:end]
-        self.values[first * DIGEST_SIZE : end * DIGEST_SIZE] = run.fresh_values[first * DIGEST_SIZE : end * DIGEST_SIZE]
-        return self.states[first:end], self.values[first * DIGEST_SIZE : end * DIGEST_SIZE]
+        states, values = run.fresh_states[first:end], run.fresh_values[first * DIGEST_SIZE : end * DIGEST_SIZE]
+        mapvalues.put(self.values, self.states, first, states, values)
+        self.states[first:end] = states
+        return states, values
 
     def leaves(self, granules):
         """Yields (granule, leaf values), freshly read. Raises ProtocolError, DeviceReadError."""
@@ -98,7 +99,7 @@ class OfferedDevice:
         """Note what was read as the map of a generation. Raises ProtocolError if something was not read, or the generation is none."""
         if generation == NO_ID or has_unknown(self.states):
             raise ProtocolError("a volume was to be adopted that was not read as a whole")
-        self._map.write_pending(generation, NO_ID, counter, bytearray(self.states), bytearray(self.values))
+        self._map.write_pending(generation, NO_ID, counter, bytearray(self.states), mapvalues.copied(self.states, self.values))
         self._map.fold(generation)
 
     def write_superblock(self, generation, counter, frozen_at_ns, fuzzy):

@@ -8,7 +8,7 @@ import contextlib
 import os
 import threading
 
-from qrep import mapcopy
+from qrep import mapcopy, mapvalues
 from qrep._native.connection import Connection
 from qrep._native.source_lane import SourceRun
 from qrep.crashpoint import crashpoint
@@ -118,7 +118,7 @@ class RoleChanges:
     def _read_device(self, states, values, known):
         run = SourceRun(
             self.geometry, attempt=0, session=0, key=bytes(32), sector_size=self.device.io_alignment, base_states=bytes(states),
-            base_values=bytes(values), leaves_fd=self.digest_map.leaves_fd,
+            base_values=values, fresh_values=mapvalues.copied(states, values), leaves_fd=self.digest_map.leaves_fd,
         )  # fmt: skip
         self.scanning = run
         try:
@@ -131,7 +131,7 @@ class RoleChanges:
         finally:
             self.scanning = None
         self.changed = run.counters()["changed"] if known else None
-        return bytearray(run.fresh_states), bytearray(run.fresh_values)
+        return run.fresh_states, run.fresh_values
 
     def _note_gave_up(self, action):
         self._gave_up = action

@@ -8,9 +8,10 @@ import mmap
 import os
 import threading
 
-from qrep import digesttree
+from qrep import digesttree, mapvalues
 from qrep._native import hasher
 from qrep._native.connection import Connection
+from qrep._native.disk import STATE_ZERO
 from qrep._native.source_lane import WORK_HOLE, SourceRun
 from qrep.errors import DeviceReadError
 from qrep.extents import data_extents, granules_of
@@ -21,15 +22,17 @@ PROGRESS_EVERY_S = 1.0
 
 
 def scan(device_fd, digest_map, sector_size, first, count, progress=None):
-    """Read and hash granules [first, first + count) with lanes that send nothing. Returns (states, values) of the whole volume,
-    of which only those granules are fresh. progress(bytes_read): called now and then from this thread.
+    """Read and hash granules [first, first + count) with lanes that send nothing. Returns (states, values) of those. progress(bytes_read): called now and then from this thread.
 
     Raises DeviceReadError with the extents that could not be read.
     """
     work = array.array("Q", _work(device_fd, digest_map.geometry, first, count))
+    end = first + count
+    if all(item & WORK_HOLE for item in work):
+        return bytes([STATE_ZERO]) * count, bytes(count * digesttree.DIGEST_SIZE)
     run = SourceRun(
         digest_map.geometry, attempt=0, session=0, key=bytes(32), sector_size=sector_size, base_states=digest_map.states,
-        base_values=digest_map.values, work=work,
+        base_values=digest_map.values, fresh_values=mapvalues.copied(digest_map.states, digest_map.values), work=work,
     )  # fmt: skip
     lanes = [
         threading.Thread(target=run.lane, args=(device_fd, Connection.none(), index), name=f"scan-{index}", daemon=True)
@@ -43,7 +46,7 @@ def scan(device_fd, digest_map, sector_size, first, count, progress=None):
             if progress:
                 progress(run.counters()["read"])
     check_readable(run)
-    return run.fresh_states, run.fresh_values
+    return run.fresh_states[first:end], run.fresh_values[first * digesttree.DIGEST_SIZE : end * digesttree.DIGEST_SIZE]
 
 
 def _work(device_fd, geometry, first, count):
