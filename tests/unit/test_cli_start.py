@@ -7,7 +7,7 @@ from cli_process import COMMAND, environment
 from fake_agent import JOB, serving
 
 # Beside what `import click` alone brings. Whoever adds one of them has measured what it costs: python -X importtime.
-OURS = {"app", "hints", "main", "names", "render", "status"}
+OURS = {"app", "hints", "main", "names", "packed", "render", "status"}
 STATUS_IMPORTS = {"qrep", "qrep.cli", "qrep.client", "qrep.errors", "qrep.units", "qrep.unixhttp"} | {f"qrep.cli.{name}" for name in OURS}
 SLOW = {"asyncio", "concurrent", "decimal", "difflib", "email", "fractions", "http", "ipaddress", "logging", "sqlite3", "ssl", "subprocess", "tomllib", "urllib"}
 
