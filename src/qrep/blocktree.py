@@ -9,7 +9,6 @@ import fcntl
 import os
 import stat
 import struct
-from pathlib import Path
 from typing import NamedTuple
 
 SYS_DEVICES = "/sys/dev/block"
@@ -73,7 +72,8 @@ class Node:
     def read(self, attribute):
         """A sysfs attribute, stripped; "" if this device has none."""
         try:
-            return Path(self.path, attribute).read_text(errors="replace").strip().strip("\0")
+            with open(f"{self.path}/{attribute}", errors="replace") as file:
+                return file.read().strip().strip("\0")
         except OSError:
             return ""
 
@@ -95,13 +95,19 @@ class Node:
 
 def node(number):
     """The Node of a (major, minor), None if the kernel has no such device."""
-    path = f"{SYS_DEVICES}/{number[0]}:{number[1]}"
-    return Node(os.path.realpath(path)) if os.path.exists(path) else None
+    return _linked(SYS_DEVICES, f"{number[0]}:{number[1]}")
 
 
 def by_name(name):
-    path = f"/sys/class/block/{name}"
-    return Node(os.path.realpath(path)) if os.path.exists(path) else None
+    return _linked("/sys/class/block", name)
+
+
+def _linked(directory, name):
+    try:
+        link = os.readlink(f"{directory}/{name}")
+    except OSError:
+        return None
+    return Node(os.path.normpath(f"{directory}/{link}"))
 
 
 def all_nodes():
@@ -127,6 +133,10 @@ def storage_of_device(number):
     found = node(number)
     if found is None:
         return Storage(Place(("dev", *number), 0, 1 << 63), frozenset([number]), ())
+    return _storage(found, 0, found.size())
+
+
+def storage_of_node(found):
     return _storage(found, 0, found.size())
 
 

@@ -126,9 +126,9 @@ def _swaps(mine):
 def _stacked(mine, info):
     """Devices built on this storage, and other loop devices that show it."""
     for node in blocktree.all_nodes():
-        if node.number in mine.chain or node.is_partition:
+        if node.number in mine.chain or node.is_partition or not node.size():
             continue
-        other = blocktree.storage_of_device(node.number)
+        other = blocktree.storage_of_node(node)
         if node.is_loop and other.place.overlaps(mine.place):
             yield User("loop", node.device_path, info.path)
         elif any(place.overlaps(mine.place) for place in other.under):
