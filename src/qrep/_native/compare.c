@@ -128,6 +128,18 @@ static int digests_differ(const uint8_t *a, const uint8_t *b)
     return ((left[0] ^ right[0]) | (left[1] ^ right[1]) | (left[2] ^ right[2]) | (left[3] ^ right[3])) != 0;
 }
 
+/* Of a leaf whose bytes went out of the cache long ago, as a rule the first word says all; it is fetched some leaves ahead. */
+#define LEAVES_AHEAD 8
+
+static int leaf_is_zero(const uint8_t *leaf, size_t size)
+{
+    uint64_t first = 0;
+
+    if (size >= sizeof first)
+        memcpy(&first, leaf, sizeof first);
+    return first == 0 && qrep_is_zero(leaf, size);
+}
+
 size_t qrep_compare_leaves(const uint8_t *fresh, const uint8_t *base, size_t count, const uint8_t *data, size_t size,
                            size_t leaf_size, struct qrep_leaf_run *runs)
 {
@@ -136,7 +148,9 @@ size_t qrep_compare_leaves(const uint8_t *fresh, const uint8_t *base, size_t cou
         if (base && !digests_differ(fresh + 32 * leaf, base + 32 * leaf))
             continue;
         size_t start = leaf * leaf_size, left = size - start;
-        uint32_t zero = (uint32_t)qrep_is_zero(data + start, left < leaf_size ? left : leaf_size);
+        if (left > LEAVES_AHEAD * leaf_size)
+            __builtin_prefetch(data + start + LEAVES_AHEAD * leaf_size);
+        uint32_t zero = (uint32_t)leaf_is_zero(data + start, left < leaf_size ? left : leaf_size);
         struct qrep_leaf_run *last = found ? &runs[found - 1] : NULL;
         if (last && last->first + last->count == leaf && last->zero == zero)
             last->count++;
