@@ -12,6 +12,7 @@ from measure import FULL, GIB, MIB, busy_seconds, fio, huge_pages
 from ratios import huge_memory
 
 from qrep._native import hasher
+from qrep.protocol import unpaced
 
 LEAF, GRANULE, PIECE = 4096, 8 * MIB, MIB
 TOTAL = GIB if FULL else 64 * MIB
@@ -57,7 +58,7 @@ def packaged_hash_cost():
 def connected():
     """Two ends over loopback, cubic: bbr halves it."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        near = socket.create_connection(listening.getsockname())
+        near = unpaced.connect(listening.getsockname())
         far, _ = listening.accept()
     for end in (near, far):
         end.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"cubic")

@@ -15,17 +15,19 @@ from qrep._native.connection import Connection
 from qrep._native.source_lane import SourceRun
 from qrep._native.target_lane import TargetRun
 from qrep.daemon.route import LOCAL_BUFFER
+from qrep.protocol import unpaced
+from qrep.source.request import RunRequest
 
 TCP_CONGESTION = 13
 LANES = 2  # connections of a job by default: what a run is made of
 
 
 def tcp_pairs(count):
-    """Connected sockets (source end, target end), cubic: bbr halves loopback."""
+    """Connected sockets (source end, target end), as a run has them: bbr halves loopback."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         pairs = []
         for _ in range(count):
-            ours = socket.create_connection(server.getsockname())
+            ours = unpaced.connect(server.getsockname())
             theirs, _ = server.accept()
             for end in (ours, theirs):
                 end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -80,7 +82,7 @@ def replicate(geometry, source_fd, target_fd, *, connections=2, base=None, undo_
     identity = {"attempt": secrets.randbits(63), "session": 1, "key": secrets.token_bytes(32), "sector_size": 512}
     source = SourceRun(geometry, base_states=states, base_values=values, **identity, **(source_options or {}))
     target = TargetRun(geometry, base_states=states, base_values=values, undo_fd=undo_fd, undo_limit=1 << 50, base_id=b"b" * 16,
-                       **identity, **(target_options or {}))  # fmt: skip
+                       **identity, **{"frame_limit": RunRequest.frame_limit} | (target_options or {}))  # fmt: skip
     results, cpu = {}, {}
     with contextlib.ExitStack() as stack:
         threads = []

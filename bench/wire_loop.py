@@ -6,13 +6,14 @@ import socket
 import threading
 
 from qrep._native import sockets
+from qrep.protocol import unpaced
 
 
 @contextlib.contextmanager
 def connect(zero_copy=False):
     """A pair of tuned TCP sockets on loopback: (sending end, receiving end)."""
     with socket.create_server(("127.0.0.1", 0)) as server:
-        ours = socket.create_connection(server.getsockname())
+        ours = unpaced.connect(server.getsockname())
         theirs, _ = server.accept()
     with ours, theirs:
         for end in (ours, theirs):

@@ -24,6 +24,25 @@ static int measure_rtt(int descriptor, struct qrep_socket_state *state)
     return 0;
 }
 
+int qrep_socket_is_near(int descriptor)
+{
+    struct qrep_socket_state state;
+    int rc = measure_rtt(descriptor, &state);
+    return rc ? rc : (int)state.near;
+}
+
+/* cubic. Whoever may not choose it may choose reno, which is no slower over so short a way; what only bbr is too slow for. */
+static void choose_for_near(int descriptor)
+{
+    char congestion[QREP_CONGESTION_SIZE] = "";
+    socklen_t size = sizeof congestion - 1;
+
+    if (setsockopt(descriptor, IPPROTO_TCP, TCP_CONGESTION, "cubic", sizeof "cubic" - 1) == 0)
+        return;
+    if (getsockopt(descriptor, IPPROTO_TCP, TCP_CONGESTION, congestion, &size) == 0 && strncmp(congestion, "bbr", 3) == 0)
+        setsockopt(descriptor, IPPROTO_TCP, TCP_CONGESTION, "reno", sizeof "reno" - 1);
+}
+
 int qrep_socket_zero_copy_buffer(int descriptor)
 {
     /* FORCE passes net.core.wmem_max, with CAP_NET_ADMIN; without it the plain option gives what the system allows. */
@@ -47,9 +66,9 @@ int qrep_socket_tune(int descriptor, unsigned user_timeout_ms, int zero_copy, st
         rc = measure_rtt(descriptor, state);
     if (rc < 0)
         return rc;
-    /* A failure here (no cubic, not permitted) is an answer: state->congestion names what is in use. */
+    /* A failure here (not in this kernel, not permitted) is an answer: state->congestion names what is in use. */
     if (state->near)
-        setsockopt(descriptor, IPPROTO_TCP, TCP_CONGESTION, "cubic", sizeof "cubic" - 1);
+        choose_for_near(descriptor);
     socklen_t size = QREP_CONGESTION_SIZE - 1;
     if (getsockopt(descriptor, IPPROTO_TCP, TCP_CONGESTION, state->congestion, &size) != 0)
         return -errno;

@@ -16,9 +16,12 @@ struct qrep_socket_state {
 };
 
 /* Prepare a connected TCP socket: no delay, give up after user_timeout_ms without an ack (0: the system's way), and cubic where the peer is
- * near: bbr, the default of some systems, halves the speed of loopback and LAN (bench/RESULTS.md, send). A kernel without cubic keeps
- * what it has. zero_copy: also a send buffer of 8 MiB; else it is left to the kernel's tuning. 0 or -errno; *state is valid on 0. */
+ * near: bbr, the default of some systems, halves the speed of loopback and LAN (bench/RESULTS.md, send). Where cubic is not permitted reno takes
+ * the place of bbr. A connection that began with bbr stays paced all the same (protocol/unpaced.py). zero_copy: also a send buffer of 8 MiB; else it is left to the kernel's tuning. 0 or -errno; *state is valid on 0. */
 int qrep_socket_tune(int descriptor, unsigned user_timeout_ms, int zero_copy, struct qrep_socket_state *state);
+
+/* 1: a connected TCP socket whose other end is less than QREP_NEAR_RTT_US away; 0; or -errno. */
+int qrep_socket_is_near(int descriptor);
 
 /* Let the kernel space packets at this rate (SO_MAX_PACING_RATE); 0: no limit. Smoothing, not the limiter: the token bucket is exact and
  * costs half the CPU. 0 or -errno. */

@@ -11,5 +11,6 @@ cdef extern from "sockets.h" nogil:
         uint32_t near
         uint32_t send_buffer
     int qrep_socket_tune(int descriptor, unsigned user_timeout_ms, int zero_copy, qrep_socket_state *state)
+    int qrep_socket_is_near(int descriptor)
     int qrep_socket_pace(int descriptor, uint64_t rate_bytes_per_s)
     int qrep_socket_zero_copy_buffer(int descriptor)

@@ -21,6 +21,11 @@ def tune(int descriptor, unsigned user_timeout_ms=30_000, bint zero_copy=False):
     }
 
 
+def is_near(int descriptor):
+    """Whether the other end of a connected TCP socket is on a LAN or on this host. Raises OSError."""
+    return check(qrep_socket_is_near(descriptor), "TCP_INFO") != 0
+
+
 def pace(int descriptor, uint64_t rate):
     """Have the kernel space packets at `rate` bytes per second; 0 takes the limit away. Raises OSError."""
     check(qrep_socket_pace(descriptor, rate), "SO_MAX_PACING_RATE")

@@ -11,6 +11,7 @@ import ssl
 from qrep._native import sockets
 from qrep.daemon.identity import fingerprint_of
 from qrep.errors import Refused, Unreachable
+from qrep.protocol import unpaced
 
 PURPOSES = CONTROL, DATA, ASK, TEST = "qrep-control/1", "qrep-data/1", "qrep-ask/1", "qrep-test/1"
 HANDSHAKE_S = 10.0  # an accepted connection may take
@@ -91,7 +92,7 @@ def tcp(address, timeout=CONNECT_S, source=None):
     the system picks. Raises Unreachable."""
     where = f"{address[0]}:{address[1]}"
     try:
-        stream = socket.create_connection(address, timeout, source_address=(source, 0) if source else None)
+        stream = unpaced.connect(address, timeout, source)
     except OSError as err:
         if err.errno == errno.EADDRNOTAVAIL and source:
             raise Unreachable(f"{source} is no address of this host any more", hint="qrep path shows where it is used") from err
