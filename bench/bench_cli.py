@@ -27,7 +27,7 @@ def job_size():
         return DEVICE_SIZE
     make_room()
     free = next(int(line.split()[1]) for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable"))
-    return max(DEVICE_SIZE, min(8 * GIB, free * KIB // 3 // GIB * GIB))
+    return max(DEVICE_SIZE, min(5 * GIB, free * KIB // 3 // GIB * GIB))
 
 
 @pytest.fixture

@@ -140,7 +140,7 @@ def extremes(bins, window_s):
 
 
 # Of 1, 10, 50, 100 and 600 MB/s by 1 and 8 jobs over 1 and 4 connections each; all twenty are in RESULTS.md, "limit", by hand.
-CASES = [(1, 1, 1), *((rate, 1, connections) for rate in (10, 50, 100, 600) for connections in (1, 4)), (100, 8, 4)]
+CASES = [*((rate, 1, connections) for rate in (10, 50, 100, 600) for connections in (1, 4)), (100, 8, 4)]
 SMOKE = [(10, 1, 1), (100, 2, 4)]
 ERRORS, BURSTS = {}, []
 
@@ -196,7 +196,7 @@ def make_replicas(agents, directory, relay_port, rate, jobs):
     return a
 
 
-@pytest.mark.parametrize(("rate", "jobs"), [(10, 2), (100, 2)] if FULL else [(10, 2)], ids=lambda value: str(value))
+@pytest.mark.parametrize(("rate", "jobs"), [(100, 2)] if FULL else [(10, 2)], ids=lambda value: str(value))
 def test_agents_keep_the_rate_over_tls(benchmark, huge_tmpfs, tmp_path, rate, jobs):
     directory = huge_tmpfs / f"agents-{rate}"
     directory.mkdir()

@@ -2,7 +2,6 @@
 
 import os
 
-import pytest
 from measure import DEVICE_SIZE, FULL, MEASURED_BYTES, MIB, fio, rate
 
 from qrep._native.ring import read_device
@@ -14,8 +13,7 @@ def read_passes(descriptor, block_size, depth, backend):
     return sum(read_device(descriptor, DEVICE_SIZE, block_size, depth, backend) for _ in range(PASSES))
 
 
-@pytest.mark.parametrize(("block_size", "depth"), [(8 * MIB, 2), (MIB, 16)], ids=["8M q2", "1M q16"])
-def test_read_memory_device(compare, memory_device, open_direct, block_size, depth):
+def test_read_memory_device(compare, memory_device, open_direct, block_size=8 * MIB, depth=2):
     device = memory_device()
     descriptor = open_direct(device, os.O_RDONLY)
     compare(

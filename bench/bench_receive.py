@@ -9,7 +9,7 @@ from wire_loop import connect, frames_of, run_with_peer, send_all
 from qrep._native.buffers import BufferPool
 from qrep._native.ring import Ring
 
-TOTAL = 2 * GIB if FULL else 512 * MIB
+TOTAL = GIB if FULL else 512 * MIB
 FRAME = 2 * MIB
 HEADER = 64
 

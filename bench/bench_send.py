@@ -10,7 +10,7 @@ from wire_loop import connect, frames_of, receive_all, run_with_peer
 from qrep._native.buffers import BufferPool
 from qrep._native.ring import NOTIFY, Ring
 
-TOTAL = 2 * GIB if FULL else 512 * MIB
+TOTAL = GIB if FULL else 512 * MIB
 FRAME = 2 * MIB
 
 

@@ -15,8 +15,7 @@ def write_passes(descriptor, pattern, depth, backend):
 
 
 @pytest.mark.parametrize("backend", ["uring", "threads"])
-@pytest.mark.parametrize(("block_size", "depth"), [(8 * MIB, 2), (MIB, 8)], ids=["8M q2", "1M q8"])
-def test_write_memory_device(compare, memory_device, open_direct, block_size, depth, backend):
+def test_write_memory_device(compare, memory_device, open_direct, backend, block_size=8 * MIB, depth=2):
     device = memory_device()  # filled: a first write to a hole would measure the page allocator
     descriptor = open_direct(device)
     pattern = random.Random(1).randbytes(block_size)
