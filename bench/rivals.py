@@ -20,11 +20,11 @@ class Rivals:
         self._make, self._directory, self._stack = make_device, directory, stack
         self._sources, self._targets = {}, {}
 
-    def copying(self, source, size, over="", prepare=lambda path, size: None):
-        """{name: run} of those that make a target like a source anew. source: a device of `size` bytes for those that cope with it; the others
-        have one of their own, filled at random and prepared. One target serves all of one size."""
+    def copying(self, source, size, over="", prepare=lambda path, size: None, without=()):
+        """{name: run} of those that make a target like a source anew, but for the names in `without`. source: a device of `size` bytes for those
+        that cope with it; the others have one of their own, filled at random and prepared. One target serves all of one size."""
         self._sources[size] = source
-        return {peer.name: self._ready(peer, size, prepare, own_target=False) for peer in able(COPY, over)}
+        return {peer.name: self._ready(peer, size, prepare, own_target=False) for peer in able(COPY, over) if peer.name not in without}
 
     def updating(self, source, size, over=""):
         """{name: run} of those that send what differs. Each has a target of its own, which holds what its source holds now."""

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from agents import free_port
-from measure import GIB, cpu_of, tool
+from measure import GIB, MIB, cpu_of, tool
 
 from peers import COPY, Peer, Program, ended_with
 
@@ -64,7 +64,7 @@ class Copying(Peer):
 
     def __init__(self, name, programs, argv, server=None):
         self.name, self.programs, self._argv, self._server = name, programs, argv, server
-        self.over = "tcp" if server else ""
+        self.over, self.most = ("tcp", 512 * MIB) if server else ("", Peer.most)
 
     @contextlib.contextmanager
     def ready(self, source, target, size, directory):
