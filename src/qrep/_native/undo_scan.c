@@ -120,7 +120,10 @@ int qrep_undo_scan_file(int undo_fd, uint64_t file_size, const struct qrep_undo_
 
     memset(list, 0, sizeof *list);
     list->damaged = QREP_UNDO_NO_PLACE;
-    int rc = qrep_arena_open(&reader.arena, 2 * (size_t)QREP_UNDO_SEGMENT_SIZE);
+    if (file_size <= QREP_UNDO_SEGMENT_SIZE) /* no batch: the first segment is the header's */
+        return 0;
+    uint64_t batches = file_size - QREP_UNDO_SEGMENT_SIZE;
+    int rc = qrep_arena_open(&reader.arena, batches > QREP_UNDO_SEGMENT_SIZE ? 2 * (size_t)QREP_UNDO_SEGMENT_SIZE : (size_t)batches);
     if (rc == 0)
         rc = qrep_ring_open(&reader.ring, &options);
     if (rc == 0)
