@@ -36,6 +36,7 @@ POINTS = {
     "undo-merge-rename-before": "and read back; it is about to take the place of the newest",
     "undo-merge-renamed": "and has; the files of the sync points between are still there",
     "undo-merge-done": "and are gone",
+    "undo-sealed": "the undo file says how many batches it holds, the generation is not prepared",
     "undo-restore-before": "before-images are about to be put back",
     "undo-restore-batch": "in the middle of that",
     "rollback-undo-durable": "what a rollback will overwrite is logged",

@@ -28,7 +28,7 @@ SOURCE_POINTS = (
 TARGET_POINTS = (
     "undo-create-before", "undo-create-durable", "superblock-write-before", "superblock-write-durable", "target-claimed",
     "target-lanes-started", "target-frame-received", "target-undo-written", "target-undo-flushed", "target-write-submitted",
-    "target-write-done", "target-end", "target-flush-before", "target-flush-done", "target-reply", "map-pending-before",
+    "target-write-done", "target-end", "undo-sealed", "target-flush-before", "target-flush-done", "target-reply", "map-pending-before",
     "map-pending-durable", "map-fold-before", "map-fold-durable", "store-write-unflushed", "store-rename-before", "store-rename-unflushed",
 )  # fmt: skip
 RECOVERY_POINTS = ("undo-restore-before", "undo-restore-batch", "target-flush-before", "target-flush-done", "superblock-write-before", "superblock-write-durable", "undo-prune-before")
@@ -40,7 +40,7 @@ AROUND_KEPT_POINTS = ("snapshot-named", "source-frozen", "source-run-saved", "so
 LET_GO_POINT = "source-kept-let-go"
 DROP_POINT = "map-drop-before"  # of digests whose generation was not committed
 INITIAL_POINTS = ("superblock-create-before", "map-forget-before", "target-write-done", "superblock-write-before", "map-fold-before")
-ROLLBACK_POINTS = ("undo-create-durable", "rollback-undo-durable", "rollback-applied", "superblock-write-before", "superblock-write-durable", "map-fold-before")
+ROLLBACK_POINTS = ("undo-create-durable", "rollback-undo-durable", "rollback-applied", "undo-sealed", "superblock-write-before", "superblock-write-durable", "map-fold-before")
 CONNECTION_POINTS = ("source-lanes-added", "source-lane-leaves", "target-lanes-added")
 # In test_group_kills.py.
 GROUP_POINTS = ("group-record-before", "group-record-durable", "group-member-committed", "group-settle-before", "group-settled", "source-agreed", "together-frozen", "shared-frozen", "shared-token-held", "shared-token-released")

@@ -6,6 +6,7 @@ from sim.world import Killed, Signal
 
 SECTOR = 512
 PAGE = 4096
+HEAD = 2 * PAGE
 
 
 class Faults:
@@ -138,16 +139,16 @@ class SparseFile(Disk):
     """A Disk addressed like a real undo file, whose segments lie 2^24 bytes apart; kept without the gaps."""
 
     def __init__(self, world, name, *, segments=0, latency=0.0005):
-        super().__init__(world, name, PAGE, latency=latency)
+        super().__init__(world, name, HEAD, latency=latency)
 
     def place(self, offset):
-        """Where a file offset lies in the kept bytes: segment 0 (the header) has one page, the others ROOM each."""
+        """Where a file offset lies in the kept bytes: segment 0 (the header and its copy) has two pages, the others ROOM each."""
         segment, inside = divmod(offset, SEGMENT)
         if segment == 0:
             return inside
         if inside >= ROOM:
             raise ValueError("a segment of the simulation is full")
-        return PAGE + (segment - 1) * ROOM + inside
+        return HEAD + (segment - 1) * ROOM + inside
 
     def grow(self, end):
         if len(self.cache) < end:
@@ -161,7 +162,7 @@ class SparseFile(Disk):
 
     def segments(self):
         """(file offset, bytes) of every segment that was ever written to."""
-        for index, start in enumerate(range(PAGE, len(self.cache), ROOM)):
+        for index, start in enumerate(range(HEAD, len(self.cache), ROOM)):
             yield (index + 1) * SEGMENT, bytearray(self.cache[start : start + ROOM])
 
 

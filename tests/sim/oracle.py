@@ -153,6 +153,14 @@ class Oracle:
             raise Violation(f"{len(target.undo)} undo files are kept for {wanted} sync points")
 
 
+def batches_told(file, header):
+    """How many batches there are at least."""
+    try:
+        return records.UndoHeader.unpack(file.read(records.UNDO_COPY_OFFSET, records.UNDO_HEADER_SIZE)).batches
+    except records.RecordDamaged:
+        return header.batches
+
+
 def before_images(file, header, size):
     """(offset, bytes) in the order they are put back: the latest logged first. Raises RecordDamaged."""
     batches = []
@@ -161,6 +169,9 @@ def before_images(file, header, size):
         if scan.damaged is not None:
             raise records.RecordDamaged(f"undo batch at {scan.damaged} was flushed and is lost")
         batches += [(batch, segment, position) for batch in scan.batches]
+    told = batches_told(file, header)
+    if len(batches) < told:
+        raise records.RecordDamaged(f"{len(batches)} of {told} undo batches are there")
     batches.sort(key=lambda entry: entry[0].sequence, reverse=True)
     for batch, segment, position in batches:
         end = batch.payload_position - position + batch.payload_size

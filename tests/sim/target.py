@@ -350,6 +350,7 @@ class Target(Process, Roles):
         lane.position += len(batch)
         yield written
         yield from self.flush_undo(file)
+        self.undo_flushed += 1
         lane.flushed = lane.position
 
     def flush_undo(self, file):
@@ -404,7 +405,7 @@ class Target(Process, Roles):
         if self.store.faults.hits("write"):
             raise OSError(errno.ENOSPC, "no space for the undo file")
         self.undo[action.new] = file
-        self.undo_segment = self.undo_sequence = self.undo_used = 0
+        self.undo_segment = self.undo_sequence = self.undo_flushed = self.undo_used = 0
         yield file.submit(0, header)
         yield from file.flush()
 
@@ -484,6 +485,14 @@ class Target(Process, Roles):
 
     def _forget_checkpoint(self, action):
         yield from self.store.write("checkpoint", None)
+
+    def _seal_undo(self, action):
+        file = self.undo.get(action.new)
+        if file is None:
+            return
+        header = records.UndoHeader.unpack(file.read(0, records.UNDO_HEADER_SIZE))
+        yield file.submit(records.UNDO_COPY_OFFSET, header.replace(batches=self.undo_flushed).pack())
+        yield from file.flush()
 
     def _restore_undo(self, action):
         file = self.undo.get(action.new)
@@ -712,7 +721,7 @@ class Target(Process, Roles):
         do.WriteSuperblock: _write_superblock, do.ConfirmSuperblock: _confirm_superblock, do.CreateUndo: _create_undo, do.StartLanes: _start_lanes, do.AddLanes: _add_lanes, do.SendAdded: _send_added, do.SendBegan: _send_began,
         do.SendResumed: _send_resumed, do.WaitLanes: _wait_lanes, do.DrainLanes: _drain_lanes, do.CollectManifest: _collect_manifest,
         do.FlushDevice: _flush_device, do.TakeCheckpoint: _take_checkpoint, do.SaveCheckpoint: _save_checkpoint,
-        do.ForgetCheckpoint: _forget_checkpoint, do.RestoreUndo: _restore_undo, do.ApplyPoint: _apply_point,
+        do.ForgetCheckpoint: _forget_checkpoint, do.SealUndo: _seal_undo, do.RestoreUndo: _restore_undo, do.ApplyPoint: _apply_point,
         do.WritePendingMap: _write_pending_map, do.SettleMap: _settle_map, do.ForgetMap: _forget_map, do.PruneUndo: _prune_undo, do.Retain: _retain,
         do.Scan: _scan, do.SendLeaves: _send_leaves, do.Reply: _send_message, do.CloseSession: _close_session, do.Faulted: _faulted, do.RecordPoint: _nothing,
         do.RolledBack: _nothing, do.RollbackFailed: _nothing, do.HoldOpen: _nothing, do.Abandoned: _nothing,

@@ -200,7 +200,7 @@ def test_prepare_waits_compares_flushes_and_only_then_says_prepared():
     target = begun()
     assert target.message("a", say.Prepare(7, 3, DIGEST, False, 0, "", "")) == [do.WaitLanes(), do.CollectManifest(7)]
     actions = target.manifest_collected(3, DIGEST, 0)
-    assert names(actions) == ["FlushDevice", "WritePendingMap", "Reply"]
+    assert names(actions) == ["SealUndo", "FlushDevice", "WritePendingMap", "Reply"]
     assert replies(actions) == [say.Prepared(7)]
 
 
@@ -353,7 +353,7 @@ def test_a_rollback_is_a_generation_of_its_own():
     actions = target.rollback(OTHER, NEW, 9)
     assert actions == [do.CreateUndo(T, NEW, 9), do.WriteSuperblock(target.record), do.ApplyPoint(OTHER, (T,), 9)]
     assert target.record.open_kind == OPEN_ROLLBACK
-    assert names(target.point_applied()) == ["FlushDevice", "WriteSuperblock", "SettleMap", "PruneUndo", "CloseSession", "RolledBack", "Retain"]
+    assert names(target.point_applied()) == ["SealUndo", "FlushDevice", "WriteSuperblock", "SettleMap", "PruneUndo", "CloseSession", "RolledBack", "Retain"]
     assert (target.record.committed_id, target.record.history) == (NEW, (T, OTHER))
 
 
@@ -362,7 +362,7 @@ def test_a_session_that_reads_the_volume_does_not_outlive_a_rollback():
     target.rollback(OTHER, NEW, 9)
     actions = target.point_applied()
     assert [action.handle for action in actions if isinstance(action, do.CloseSession)] == ["a"] and target.session is None
-    assert names(actions)[:2] == ["FlushDevice", "WriteSuperblock"]
+    assert names(actions)[:3] == ["SealUndo", "FlushDevice", "WriteSuperblock"]
     assert names(target.message("a", say.ScanTarget(0, 1))) == ["CloseSession"]
 
 

@@ -48,6 +48,7 @@ class Image:
             self.content[offset : offset + size] = fill
         writer.write()
         os.close(descriptor)
+        self.store.seal(new, writer.count)
         self.images[new] = bytes(self.content)
 
     def shown(self, way):
@@ -219,6 +220,7 @@ def test_the_middle_of_a_page_is_not_guessed_at(store):
     writer.add(512, 512, None)
     writer.write()
     os.close(descriptor)
+    store.seal(IDS[1], writer.count)
     Image(store, 6).generation(IDS[1], IDS[2], [(0, PAGE)])
     with pytest.raises(DamagedError, match="whole pages"):
         merged(store, IDS[2], IDS[1], IDS[0])

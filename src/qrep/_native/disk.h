@@ -51,7 +51,9 @@ _Static_assert(sizeof(struct qrep_superblock) == 512, "one sector");
 #define QREP_UNDO_SEGMENT_SIZE (16u << 20)          /* a lane takes whole segments; a batch never crosses one */
 #define QREP_UNDO_EXTENTS_MAX 16384u
 
-struct qrep_undo_header { /* at offset 0; the first segment starts at QREP_UNDO_SEGMENT_SIZE */
+#define QREP_UNDO_COPY_OFFSET 4096u
+
+struct qrep_undo_header { /* at offset 0; a copy at QREP_UNDO_COPY_OFFSET once the generation is prepared; the first segment starts at QREP_UNDO_SEGMENT_SIZE */
     uint64_t magic;
     uint16_t version;
     uint16_t reserved0;
@@ -63,7 +65,7 @@ struct qrep_undo_header { /* at offset 0; the first segment starts at QREP_UNDO_
     uint64_t size;
     uint32_t leaf_size;
     uint32_t granule_size;
-    uint64_t batches;                   /* of a file that was merged of others: how many it has, neither more nor fewer; 0: not told */
+    uint64_t batches;                   /* of a file that was merged of others, and in the copy: how many there are at least; else 0 */
     uint8_t checksum[QREP_DIGEST_SIZE]; /* BLAKE3 of the 96 bytes before */
 };
 _Static_assert(offsetof(struct qrep_undo_header, checksum) == 96, "undo header layout");

@@ -13,6 +13,7 @@ cdef extern from "disk.h" nogil:
         QREP_OPEN_RUN
         QREP_OPEN_ROLLBACK
         QREP_UNDO_SEGMENT_SIZE
+        QREP_UNDO_COPY_OFFSET
         QREP_UNDO_EXTENTS_MAX
         QREP_UNDO_DATA
         QREP_UNDO_ZERO

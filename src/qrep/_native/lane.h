@@ -157,6 +157,7 @@ struct qrep_target_run {
     _Atomic uint64_t undo_next;     /* offset of the next free segment in the undo file */
     uint64_t undo_limit;            /* bytes the undo file may take */
     _Atomic uint64_t undo_sequence; /* of the next batch */
+    _Atomic uint64_t undo_flushed;  /* batches of this session that are flushed: only what they cover may have been overwritten (R3) */
     uint32_t slots;                 /* frame buffers per lane, >= 2 */
     uint32_t ring_backend;
     uint32_t is_file;               /* 1: an image file, holes can be seen with SEEK_DATA */

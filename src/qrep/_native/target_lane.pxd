@@ -15,6 +15,7 @@ cdef extern from "lane.h" nogil:
         uint64_t undo_next
         uint64_t undo_limit
         uint64_t undo_sequence
+        uint64_t undo_flushed
         uint32_t slots
         uint32_t ring_backend
         uint32_t is_file

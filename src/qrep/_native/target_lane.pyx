@@ -148,6 +148,11 @@ cdef class TargetRun:
         """Of the next batch: where a resumed session goes on."""
         return self.run.undo_sequence
 
+    @property
+    def undo_flushed(self):
+        """Batches of this session that are flushed: nothing but what they cover was overwritten."""
+        return self.run.undo_flushed
+
     def counters(self):
         """Bytes, granules, frames and ns so far, summed over the lanes; any time."""
         return counters_of(&self.run.base.counters)

@@ -94,6 +94,7 @@ static void set_flushed(struct qrep_undo_writer *writer, uint64_t flushed)
         return;
     for (uint64_t number = writer->flushed; run->undo_reach && number < flushed; number++)
         qrep_undo_reach_set(run->undo_reach, run->undo_reach_size, writer->ends[number % QREP_UNDO_BATCHES_MAX]);
+    atomic_fetch_add(&run->undo_flushed, flushed - writer->flushed);
     writer->flushed = flushed; /* from here on their frames may be written */
     uint64_t end = writer->ends[(flushed - 1) % QREP_UNDO_BATCHES_MAX];
     if (end <= writer->next && end > writer->end - QREP_UNDO_SEGMENT_SIZE)

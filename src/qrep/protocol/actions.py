@@ -149,6 +149,13 @@ class ForgetCheckpoint(NamedTuple):
     """Remove the checkpoint durably, if there is one. A checkpoint carries its attempt, so one that stayed is never believed for another."""
 
 
+class SealUndo(NamedTuple):
+    """Note durably in the undo file of `new` how many batches were flushed for it: its lanes have ended, and from here on one that rots is missed,
+    the last one included. Nothing to do for a first generation, which has no undo."""
+
+    new: bytes
+
+
 class RestoreUndo(NamedTuple):
     """RESULT undo_restored(): put the before-images of this attempt back, newest batch first, so that the first logged of each place wins.
 

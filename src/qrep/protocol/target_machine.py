@@ -156,6 +156,7 @@ class TargetMachine(TargetRequests, TargetChecks, TargetGroup, TargetRoles):
         self._point = (asked.fuzzy, asked.frozen_at_ns, asked.consistency, asked.label)
         new, counter = self.record.open_new_id, self.record.committed_counter + 1
         return [
+            do.SealUndo(new),
             do.FlushDevice(),
             do.WritePendingMap(new, self.record.committed_id, counter),
             *self._reply(self.session, say.Prepared(asked.attempt)),
@@ -178,7 +179,7 @@ class TargetMachine(TargetRequests, TargetChecks, TargetGroup, TargetRoles):
         handle, self.session = self.session, None
         close = [] if handle is None else [do.CloseSession(handle, "the volume was rolled back meanwhile")]
         # R4: the content is flushed before the one sector that makes it the committed generation.
-        return [do.FlushDevice(), do.WriteSuperblock(self.record), *self._tidy(), *close, do.RolledBack(self.record.committed_id, point), do.Retain()]
+        return [do.SealUndo(self.record.committed_id), do.FlushDevice(), do.WriteSuperblock(self.record), *self._tidy(), *close, do.RolledBack(self.record.committed_id, point), do.Retain()]
 
     def failed(self, action, error):
         """`action` raised `error`, the rest of its list was dropped. What is returned takes its place."""
@@ -201,7 +202,7 @@ class TargetMachine(TargetRequests, TargetChecks, TargetGroup, TargetRoles):
                 return self._expel(action.handle, "device-read", str(error))
             case do.AddLanes():  # those that run are not touched, but what the source was promised is not there: it resumes
                 return [*self._stop_lanes(checkpoint=True), *self._reply(handle, say.Nak(attempt, "connection", str(error)[:2000]))]
-            case do.StartLanes() | do.CollectManifest() | do.WritePendingMap() | do.ForgetCheckpoint() if self.phase != "idle":
+            case do.StartLanes() | do.CollectManifest() | do.SealUndo() | do.WritePendingMap() | do.ForgetCheckpoint() if self.phase != "idle":
                 return self._roll_back(lambda: self._reply(handle, say.Aborted(attempt, f"{type(action).__name__}: {error}"[:2000])))
             case do.MapDevice():
                 return self._mapping_failed(error)

@@ -42,7 +42,7 @@ class Attempt:
         self.base_id, self.undo_fd, self.moved = base_id, undo_fd, moved
         self.states, self.values = bytearray(states), values  # these values are never changed: a session begins with a copy
         self.marked = bytearray(len(states))
-        self.undo_next, self.undo_sequence = SEGMENT, 0
+        self.undo_next, self.undo_sequence, self.undo_flushed = SEGMENT, 0, 0
         self.unwritten = []  # (offset, size, errno) of what the device did not take in the last session
         self.held = None  # the HoldOpen of a run that ended and left blocks out, until the next session
         self.run = self.lanes = None  # of the present session
@@ -57,6 +57,7 @@ class Attempt:
         self.states, self.values = run.fresh_states, run.fresh_values
         self.marked = merged_marks(self.marked, run.marked)
         self.undo_next, self.undo_sequence = run.undo_next, run.undo_sequence
+        self.undo_flushed += run.undo_flushed
         self.unwritten = run.bad_extents()
 
     def present(self):
@@ -162,6 +163,11 @@ class TargetDriver(RoleChanges, CheckDriver):
         descriptor = self.undo.create(action.base, action.new, action.attempt)
         self._attempt = Attempt(action.base, self.digest_map.states, self.digest_map.values, self.moved, descriptor)
 
+    def _seal_undo(self, action):
+        attempt = self._attempt
+        if attempt.undo_fd >= 0:
+            self.undo.seal(action.new, attempt.undo_flushed)
+
     def _restore_undo(self, action):
         self._end_attempt()
         is_file = self.device.kind == "file"
@@ -202,6 +208,7 @@ class TargetDriver(RoleChanges, CheckDriver):
         touched = rollback.apply_point(
             self.undo, chain, action.way, undo_log, self.device_fd, is_file=self.device.kind == "file", progress=self._rollback_progress
         )
+        attempt.undo_flushed = undo_log.count
         if self.digest_map.tag == attempt.base_id:  # what was not touched is known as before
             for granule in touched:
                 attempt.states[granule] = disk.STATE_UNKNOWN
@@ -401,14 +408,14 @@ class TargetDriver(RoleChanges, CheckDriver):
             channel.close()
 
     def _faulted(self, action):
-        log.error("%s: out of service: %s", self.name, action.reason)
-        self.damaged = action.reason
+        self.damaged = self.damaged or action.reason  # what was found out first says more
+        log.error("%s: out of service: %s", self.name, self.damaged)
         self._end_attempt()
 
     _handlers = {
         do.WriteSuperblock: _write_superblock, do.ConfirmSuperblock: _confirm_superblock, do.Reshape: _reshape,
         do.SettleGroup: Member._settle_group, do.ForgetMap: _forget_map, do.SettleMap: _settle_map,
-        do.WritePendingMap: _write_pending_map, do.CreateUndo: _create_undo, do.RestoreUndo: _restore_undo, do.PruneUndo: _prune_undo, do.Retain: _retain,
+        do.WritePendingMap: _write_pending_map, do.CreateUndo: _create_undo, do.SealUndo: _seal_undo, do.RestoreUndo: _restore_undo, do.PruneUndo: _prune_undo, do.Retain: _retain,
         do.RecordPoint: _record_point, do.ApplyPoint: _apply_point, do.RolledBack: _rolled_back, do.RollbackFailed: _rollback_failed,
         do.StartLanes: _start_lanes, do.AddLanes: _add_lanes, do.SendAdded: _send_added, do.SendBegan: _send_began, do.SendResumed: _send_resumed, do.WaitLanes: _wait_lanes,
         do.DrainLanes: _drain_lanes, do.CollectManifest: _collect_manifest, do.FlushDevice: _flush_device,

@@ -21,6 +21,7 @@ from qrep.units import format_size
 SUFFIX = ".undo"
 SEGMENT = disk.UNDO_SEGMENT_SIZE
 PAGE = 4096
+COPY_OFFSET = disk.UNDO_COPY_OFFSET
 SLACK = 16 * SEGMENT  # on top of twice the volume: lanes take whole segments, however little they write
 TRIM_MAX = 1 << 30  # bytes of a file; in a larger one the unused ends of segments do not matter, and finding them costs reading it
 GROUP = 64 << 20  # bytes put back between two looks at how far it is; a rollback flushes its undo file as often
@@ -136,6 +137,19 @@ class UndoStore:
             self.directory.remove(name)
             raise
 
+    def seal(self, new, batches):
+        """Note how many batches are flushed in a file, in a copy of its header: one that is torn is none. Durable. Raises DamagedError, OSError."""
+        header = self.header(new)
+        if header is None:
+            raise self._damaged(new, "it is missing")
+        descriptor = self.directory.open(self.name(new), os.O_RDWR)
+        try:
+            write_all(descriptor, header.replace(batches=batches).pack(), COPY_OFFSET)
+            flush(descriptor, f"{self.directory.path}/{self.name(new)}")
+        finally:
+            os.close(descriptor)
+        crashpoint("undo-sealed")
+
     def restore(self, base, new, attempt, device_fd, *, is_file=False, sector_size=0, progress=None):
         """Write the before-images of base <- new over `device_fd`, newest first; not flushed. Returns bytes restored.
 
@@ -193,8 +207,11 @@ class UndoStore:
             found = undo.scan(descriptor, os.fstat(descriptor).st_size, header)
             if found.damaged is not None:
                 raise self._damaged(new, f"the before-images at {found.damaged} were flushed and cannot be read back")
-            if header.batches and len(found.batches) != header.batches:
-                raise self._damaged(new, f"{len(found.batches)} of {header.batches} batches of before-images can be read back")
+            told = self._batches_told(header)
+            if told is None and attempt is None:
+                raise self._damaged(new, "how many batches of before-images it has cannot be read back")
+            if len(found.batches) < (told or 0):
+                raise self._damaged(new, f"{len(found.batches)} of {told} batches of before-images can be read back")
         except OSError as err:
             os.close(descriptor)
             raise self._damaged(new, f"it cannot be read: {err.strerror}") from err
@@ -202,6 +219,19 @@ class UndoStore:
             os.close(descriptor)
             raise
         return descriptor, header, found.batches
+
+    def _batches_told(self, header):
+        """How many batches there are at least; None: nobody says, or what says it cannot be believed."""
+        if header.batches:
+            return header.batches
+        descriptor = self.directory.open(self.name(header.new_id))
+        try:
+            copy = disk.UndoHeader.unpack(read_exact(descriptor, disk.UNDO_HEADER_SIZE, COPY_OFFSET))
+        except (disk.RecordDamaged, disk.RecordNewer):
+            return None
+        finally:
+            os.close(descriptor)
+        return copy.batches if copy.replace(batches=0) == header else None
 
     def header(self, new):
         """UndoHeader of the file of generation `new`, or None if there is none. Raises DamagedError if it is not to be believed."""
@@ -229,6 +259,16 @@ class UndoStore:
             if name.endswith(SUFFIX) and self._is_on(base, name):  # a header that cannot be believed: its making was cut short, it covered no write
                 return self.header(bytes.fromhex(name.removesuffix(SUFFIX)))
         return None
+
+    def newer(self, committed):
+        """The id of a generation that was committed on top of `committed`, None if none was: another generation was begun on top of that one."""
+        above = {}
+        for name in self.directory.names():
+            if name.endswith(SUFFIX):
+                with contextlib.suppress(DamagedError, ValueError, OSError):
+                    header = self.header(bytes.fromhex(name.removesuffix(SUFFIX)))
+                    above.setdefault(header.base_id, []).append(header.new_id)
+        return next((new for new in above.get(bytes(committed), ()) if new in above), None)
 
     def chain(self, committed):
         """The Chain that begins with the generation the device holds: each undo file leads to the one before, whatever the superblock's history
@@ -267,7 +307,7 @@ class UndoStore:
         descriptor = self.directory.open(self.name(new), os.O_RDWR)
         try:
             for segment in range(-(-os.fstat(descriptor).st_size // SEGMENT)):
-                start = ends.get(segment, max(segment * SEGMENT, PAGE))
+                start = ends.get(segment, max(segment * SEGMENT, COPY_OFFSET + PAGE))
                 _punch(descriptor, start, (segment + 1) * SEGMENT - start)
         finally:
             os.close(descriptor)

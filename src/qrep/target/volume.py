@@ -117,6 +117,7 @@ class TargetVolume(Keeping, TargetDriver, Member):
         below = undo_directory(self.directory, self._undo_path, self.volume_id, committed)
         self.undo = UndoStore(below, self.volume_id, self.geometry, self._undo_limit_given)
         self.points = Points(self.directory)
+        record = self._unless_outdated(record)
         if record is not None and record.committed_id != NO_ID and not record.open_attempt:
             record = self._reopened(record)
         self.machine = TargetMachine(
@@ -135,6 +136,17 @@ class TargetVolume(Keeping, TargetDriver, Member):
             self.execute(actions)
         self.recovered = bool(record and record.open_attempt) and self.machine.phase == "idle" and self.machine.record.committed_id != record.open_new_id
         return self
+
+    def _unless_outdated(self, record):
+        """The record, None if it is older than what the device holds: putting back what lies on top of it would mix generations."""
+        newer = self.undo.newer(record.committed_id) if record is not None and record.committed_id != NO_ID else None
+        if newer is None:
+            return record
+        self.damaged = (
+            f"{self.superblock.path} says that generation {record.committed_id.hex()} is committed, but {newer.hex()} was committed on top of it; "
+            "the target was left alone; put the newer superblock back, or remove the volume and replicate it anew"
+        )
+        return None
 
     def _check_target(self, size, leaf_size, known):
         """Refuse what may not be written. A known volume may still be held by a process that is being buried: that is waited for."""
