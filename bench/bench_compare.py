@@ -1,4 +1,7 @@
-"""The zero test and the leaf comparison against copying the same memory, which is what the memory gives."""
+"""The zero test and the leaf comparison against copying the same memory, which is what the memory gives.
+
+A copy moves each byte twice, so what only reads them is to be faster than it: `first` 1.
+"""
 
 import random
 
@@ -33,7 +36,7 @@ def test_zero_test_of_zeros_against_memcpy(benchmark, copied, zero_test):
         for piece, target in pieces:
             target[:] = piece
 
-    report(benchmark, "", f"zero test of zeros, {zero_test} / memcpy", measure_ratio(test_all, copy_all, WORKING_SET))
+    report(benchmark, "", f"zero test of zeros, {zero_test} / memcpy", measure_ratio(test_all, copy_all, WORKING_SET), first=1.0, goal=1.3)
     assert benchmark.pedantic(test_all, rounds=1) is True
     compare.select()
 
@@ -43,9 +46,8 @@ def test_zero_test_of_data_is_free(benchmark, copied):
     source = huge_memory(GRANULE)
     target = copied[:GRANULE]
     ratio = measure_ratio(lambda: compare.is_zero(source), lambda: target.__setitem__(slice(None), source), GRANULE)
-    report(benchmark, "", "zero test of data / memcpy", ratio)
+    report(benchmark, "", "zero test of data / memcpy", ratio, first=10.0, goal=50.0)
     assert benchmark.pedantic(compare.is_zero, args=(source,), rounds=1) is False
-    assert ratio.value > 10
 
 
 @pytest.mark.parametrize("changed_every", [0, 100, 1])
@@ -65,6 +67,6 @@ def test_leaf_comparison_of_a_granule_against_memcpy_of_it(benchmark, copied, ch
         copied[:GRANULE] = data
 
     ratio = measure_ratio(compare_all, copy_all, GRANULE)
-    report(benchmark, "", f"compare leaves, changed 1 in {changed_every or 'none'} / memcpy of the granule", ratio)
+    report(benchmark, "", f"compare leaves, changed 1 in {changed_every or 'none'} / memcpy of the granule", ratio, first=1.0, goal=5.0)
     runs = benchmark.pedantic(compare_all, rounds=1)
     assert sum(count for _, count, _ in runs) == len(changed)

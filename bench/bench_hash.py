@@ -1,7 +1,7 @@
 """H1, H3: our hash with the values of 4 KiB leaves against the packaged `blake3` on one thread.
 
-Both run over the same memory in turn. The packaged one always takes the widest instructions of the CPU: on a machine with
-AVX-512 the AVX2 row compares our AVX2 with its AVX-512, so only a CPU without AVX-512 gives H3 as it is meant.
+Both run over the same memory in turn, in one process. The packaged one takes the widest instructions it is shown: H3 is measured
+against a copy that is not shown AVX-512 (packaged_blake3.py).
 """
 
 import ctypes
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import blake3
 import pytest
+from packaged_blake3 import CannotMask, load_for_avx2
 from ratios import FULL, huge_memory, measure_ratio, report
 
 from qrep._native import hasher
@@ -39,12 +40,28 @@ def kernel(request):
     hasher.select()
 
 
+@pytest.fixture(scope="module")
+def packaged_for_avx2(tmp_path_factory):
+    """(the packaged blake3 to compare AVX2 with, what it runs on)."""
+    if "avx512f" not in Path("/proc/cpuinfo").read_text():
+        return blake3.blake3, "AVX2: this CPU has no more"
+    try:
+        return load_for_avx2(tmp_path_factory.mktemp("packaged")), "AVX2: it was not shown the CPU's AVX-512"
+    except CannotMask as err:
+        return blake3.blake3, f"AVX-512: {err}"
+
+
+# Short leaves: ahead of the packaged one. Where it is long, by how much is the goal of SPEED.md.
+GOALS = {"avx512": ("H1", {"4K": 1.0, "16K": 1.0, "1M": 1.1, "8M": 1.1}), "avx2": ("H3", {"4K": 1.0, "16K": 1.0, "1M": 1.0, "8M": 1.0})}
+
+
 @pytest.mark.parametrize("kernel", ["avx512", "avx2", "sse41", "neon", "portable"], indirect=True)
 @pytest.mark.parametrize("label", SIZES)
-def test_hash_with_leaf_values_against_the_packaged_blake3(benchmark, memory, kernel, label):
+def test_hash_with_leaf_values_against_the_packaged_blake3(benchmark, memory, kernel, label, request):
     size = SIZES[label]
     pieces = [(at, memory[at:at + size]) for at in range(0, min(WORKING_SET, 4096 * size), size)]
     leaves = bytearray(size // LEAF * 32)
+    packaged_hash, runs_on = request.getfixturevalue("packaged_for_avx2") if kernel == "avx2" else (blake3.blake3, "the widest of this CPU")
 
     def ours():
         for at, piece in pieces:
@@ -52,16 +69,18 @@ def test_hash_with_leaf_values_against_the_packaged_blake3(benchmark, memory, ke
 
     def packaged():
         for _, piece in pieces:
-            blake3.blake3(piece, max_threads=1).digest()
+            packaged_hash(piece, max_threads=1).digest()
 
     ratio = measure_ratio(ours, packaged, len(pieces) * size, clock=time.thread_time)
-    judged = kernel == "avx512" and size >= 1 << 20
+    ident, goals = GOALS.get(kernel, ("", {}))
+    # An AVX2 that had to be compared with AVX-512 is shown, not judged.
+    judged = label in goals and not runs_on.startswith("AVX-512")
     report(
-        benchmark, {"avx512": "H1", "avx2": "H3"}.get(kernel, ""), f"hash {label}, {kernel} / packaged blake3, 1 thread", ratio,
-        first=0.9 if judged else None, goal=1.1 if judged else None,
+        benchmark, ident, f"hash {label}, {kernel} / packaged blake3, 1 thread", ratio,
+        first=0.9 if judged else None, goal=goals[label] if judged else None, note=f"packaged one on {runs_on}",
     )
     benchmark.pedantic(ours, rounds=1)
-    assert hasher.hash(pieces[-1][1]) == blake3.blake3(pieces[-1][1]).digest()
+    assert hasher.hash(pieces[-1][1]) == packaged_hash(pieces[-1][1]).digest() == blake3.blake3(pieces[-1][1]).digest()
 
 
 @pytest.mark.parametrize("label", ["64K", "8M"])
