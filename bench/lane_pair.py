@@ -71,8 +71,9 @@ def scan_rate(geometry, descriptor, known, lanes=1):
 
 
 def replicate(geometry, source_fd, target_fd, *, connections=2, base=None, undo_fd=-1, source_options=None, target_options=None,
-              pairs=tcp_pairs, flush=False):  # fmt: skip
-    """Send the volume from one descriptor to the other; (SourceRun, TargetRun, seconds). base: (states, values) or None: all is sent.
+              pairs=tcp_pairs, flush=False, bucket=None):  # fmt: skip
+    """Send the volume from one descriptor to the other; (SourceRun, TargetRun, seconds). base: (states, values) or None: all is sent. bucket: what the
+    source may send at.
 
     The time is that of the lanes, from the first start to the last return, and of a flush of the target at the end if asked for; it is a Sample,
     which carries the CPU time of the lanes of each side (what the kernel does for them in threads of its own is not in it). Raises RuntimeError with
@@ -89,7 +90,7 @@ def replicate(geometry, source_fd, target_fd, *, connections=2, base=None, undo_
         for index, (ours, theirs) in enumerate(pairs(connections)):
             stack.enter_context(ours), stack.enter_context(theirs)
             for name, run, fd, end in (("target", target, target_fd, theirs), ("source", source, source_fd, ours)):
-                connection = Connection.socket(end.fileno(), index)
+                connection = Connection.socket(end.fileno(), index, bucket=bucket if name == "source" else None)
 
                 def work(key=(name, index), run=run, fd=fd, connection=connection):
                     results[key] = run.lane(fd, connection, key[1])
