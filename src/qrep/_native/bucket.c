@@ -190,6 +190,15 @@ static uint64_t sharers_of(const struct qrep_bucket *bucket, const struct qrep_b
     return sharers;
 }
 
+uint64_t qrep_bucket_rate(struct qrep_bucket *bucket)
+{
+    lock_tree(bucket);
+    const struct qrep_bucket *limit = qrep_bucket_slowest(bucket);
+    uint64_t rate = limit ? limit->rate_bytes_per_s : QREP_RATE_UNLIMITED;
+    unlock_tree(bucket);
+    return rate;
+}
+
 uint64_t qrep_bucket_piece(struct qrep_bucket *bucket)
 {
     lock_tree(bucket);

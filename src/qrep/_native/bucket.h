@@ -52,6 +52,8 @@ void qrep_bucket_set_rate(struct qrep_bucket *bucket, uint64_t rate_bytes_per_s,
  * 1 KiB to 1 MiB; QREP_PIECE_UNLIMITED without a rate. */
 #define QREP_PIECE_UNLIMITED ((uint64_t)2 << 20)
 uint64_t qrep_bucket_piece(struct qrep_bucket *bucket);
+/* Bytes per second of the slowest rate of the chain, QREP_RATE_UNLIMITED without one. */
+uint64_t qrep_bucket_rate(struct qrep_bucket *bucket);
 /* Take `size` bytes from this bucket and all its parents. Returns 0 when taken, else the nanoseconds to wait before asking again; until then the
  * request stands, and another size asked for takes its place. Never more than rate * time + capacity in all. A size above half the
  * capacity is granted when the bucket is half full, exceeds that sum by what it has above the half, and is paid by waiting after. */

@@ -195,7 +195,7 @@ void source_frame_slot(struct source_lane *lane, struct source_slot *slot, struc
         }
         qrep_frame_seal(header, &lane->outgoing);
         batch->finishes = slot->run_next == slot->run_count;
-        batch->full = batch->finishes || !has_room(lane, batch);
+        batch->full = batch->finishes || !has_room(lane, batch) || (lane->pack.packer && slot->packing == SOURCE_UNDECIDED);
     } while (!batch->full && slot->packing <= SOURCE_PLAIN); /* packing takes its time: the lane looks up after each frame */
 }
 

@@ -8,7 +8,8 @@
  * busy is what this lane spends on a byte beside packing and waiting for its connection; wire is how long a byte occupies the connection, rate limits
  * included. On a socket, which sends while the lane works, the larger of the two counts; where sending blocks the lane, their sum. So a fast
  * connection, a busy CPU and data that does not get smaller all speak against it, each by what it was measured to cost. busy, wire and cost are sums that
- * fade; the ratio comes from a sample of the granule itself.
+ * fade; the ratio comes from a sample of the granule itself. Where the CPU is what everybody lacks, the target, too, the sum says nothing of it: so what came
+ * of packing is compared with what plain data was like, and if it was no better, the lane lets it be for a while.
  *
  * What is packed lies in a room of its batch, and is the kernel's as long as the batch is. */
 #include "source_parts.h"
@@ -19,7 +20,8 @@
 #define WORTH_IT 1.1         /* how many times faster it must be */
 #define FADE_BYTES (32 << 20) /* of data, or of the wire, */
 #define FADE_NS 2000000000.0  /* and this time: what is older counts half */
-#define KNOWN_BYTES (64 << 10) /* of the wire: with less there is no measure yet */
+#define KNOWN_BYTES (64 << 10) /* of the wire: with less there is no measure yet; */
+#define KNOWN_NS 250000000.0   /* nor before plain data was seen for so long, or half of COMPARE_BYTES of it */
 #define SAMPLE_PARTS 4
 #define SAMPLE_PART (16u << 10)
 #define SAMPLE_SIZE (SAMPLE_PARTS * SAMPLE_PART)
@@ -27,6 +29,11 @@
 #define RATIO_LEAST 1.15      /* of a sample */
 #define RATIO_HOPED 4.0       /* with which it must be worth its while before a sample is taken at all */
 #define COST_FADE 0.9
+#define COST_JUMP 4.0        /* one step counts as no more than so many times what was expected: the lane may have lost its CPU meanwhile */
+#define RECOVER 0.95         /* of what it is slower by, at each granule that is not packed: it may be over */
+#define COMPARE_BYTES (32 << 20) /* of data, plain and packed, before what came of either is compared */
+#define SHY_GRANULES 8       /* travel plain after packing was found to be no faster; then twice as many, and so on */
+#define SHY_MAX 512
 
 /* Ratios are those to the sample's; costs in ns per byte are where the measure begins (bench/RESULTS.md, pack). */
 static const struct level {
@@ -51,6 +58,13 @@ int source_pack_open(struct source_lane *lane)
     pack->slower = pack->better = 1.0;
     pack->ratio = 2.0;
     pack->since_ns = qrep_now_ns();
+    if (lane->connection->bucket) { /* what is known before anything is measured */
+        uint64_t rate = qrep_bucket_rate(lane->connection->bucket);
+        pack->rate_known = rate != QREP_RATE_UNLIMITED;
+        pack->wire_bytes = rate ? KNOWN_BYTES : 0;
+        pack->wire_ns = rate ? KNOWN_BYTES * 1e9 / (double)rate : 0;
+    }
+    pack->shy_next = SHY_GRANULES;
     pack->packer = qrep_packer_open();
     pack->gather = malloc(pack->frame_size > SAMPLE_SIZE ? pack->frame_size : SAMPLE_SIZE);
     pack->room = malloc((size_t)lane->batch_count * SOURCE_PACK_ROOM);
@@ -107,6 +121,8 @@ static void look_back(struct source_packing *pack)
     uint64_t now_ns = qrep_now_ns(), elapsed = now_ns - pack->since_ns, idle = pack->idle_ns + pack->pack_ns;
 
     fade(&pack->busy_ns, &pack->busy_bytes, elapsed > idle ? (double)(elapsed - idle) : 0, (double)pack->data_bytes);
+    if (pack->data_bytes)
+        fade(&pack->came[pack->mode].ns, &pack->came[pack->mode].bytes, (double)elapsed, (double)pack->data_bytes);
     pack->since_ns = now_ns;
     pack->idle_ns = pack->pack_ns = pack->data_bytes = 0;
 }
@@ -179,39 +195,71 @@ static double sample_ratio(struct source_lane *lane, const struct source_slot *s
     return done ? (double)size / (double)done : 1.0;
 }
 
-void source_pack_decide(struct source_lane *lane, struct source_slot *slot)
+/* 1: it was tried, and it was no faster. */
+static int is_shy(struct source_packing *pack)
+{
+    struct source_came *plain = &pack->came[0], *packed = &pack->came[1];
+
+    if (pack->shy_left) {
+        pack->shy_left--;
+        return 1;
+    }
+    if (plain->bytes < COMPARE_BYTES / 2 || packed->bytes < COMPARE_BYTES / 2) /* the sums fade, so they approach what is asked for */
+        return 0;
+    if (packed->ns * plain->bytes < plain->ns * packed->bytes) {
+        pack->shy_next = SHY_GRANULES;
+        return 0;
+    }
+    pack->shy_left = pack->shy_next;
+    pack->shy_next = pack->shy_next < SHY_MAX ? 2 * pack->shy_next : SHY_MAX;
+    memset(pack->came, 0, sizeof pack->came); /* both are to be seen anew */
+    return 1;
+}
+
+static int decide(struct source_lane *lane, struct source_slot *slot)
 {
     struct source_packing *pack = &lane->pack;
     int always = lane->run->packing == QREP_PACKING_ON;
     uint64_t data_bytes = 0;
 
-    slot->packing = SOURCE_PLAIN;
-    if (pack->packer == NULL)
-        return;
-    look_back(pack);
     for (uint32_t i = slot->run_next; i < slot->run_count; i++)
         data_bytes += data_of(lane, slot, &slot->runs[i]);
-    int known = pack->wire_bytes >= KNOWN_BYTES && pack->busy_bytes > 0;
-    if (data_bytes == 0 || (!known && !always))
-        return;
+    int seen = pack->rate_known || pack->came[0].bytes >= COMPARE_BYTES / 2 || pack->came[0].ns >= KNOWN_NS;
+    int known = seen && pack->wire_bytes >= KNOWN_BYTES;
+    if (data_bytes == 0)
+        return SOURCE_PLAIN;
+    if (!known && !always)
+        return SOURCE_UNDECIDED;
 
-    double busy = known ? pack->busy_ns / pack->busy_bytes : 0, wire = known ? pack->wire_ns / pack->wire_bytes : 0;
+    double busy = pack->busy_bytes ? pack->busy_ns / pack->busy_bytes : 0, wire = known ? pack->wire_ns / pack->wire_bytes : 0;
     double plain = time_of(lane, busy, wire), packed;
     best_level(lane, busy, wire, RATIO_HOPED, &packed);
-    if (plain <= WORTH_IT * packed && !always)
-        return;
+    if (!always && (plain <= WORTH_IT * packed || is_shy(pack)))
+        return SOURCE_PLAIN;
     double ratio = pack->ratio;
     if (data_bytes >= SAMPLE_LEAST) {
         ratio = sample_ratio(lane, slot, data_bytes);
         if (ratio < RATIO_LEAST)
-            return;
+            return SOURCE_PLAIN;
         pack->ratio = COST_FADE * pack->ratio + (1 - COST_FADE) * ratio;
     }
     uint32_t best = best_level(lane, busy, wire, ratio, &packed);
-    if (plain > WORTH_IT * packed || always) {
-        slot->packing = (int)best + 1;
-        slot->sampled = ratio;
-    }
+    slot->sampled = ratio;
+    return plain > WORTH_IT * packed || always ? (int)best + 1 : SOURCE_PLAIN;
+}
+
+void source_pack_decide(struct source_lane *lane, struct source_slot *slot)
+{
+    struct source_packing *pack = &lane->pack;
+
+    slot->packing = SOURCE_PLAIN;
+    if (pack->packer == NULL)
+        return;
+    look_back(pack);
+    slot->packing = decide(lane, slot);
+    pack->mode = slot->packing > SOURCE_PLAIN;
+    if (!pack->mode)
+        pack->slower = 1 + RECOVER * (pack->slower - 1);
 }
 
 /* ---- packing ---- */
@@ -249,7 +297,8 @@ void source_pack_frame(struct source_lane *lane, struct source_slot *slot, struc
     uint64_t took_ns = qrep_now_ns() - started_ns;
 
     pack->pack_ns += took_ns;
-    pack->slower = COST_FADE * pack->slower + (1 - COST_FADE) * (double)took_ns / (size * level->cost);
+    double slower = (double)took_ns / (size * level->cost), most = COST_JUMP * pack->slower;
+    pack->slower = COST_FADE * pack->slower + (1 - COST_FADE) * (slower < most ? slower : most);
     if (done == 0)
         return;
     pack->better = COST_FADE * pack->better + (1 - COST_FADE) * size / (done * slot->sampled * level->ratio);

@@ -63,7 +63,8 @@ enum source_shared {
     SHARED_HASHED,  /* another run has read and hashed it */
 };
 
-enum { SOURCE_UNDECIDED = -1, SOURCE_PLAIN = 0 }; /* of a slot's `packing`; more: 1 + index of the level */
+/* Of a slot's `packing`; more: 1 + index of the level. Undecided: nothing is known of the connection yet; the next frame travels plain. */
+enum { SOURCE_UNDECIDED = -1, SOURCE_PLAIN = 0 };
 
 struct source_slot {
     enum source_slot_state state;
@@ -117,6 +118,11 @@ struct source_zero_run {
     uint64_t granule, span;
 };
 
+/* Time and data, sums that fade. */
+struct source_came {
+    double ns, bytes;
+};
+
 /* What packing costs and brings, by what was seen (source_pack.c). Times in ns, sums that fade. */
 struct source_packing {
     struct qrep_packer *packer; /* NULL: nothing is packed */
@@ -127,6 +133,10 @@ struct source_packing {
     double busy_ns, busy_bytes; /* the lane worked for so long, on so much data */
     double slower, better;      /* of the costs and ratios that levels[] begins with */
     double ratio;               /* of samples */
+    struct source_came came[2]; /* of plain and of packed granules: all the time there was, and their data */
+    int mode;                   /* which of them is going on */
+    int rate_known;             /* a limit was in force from the start */
+    uint32_t shy_left, shy_next; /* granules that are not packed because that was no faster; the next time */
     uint64_t asked_ns;          /* when the piece under way was first to be sent; 0: there is none */
     uint64_t since_ns;          /* of the last granule; since then: */
     uint64_t idle_ns, pack_ns, data_bytes;

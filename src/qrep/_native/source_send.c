@@ -122,7 +122,7 @@ int source_frame_ahead(struct source_lane *lane, int if_none)
         struct source_slot *slot = lane->queue[lane->queue_first];
         if (slot->packing == SOURCE_UNDECIDED)
             source_pack_decide(lane, slot);
-        if (slot->packing == SOURCE_PLAIN)
+        if (slot->packing <= SOURCE_PLAIN)
             return 0; /* made in no time, once it is their turn */
     } else if (if_none || lane->framing->full) {
         return 0;
