@@ -166,7 +166,7 @@ def given(**values):
 @click.argument("name")
 @click.argument("device", type=click.Path())
 @settings
-@click.option("--leaf", metavar="SIZE", help="Comparing and sending unit, a power of two, 4K (default) to 1M.")
+@click.option("--leaf", metavar="SIZE", help="Comparing and sending unit, a power of two, 4K (default) to 1M. A changed block of 4 KiB costs a leaf on the wire; larger leaves make the map smaller.")
 @click.option("--granule", metavar="SIZE", help="Scheduling unit, a power of two, 8M by default.")
 @click.pass_obj
 def add(app, name, device, **options):
@@ -182,7 +182,7 @@ def add(app, name, device, **options):
 @click.option("--size", metavar="SIZE", required=True, help="Such as 500G.")
 @click.option("--in", "place", metavar="DIR|VG", required=True, help="A directory (with a slash, such as ./images) for a sparse image file; or a volume group, or VG/POOL.")
 @settings
-@click.option("--leaf", metavar="SIZE", help="Comparing and sending unit, a power of two, 4K (default) to 1M.")
+@click.option("--leaf", metavar="SIZE", help="Comparing and sending unit, a power of two, 4K (default) to 1M. A changed block of 4 KiB costs a leaf on the wire; larger leaves make the map smaller.")
 @click.option("--granule", metavar="SIZE", help="Scheduling unit, a power of two, 8M by default.")
 @click.option("-n", "--dry-run", is_flag=True, help="Say what would be made; change nothing.")
 @click.pass_obj

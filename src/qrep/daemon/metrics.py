@@ -16,7 +16,7 @@ from qrep.settings import parse_rpo
 STATES = (
     "idle", "queued", "connecting", "syncing", "committing", "verifying", "waiting", "stopped", "failed", "degraded", "restoring", "disabled",
 )  # fmt: skip
-MOVED = ("read", "hashed", "zero", "changed", "sent", "packed", "packed_sent", "written")
+MOVED = ("read", "hashed", "zero", "changed", "sent", "copies", "packed", "packed_sent", "written")
 HISTOGRAM = "qrep_job_run_duration_seconds"
 
 

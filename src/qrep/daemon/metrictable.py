@@ -30,6 +30,7 @@ FAMILIES = {
     "qrep_job_zero_bytes_total": ("counter", JOB, "Bytes that were zero, and neither hashed nor sent."),
     "qrep_job_changed_bytes_total": ("counter", JOB, "Bytes that differed from the last sync point."),
     "qrep_job_sent_bytes_total": ("counter", JOB, "Bytes that were sent: changed data in frames, with their headers."),
+    "qrep_job_copies_bytes_total": ("counter", JOB, "Bytes of changed leaves that were not sent because they are copies of others in the same frame."),
     "qrep_job_packed_bytes_total": ("counter", JOB, "Bytes of changed data that were packed before they were sent."),
     "qrep_job_packed_sent_bytes_total": ("counter", JOB, "Bytes that those took once they were packed; they are in qrep_job_sent_bytes_total."),
     "qrep_job_written_bytes_total": ("counter", JOB, "Bytes that the target said it has written."),

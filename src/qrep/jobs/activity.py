@@ -5,7 +5,7 @@ from collections import Counter
 
 from qrep.errors import Interrupted, Refused
 
-MOVED = {"run": ("read", "hashed", "zero", "changed", "sent", "packed", "packed_sent", "written"), "estimate": ("read", "hashed", "zero")}  # what is counted of each
+MOVED = {"run": ("read", "hashed", "zero", "changed", "sent", "copies", "packed", "packed_sent", "written"), "estimate": ("read", "hashed", "zero")}  # what is counted of each
 WORDS = {
     "run": "running", "verify": "being verified", "estimate": "being estimated", "delete": "being deleted", "convert": "being converted",
     "rebuild": "being rebuilt", "role": "changing its role", "settle": "being changed",

@@ -33,6 +33,7 @@ class RunReport:
     zero: int = 0
     changed: int = 0
     sent: int = 0
+    copies: int = 0  # of the changed bytes, those of leaves that travelled as copies of others
     packed: int = 0  # of the data in frames, what travelled packed,
     packed_sent: int = 0  # and what of it travelled
     frames: int = 0
@@ -125,7 +126,7 @@ class Progress:
             "percent": round(100 * fraction, 1),
             "seconds_left": left,
             "bottleneck": max(waits, key=waits.get) if any(waits.values()) else None,
-            **{name: totals.get(name, 0) for name in ("read", "read_shared", "hashed", "zero", "changed", "sent", "packed", "packed_sent")},
+            **{name: totals.get(name, 0) for name in ("read", "read_shared", "hashed", "zero", "changed", "sent", "copies", "packed", "packed_sent")},
             "written": self.received_by_target,
             "rate_bytes_per_s": recent.get("sent", 0),
             "hash_bytes_per_s": recent.get("hashed", 0),
