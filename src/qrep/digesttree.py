@@ -5,9 +5,9 @@ leaves; the loops over granules touch only those of one kind, found by a scan in
 """
 
 import os
-import re
 from concurrent.futures import ThreadPoolExecutor
 
+from qrep import masks
 from qrep._native import hasher
 from qrep._native.disk import (
     STATE_HASHED,
@@ -24,16 +24,10 @@ DIGEST_SIZE = 32
 ZERO_FILL_LIMIT = 64 << 30
 
 
-def _state_class(wanted):
-    """A regular expression for runs of state bytes for which `wanted(state)` is true."""
-    members = b"".join(re.escape(bytes([state])) for state in range(256) if wanted(state))
-    return re.compile(b"[" + members + b"]+", re.DOTALL)
-
-
-_UNKNOWN_RUN = _state_class(lambda state: state & STATE_MASK == STATE_UNKNOWN)
-_BARE_ZERO_RUN = _state_class(lambda state: state & STATE_MASK == STATE_ZERO and not state & STATE_VALUE)
+_IS_UNKNOWN = masks.table(lambda state: state & STATE_MASK == STATE_UNKNOWN)
+_IS_BARE_ZERO = masks.table(lambda state: state & STATE_MASK == STATE_ZERO and not state & STATE_VALUE)
 _KNOWN_BITS = STATE_MASK | STATE_SLOT | STATE_VALUE | STATE_PAGE
-_NO_STATE = _state_class(
+_IS_NO_STATE = masks.table(
     lambda state: state & ~_KNOWN_BITS
     or state & STATE_MASK > STATE_ZERO
     or (state & STATE_MASK == STATE_HASHED and not state & STATE_VALUE)
@@ -49,22 +43,22 @@ def page_offset(geometry, granule, state):
 
 
 def has_unknown(states):
-    return _UNKNOWN_RUN.search(states) is not None
+    return 1 in states.translate(_IS_UNKNOWN)
 
 
 def are_states(states):
     """Whether every byte is one that a state can be (disk.h)."""
-    return _NO_STATE.search(states) is None
+    return 1 not in states.translate(_IS_NO_STATE)
 
 
 def lacks_values(states):
     """Whether there is a zero granule whose value was never computed."""
-    return _BARE_ZERO_RUN.search(states) is not None
+    return 1 in states.translate(_IS_BARE_ZERO)
 
 
 def can_fill(geometry, states, limit):
     """Whether every value is known, or would be once at most `limit` bytes of zeroes are hashed."""
-    missing = sum(run.end() - run.start() for run in _BARE_ZERO_RUN.finditer(states))
+    missing = states.translate(_IS_BARE_ZERO).count(1)
     return missing * geometry.granule_size <= limit and not has_unknown(states)
 
 
@@ -73,10 +67,10 @@ def fill_zero_values(geometry, states, values, limit=ZERO_FILL_LIMIT):
 
     Returns False, and leaves both alone, if that would be more than `limit` bytes of zeroes to hash.
     """
-    spans = [run.span() for run in _BARE_ZERO_RUN.finditer(states)]
-    if sum(end - first for first, end in spans) * geometry.granule_size > limit:
+    bare = states.translate(_IS_BARE_ZERO)
+    if bare.count(1) * geometry.granule_size > limit:
         return False
-    missing = [granule for span in spans for granule in range(*span)]
+    missing = masks.places(bare)
 
     def fill(granule):
         size = geometry.granule_bytes(granule)

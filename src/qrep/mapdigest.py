@@ -4,23 +4,20 @@ Both are BLAKE3, which is a tree: of the file a row of nodes is kept, of 64 KiB 
 changed, little is hashed, and the row is put together: 32 bytes for each 64 KiB of the map, which is 32 bytes for 16 GiB of the volume.
 """
 
-import re
-
 from qrep._native import disk, hasher
 
 DIGEST_SIZE = 32
 PIECE = 64 << 10  # bytes of the file's body: states, their padding, values
 BLOCK = PIECE // DIGEST_SIZE  # granules, whose values are a piece
 CHUNK = 1024  # of BLAKE3: a node is a power of two of them
-_MARKED = re.compile(rb"[^\x00]+", re.DOTALL)
 
 
 def changed_blocks(before, now, marked=None):
     """The indexes of the blocks in which two arrays of states differ, or in which a granule is marked."""
     found = []
     for index, first in enumerate(range(0, len(now), BLOCK)):
-        part = slice(first, first + BLOCK)
-        if before[part] != now[part] or (marked is not None and _MARKED.search(marked, first, first + BLOCK)):
+        part = now[first : first + BLOCK]
+        if before[first : first + BLOCK] != part or (marked is not None and marked.count(0, first, first + BLOCK) != len(part)):
             found.append(index)
     return found
 

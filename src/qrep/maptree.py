@@ -5,9 +5,7 @@ value that BLAKE3 gives it; a granule is its value, or the word that it is all z
 granules, so that nobody must hash zeroes to tell the root of a large empty volume. Every node is 32 bytes and a kind.
 """
 
-import re
-
-from qrep import mapvalues
+from qrep import mapvalues, masks
 from qrep._native import hasher
 from qrep._native.disk import STATE_HASHED, STATE_MASK, STATE_UNKNOWN, STATE_VALUE, STATE_ZERO
 
@@ -18,7 +16,7 @@ NODES_MAX = 256  # of one question
 _KINDS = bytes(state & STATE_MASK if state & STATE_MASK <= ZERO else UNKNOWN for state in range(256))
 # Of those whose value is what they are told apart by: also where a list of kinds is given, which does not say that it is known.
 _WITH_VALUE = bytes(STATE_VALUE if state & STATE_VALUE or state & STATE_MASK == STATE_HASHED else 0 for state in range(256))
-_ZEROES_WITH_VALUE = re.compile(b"[" + b"".join(re.escape(bytes([s])) for s in range(256) if s & STATE_MASK == STATE_ZERO and s & STATE_VALUE) + b"]+", re.DOTALL)
+_IS_ZERO_WITH_VALUE = masks.table(lambda state: state & STATE_MASK == STATE_ZERO and state & STATE_VALUE)
 assert (STATE_UNKNOWN, STATE_ZERO) == (UNKNOWN, ZERO)
 
 
@@ -29,8 +27,8 @@ class MapTree:
         self.geometry, self._page = geometry, page
         self.kinds = bytearray(bytes(states).translate(_KINDS))
         self.values = mapvalues.copied(bytes(states).translate(_WITH_VALUE), values)
-        for run in _ZEROES_WITH_VALUE.finditer(states):  # whether the value of a zero granule was ever computed is nobody's affair
-            self.values[run.start() * DIGEST_SIZE : run.end() * DIGEST_SIZE] = bytes((run.end() - run.start()) * DIGEST_SIZE)
+        for first, end in masks.runs(bytes(states).translate(_IS_ZERO_WITH_VALUE)):  # whether the value of a zero granule was ever computed is nobody's affair
+            self.values[first * DIGEST_SIZE : end * DIGEST_SIZE] = bytes((end - first) * DIGEST_SIZE)
         self.leaves = -(-geometry.size // geometry.leaf_size)
         self.granule_level = (geometry.granule_size // geometry.leaf_size).bit_length() - 1
         self.top = max(self.granule_level, (self.leaves - 1).bit_length())

@@ -6,14 +6,14 @@ state says so (STATE_VALUE), and only there; so the states, a thirty-second of t
 """
 
 import mmap
-import re
 
+from qrep import masks
 from qrep._native.disk import STATE_VALUE
 
 DIGEST_SIZE = 32
 PER_PAGE = mmap.PAGESIZE // DIGEST_SIZE  # granules
 Values = mmap.mmap
-_WITH_VALUE = re.compile(b"[" + b"".join(re.escape(bytes([state])) for state in range(256) if state & STATE_VALUE) + b"]+", re.DOTALL)
+_HAS_VALUE = masks.table(lambda state: state & STATE_VALUE)
 
 
 def empty(granules):
@@ -25,14 +25,15 @@ def empty(granules):
 
 def spans(states):
     """Yield, in order, (first granule, end) of the pages in which a granule has a value; pages side by side are one span."""
-    granules = len(states)
+    granules, mask = len(states), states.translate(_HAS_VALUE)
     first = end = 0
-    while found := _WITH_VALUE.search(states, end):
-        start = max(end, found.start() // PER_PAGE * PER_PAGE)
+    while (found := mask.find(1, end)) >= 0:
+        start = max(end, found // PER_PAGE * PER_PAGE)
         if start > end and end > first:
             yield first, end
         first = start if start > end or end == first else first
-        end = min(granules, -(-found.end() // PER_PAGE) * PER_PAGE)
+        stop = mask.find(0, found)
+        end = min(granules, -(-(stop if stop >= 0 else granules) // PER_PAGE) * PER_PAGE)
     if end > first:
         yield first, end
 
@@ -50,11 +51,13 @@ def parts(states, values):
 def put(values, before, first, states, fresh):
     """Let granules from `first` on have the values `fresh`, which are said by `states`. before: the states that `values` had until now."""
     end = first + len(states)
-    for run in _WITH_VALUE.finditer(before, first, end):
-        values[run.start() * DIGEST_SIZE : run.end() * DIGEST_SIZE] = bytes((run.end() - run.start()) * DIGEST_SIZE)
-    for run in _WITH_VALUE.finditer(states):
-        start, stop = (place * DIGEST_SIZE for place in run.span())
-        values[first * DIGEST_SIZE + start : first * DIGEST_SIZE + stop] = fresh[start:stop]
+    at = first * DIGEST_SIZE
+    for run in masks.runs(before[first:end].translate(_HAS_VALUE)):
+        start, stop = (place * DIGEST_SIZE for place in run)
+        values[at + start : at + stop] = bytes(stop - start)
+    for run in masks.runs(states.translate(_HAS_VALUE)):
+        start, stop = (place * DIGEST_SIZE for place in run)
+        values[at + start : at + stop] = fresh[start:stop]
 
 
 def copied(states, values):

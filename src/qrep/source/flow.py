@@ -5,11 +5,10 @@
 """
 
 import logging
-import re
 import secrets
 import time
 
-from qrep import mapvalues
+from qrep import mapvalues, masks
 from qrep._native import wire
 from qrep._native.source_lane import SourceRun
 from qrep.crashpoint import crashpoint
@@ -29,6 +28,7 @@ from qrep.source.watch import Watch
 from qrep.source.work import WHOLE, Base, work_list
 
 log = logging.getLogger("qrep.source")
+MARKED = masks.table(lambda mark: mark)
 ROOT_BEFORE_COMMIT = 8 << 30  # bytes of zeroes whose values may be computed while the target waits; one second on two cores
 
 
@@ -156,7 +156,7 @@ class Run(Dialogue):
             base = base.overlaid(action.applied, action.unknown)
             self._tell("run-resumed", f"{base.marked.count(WHOLE)} of {self.geometry.granules} granules were applied already")
         self._base = base
-        searched = any(base.same) and (action.same_image or not (action.resumed or image.frozen.fuzzy))
+        searched = 1 in base.same and (action.same_image or not (action.resumed or image.frozen.fuzzy))
         hint = image.hints.in_use
         work = work_list(
             base, image.holes, self.geometry, resumed=action.resumed, same_image=action.same_image, unknown=action.unknown, searched=searched, hint=hint
@@ -208,8 +208,8 @@ class Run(Dialogue):
             return
         self._unreadable = run.bad_extents()
         marked = bytearray(self._base.marked)  # R7: what earlier sessions sent counts, too
-        for found in re.finditer(rb"[\x01\x02]+", bytes(run.marked), re.DOTALL):
-            marked[found.start() : found.end()] = run.marked[found.start() : found.end()]
+        for first, end in masks.runs(run.marked.translate(MARKED)):
+            marked[first:end] = run.marked[first:end]
         self._marked = marked
         count, manifest = wire.manifest(marked, run.fresh_states, run.fresh_values)
         crashpoint("source-lanes-done")

@@ -11,7 +11,7 @@ was written with it, and of a resumed attempt only for granules that the attempt
 import array
 import threading
 
-from qrep import digesttree, mapvalues
+from qrep import digesttree, mapvalues, masks
 from qrep._native.disk import STATE_HASHED, STATE_MASK, STATE_PAGE, STATE_UNKNOWN, STATE_ZERO
 from qrep._native.source_lane import WORK_LEAVES, SourceRun
 from qrep.digesttree import DIGEST_SIZE
@@ -20,15 +20,14 @@ from qrep.source import spans
 from qrep.source.kept import kept
 from qrep.source.lanes import SourceLanes
 from qrep.source.search import Nowhere
-from qrep.source.work import indexes
 
 __all__ = ["Hints", "kept"]
 OFF, NONE, USED, CHECKED, WRONG = "off", "none", "used", "checked", "wrong"
 STOP_POLL_S = 0.2
 BLOCK = 2048  # granules that are compared at a time
 _KIND = bytes(state & STATE_MASK for state in range(256))
-_ZERO = bytes(state & STATE_MASK == STATE_ZERO for state in range(256))
-_HASHED_WITH_PAGE = bytes(state & STATE_MASK == STATE_HASHED and bool(state & STATE_PAGE) for state in range(256))
+_ZERO = masks.table(lambda state: state & STATE_MASK == STATE_ZERO)
+_HASHED_WITH_PAGE = masks.table(lambda state: state & STATE_MASK == STATE_HASHED and state & STATE_PAGE)
 
 
 class Hints:
@@ -103,12 +102,12 @@ class Hints:
         run = self._scan(taken, source_fd, sector_size, progress, stopping)
         self.sampled = taken.leaves
         if run is not None:
-            self._judge(indexes(taken.touched), run.fresh_states, run.fresh_values)
+            self._judge(masks.places(taken.touched), run.fresh_states, run.fresh_values)
 
     def _scan(self, taken, source_fd, sector_size, progress, stopping):
         """Read and hash these leaves: the SourceRun, or None if it failed; the run that follows meets what is in the way of it."""
         request, ended = self._request, threading.Event()
-        work = array.array("Q", (granule | WORK_LEAVES for granule in indexes(taken.touched)))
+        work = array.array("Q", (granule | WORK_LEAVES for granule in masks.places(taken.touched)))
         states, values = self._map.states, self._map.values
         run = SourceRun(
             request.geometry, attempt=0, session=0, key=bytes(32), sector_size=sector_size, base_states=states, base_values=values,

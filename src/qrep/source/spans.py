@@ -4,12 +4,12 @@ A span is (first leaf of the volume, how many); lists of them are array("Q") of 
 """
 
 import array
-import re
 from bisect import bisect_right
 from itertools import accumulate
 from typing import NamedTuple
 
-_NOT_ZERO = re.compile(rb"[^\x00]+", re.DOTALL)
+from qrep import masks
+
 PIECE_LEAVES = 16  # a sample is taken in pieces of so many leaves: 64 KiB is one read, and few granules are touched
 PIECES_MAX = 4096
 SAMPLE_SHARE = 0.01  # of the data that a hint leaves out
@@ -60,8 +60,8 @@ def spans_of_extents(extents, geometry):
 
 
 def ranges(mask):
-    """[(first, end)] of the granules whose byte of a mask is not 0, ascending."""
-    return [run.span() for run in _NOT_ZERO.finditer(mask)]
+    """[(first, end)] of the granules of a mask, ascending."""
+    return list(masks.runs(mask))
 
 
 def left_out(spans, granules, geometry):

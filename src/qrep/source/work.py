@@ -8,10 +8,10 @@ import os
 import re
 import stat
 
+from qrep import mapvalues, masks
 from qrep._native import hasher
 from qrep._native.disk import STATE_HASHED, STATE_MASK, STATE_PAGE, STATE_SLOT, STATE_UNKNOWN, STATE_VALUE
 from qrep._native.source_lane import WORK_HOLE, WORK_LEAVES, WORK_UNKNOWN
-from qrep import mapvalues
 from qrep.digesttree import DIGEST_SIZE, page_offset
 from qrep.extents import clipped, data_extents
 from qrep.store import write_all
@@ -40,7 +40,7 @@ class Base:
 
     def without_page(self):
         """Granules of data whose value is known and whose leaves are not."""
-        return indexes(self.states.translate(_IS_WITHOUT_PAGE))
+        return masks.places(self.states.translate(_IS_WITHOUT_PAGE))
 
     def store_page(self, geometry, leaves_fd, granule, page):
         """Keep the target's leaf values of a granule where the lanes look for them. R8: only if they merge to its value; returns whether.
@@ -66,8 +66,8 @@ class Base:
                 states = applied_states(self.states[first + start : first + end], chunk.states[start:end])
                 base.store(first + start, states, chunk.values[start * DIGEST_SIZE : end * DIGEST_SIZE])
         if unknown == "incomplete":
-            for run in _NOT_WHOLE_RUN.finditer(base.marked):
-                base.states[run.start() : run.end()] = bytes(run.end() - run.start())
+            for first, end in masks.runs(base.marked.translate(masks.table(lambda mark: mark != WHOLE))):
+                base.states[first:end] = bytes(end - first)
         return base
 
 
@@ -90,7 +90,7 @@ def work_list(base, holes, geometry, *, resumed, same_image, unknown, searched=F
     # Masks of a byte per granule, 0 or 1, as numbers: two million granules are looked at in some operations on 2 MiB each.
     count = geometry.granules
     every = _number(b"\1" * count)
-    whole, parts = (_number(base.marked.translate(_equals(mark))) for mark in (WHOLE, PARTS))
+    whole, parts = (_number(base.marked.translate(masks.table(mark.__eq__))) for mark in (WHOLE, PARTS))
     hole = _number(holes) if holes is not None else 0
     unsure = parts if unknown == "parts" else every ^ whole if unknown == "incomplete" else 0
     skipped = (whole if same_image else 0) | (_number(base.same) if searched else 0)
@@ -109,22 +109,13 @@ def work_list(base, holes, geometry, *, resumed, same_image, unknown, searched=F
     return work
 
 
-def indexes(mask):
-    """The places of a mask that are not 0, ascending."""
-    return [place for run in _NOT_ZERO.finditer(mask) for place in range(*run.span())]
-
-
 def _number(mask):
     return int.from_bytes(mask, "little")
 
 
-def _equals(value):
-    return bytes(byte == value for byte in range(256))
-
-
-_NOT_ZERO, _ONE_CODE, _NOT_WHOLE_RUN = re.compile(rb"[^\x00]+", re.DOTALL), re.compile(rb"(.)\1*", re.DOTALL), re.compile(rb"[^\x02]+", re.DOTALL)
-_IS_UNKNOWN = bytes(state & STATE_MASK == STATE_UNKNOWN for state in range(256))
-_IS_WITHOUT_PAGE = bytes(state & STATE_MASK == STATE_HASHED and not state & STATE_PAGE for state in range(256))
+_ONE_CODE = re.compile(rb"(.)\1*", re.DOTALL)
+_IS_UNKNOWN = masks.table(lambda state: state & STATE_MASK == STATE_UNKNOWN)
+_IS_WITHOUT_PAGE = masks.table(lambda state: state & STATE_MASK == STATE_HASHED and not state & STATE_PAGE)
 _SLOT_OF_HASHED = bytes(STATE_SLOT if state & STATE_MASK == STATE_HASHED else 0 for state in range(256))
 _AS_APPLIED = bytes(state & (STATE_MASK | STATE_VALUE) | (STATE_PAGE if state & STATE_MASK == STATE_HASHED else 0) for state in range(256))
 _HOLE_BIT, _UNSURE_BIT, _LEAVES_BIT = 1, 2, 3  # of a code; bit 0: it is skipped

@@ -2,10 +2,9 @@
 
 import logging
 import os
-import re
 import secrets
 
-from qrep import digesttree, mapvalues
+from qrep import digesttree, mapvalues, masks
 from qrep._native import disk, wire
 from qrep._native.target_lane import TargetRun
 from qrep.crashpoint import crashpoint
@@ -26,9 +25,8 @@ from qrep.target.view import Marks
 
 log = logging.getLogger("qrep.target")
 KEY_SIZE = 32
-_MARKED = re.compile(rb"[\x01\x02]+", re.DOTALL)
-_NOT_WHOLE = re.compile(rb"[^\x02]+", re.DOTALL)
-_KNOWN = re.compile(rb"[^\x00]+", re.DOTALL)
+_MARKED = _KNOWN = masks.table(lambda byte: byte)
+_NOT_WHOLE = masks.table(lambda mark: mark != 2)
 
 
 class Attempt:
@@ -78,8 +76,8 @@ class Attempt:
 def merged_marks(before, now):
     """What this session touched counts as this session left it."""
     marked = bytearray(before)
-    for run in _MARKED.finditer(now):
-        marked[run.start() : run.end()] = now[run.start() : run.end()]
+    for first, end in masks.runs(now.translate(_MARKED)):
+        marked[first:end] = now[first:end]
     return marked
 
 
@@ -274,7 +272,7 @@ class TargetDriver(RoleChanges, CheckDriver):
     def _send_resumed(self, action):
         marked, states, values = self._applied_before
         size = say.GRANULES_PER_CHUNK
-        starts = [start for start in range(0, len(marked), size) if _MARKED.search(marked, start, start + size)]
+        starts = [start for start in range(0, len(marked), size) if marked.count(0, start, start + size) < min(size, len(marked) - start)]
         self._reply(
             do.Reply(
                 action.handle,
@@ -346,8 +344,8 @@ class TargetDriver(RoleChanges, CheckDriver):
     def _take_checkpoint(self, action):
         marked, states, values = self._attempt.present()
         states = bytearray(states)
-        for run in _NOT_WHOLE.finditer(marked):
-            states[run.start() : run.end()] = bytes(run.end() - run.start())
+        for first, end in masks.runs(marked.translate(_NOT_WHOLE)):
+            states[first:end] = bytes(end - first)
         self._checkpoint = states, mapvalues.copied(states, values)
 
     def _save_checkpoint(self, action):
@@ -365,8 +363,8 @@ class TargetDriver(RoleChanges, CheckDriver):
     def _take_up(self, content):
         """An initial attempt as its checkpoint has it, after a restart."""
         attempt = Attempt(NO_ID, content.states, content.values, self.moved)
-        for run in _KNOWN.finditer(content.states):
-            attempt.marked[run.start() : run.end()] = b"\x02" * (run.end() - run.start())
+        for first, end in masks.runs(content.states.translate(_KNOWN)):
+            attempt.marked[first:end] = b"\x02" * (end - first)
         self._attempt = attempt
 
     # ---- questions about the committed generation ----
