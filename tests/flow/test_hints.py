@@ -10,9 +10,12 @@ import pytest
 from flow.harness import GRANULE, JOB, LEAF, MIB, Site, b3sum, write_at
 
 from qrep._native.bucket import Bucket
+from qrep import digesttree
 from qrep.copy import LocalTarget
 from qrep.errors import Interrupted
 from qrep.extents import Extent
+from qrep.digesttree import fill_zero_values
+from qrep.source import flow
 from qrep.source.estimate import estimate
 from qrep.source.flow import Run
 from qrep.source.found import put_into_map
@@ -115,6 +118,19 @@ def test_nothing_changed_and_little_is_read(site):
     report = site.run()
     assert report.changed == 0 and report.hints["named"] == 0 and report.read == report.hints["sampled"] > 0
     assert report.read_per_changed is None
+
+
+def test_a_root_that_is_told_only_after_the_commit_is_kept_and_the_hint_of_the_next_run_holds(site, monkeypatch):
+    """Where many zeroes have to be hashed for it; here one granule is too many."""
+    monkeypatch.setattr(flow, "ROOT_BEFORE_COMMIT", GRANULE - 1)
+    site.put(2 * GRANULE, bytes(GRANULE))
+    assert site.run().changed == GRANULE
+    computed = []
+    monkeypatch.setattr(digesttree, "fill_zero_values", lambda *arguments: computed.append(arguments) or fill_zero_values(*arguments))
+    site.put(0, bytes(LEAF))
+    report = site.run()
+    assert report.hints["state"] == "used" and report.changed == LEAF
+    assert not any(digesttree.lacks_values(states) for _geometry, states, *_ in computed), "nothing was computed again"
 
 
 def test_an_estimate_reads_only_what_has_changed_too(site, random_source):
