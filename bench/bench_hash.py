@@ -78,6 +78,7 @@ def test_hash_with_leaf_values_against_the_packaged_blake3(benchmark, memory, ke
     report(
         benchmark, ident, f"hash {label}, {kernel} / packaged blake3, 1 thread", ratio,
         first=0.9 if judged else None, goal=goals[label] if judged else None, note=f"packaged one on {runs_on}",
+        family="hash, one thread" if kernel in ("avx512", "avx2") else "", peer="packaged blake3",
     )
     benchmark.pedantic(ours, rounds=1)
     assert hasher.hash(pieces[-1][1]) == packaged_hash(pieces[-1][1]).digest() == blake3.blake3(pieces[-1][1]).digest()

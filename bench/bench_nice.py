@@ -149,6 +149,8 @@ def test_a_nice_run_leaves_the_foreground_what_it_had(benchmark, runs, kind):
     row("", f"p99 beside a run as ever, {case} / alone", p99(beside), p99(alone[:-1]), unit="ms")
     row("", f"throughput alone, {case} / alone a round before", throughput(alone[1:]), throughput(alone[:-1]), note="noise")
     row("", f"p99 alone, {case} / alone a round before", p99(alone[1:]), p99(alone[:-1]), unit="ms", note="noise")
+    for who, each in (("alone", alone), ("beside a nice run", nice), ("beside a run as ever", beside)):
+        add_row(figure_row("", f"foreground {case}: {who}", throughput(each), at_most=False, unit="k IOPS", family="a good neighbour", group=case, who=who))
     speeds = [found.read / 1e6 for found in nice]
     note = f"a terabyte takes {1e6 / median(speeds) / 3600:.1f} h meanwhile; beside it as ever {median(found.read for found in beside) / 1e6:.0f} MB/s"
     add_row(figure_row("", f"what a nice run reads beside it, {case}", speeds, at_most=False, unit="MB/s", note=note))

@@ -50,16 +50,16 @@ def write_mixed(size):
 
 def test_random_data_as_fast_as_it_goes(compare, memory_device, open_direct):
     ours, plain = copies(memory_device, open_direct, FAST, lambda path: fill_file(path, FAST, 3))
-    compare("Z1", "compress auto, random, unlimited / off", ours, plain, first=0.95, goal=0.97)
+    compare("Z1", "compress auto, random, unlimited / off", ours, plain, first=0.95, goal=0.97, family="compression", peer="off")
 
 
 def test_mixed_data_as_fast_as_it_goes(compare, memory_device, open_direct):
     ours, plain = copies(memory_device, open_direct, FAST, write_mixed(FAST))
-    compare("Z1", "compress auto, mixed, unlimited / off", ours, plain, first=0.95, goal=0.97)
+    compare("Z1", "compress auto, mixed, unlimited / off", ours, plain, first=0.95, goal=0.97, family="compression", peer="off")
 
 
 def test_mixed_data_at_a_rate(compare, memory_device, open_direct):
     ours, plain = copies(memory_device, open_direct, SLOW, write_mixed(SLOW))
     compare(
-        "Z1", f"compress auto, mixed, {RATE // 1_000_000} MB/s / off", lambda: ours(RATE), lambda: plain(RATE), first=1.5, goal=2.0,
+        "Z1", f"compress auto, mixed, {RATE // 1_000_000} MB/s / off", lambda: ours(RATE), lambda: plain(RATE), first=1.5, goal=2.0, family="compression", peer="off",
     )  # fmt: skip

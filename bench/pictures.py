@@ -56,16 +56,18 @@ def groups_of(rows):
 
 def rate_bars(rows):
     """[(name, kind, value, (least, most), what is said of it)] of one group; ours first, then the peers, then the bounds."""
-    ours = statistics.median(row.ours for row in rows)
-    ranges = [row.range_ours for row in rows if row.range_ours]
-    spread = (min(each[0] for each in ranges), max(each[1] for each in ranges)) if ranges else ()
-    others = []
+    ours, others = [], []
+    for who in dict.fromkeys(row.who for row in rows):
+        own = [row for row in rows if row.who == who]
+        ranges = [row.range_ours for row in own if row.range_ours]
+        spread = (min(each[0] for each in ranges), max(each[1] for each in ranges)) if ranges else ()
+        ours.append((who, "ours", statistics.median(row.ours for row in own), spread, ""))
     for row in rows:
         if row.ceiling is None:
             continue
         said = f"qrep takes {share(row.ratio)} of it" if row.at_most else f"qrep: {number(row.ratio)}×" if row.peer else f"qrep reaches {share(row.ratio)}"
         others.append((row.bars[1], "peer" if row.peer else "bound", row.ceiling, row.range_ceiling, said))
-    return [("qrep", "ours", ours, spread, ""), *sorted(others, key=lambda bar: (bar[1] == "bound", bar[2] if rows[0].at_most else -bar[2]))]
+    return [*ours, *sorted(others, key=lambda bar: (bar[1] == "bound", bar[2] if rows[0].at_most else -bar[2]))]
 
 
 def panel_bars(rows, panel):

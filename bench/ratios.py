@@ -41,9 +41,9 @@ def measure_ratio(ours, reference, size, rounds=ROUNDS, clock=time.perf_counter)
     return Ratio(statistics.median(ratios), our_rate, reference_rate, (min(ratios), max(ratios)))
 
 
-def report(benchmark, ident, case, ratio, first=None, goal=None, note=""):
-    """One row of the table; at full size a ratio below `first` fails the bench."""
-    add_row(Row(ident, case, ratio.ours, ratio.reference, ratio.value, ratio.spread, first, goal, note=note), benchmark)
+def report(benchmark, ident, case, ratio, first=None, goal=None, note="", **named):
+    """One row of the table; at full size a ratio below `first` fails the bench. named: other fields of Row, as family."""
+    add_row(Row(ident, case, ratio.ours, ratio.reference, ratio.value, ratio.spread, first, goal, note=note, **named), benchmark)
 
 
 def huge_memory(size, fill=None):

@@ -3,6 +3,7 @@
 import datetime
 import os
 import platform
+import re
 import subprocess
 from pathlib import Path
 
@@ -116,12 +117,14 @@ def section_text(name, rows, families, pictures):
     return "\n\n".join(parts)
 
 
-def missed(rows, profiles=HERE / "profiles"):
-    """The lines about required rows that are not at their goal: what they reached, and where it is written why (profiles/<id>.md)."""
+def missed(rows, by_hand):
+    """The lines about required rows that are not at their goal: what they reached, and whether the section "Profiles" of by_hand's text has their id."""
+    profiles = re.search(r"^## Profiles$(.*?)(?=^## |\Z)", by_hand, re.MULTILINE | re.DOTALL)
+    told = set(re.findall(r"\w+", profiles[1])) if profiles else set()
     lines = []
     for row in rows:
         if row.goal is not None and row.verdict != "goal":
-            why = f"[profile](profiles/{row.id}.md)" if (profiles / f"{row.id}.md").is_file() else "not profiled"
+            why = "[profile](#profiles)" if row.id in told else "not profiled"
             lines.append((row.id, row.case, number_text(row.ratio), f"{'<=' if row.at_most else '>='} {row.goal:g}", why))
     return table(("id", "case", "ratio", "goal", "why"), lines) if lines else "Every goal was reached in this session."
 
@@ -131,7 +134,7 @@ def write(path, session, runs, pictures):
 
     session: saved.Session; runs: the text about the last sessions; pictures: [(family, file name)].
     """
-    rows = session.rows
+    rows, by_hand = session.rows, (HERE / "by_hand.md").read_text()
     required = sorted((row for row in rows if row.id in REQUIRED and row.verdict), key=lambda row: REQUIRED.index(row.id))
     noisy = [f"{row.id or row.section}: {row.case}" for row in rows if row.busy > QUIET]
     homes = {each.family: each.section for each in (*reversed(rows), *reversed(session.charts)) if each.family}  # a picture stands where its family began
@@ -142,7 +145,7 @@ def write(path, session, runs, pictures):
         "## Machine\n\n" + table(("what", "value"), session.machine),
         f"## Required\n\n{CEILING_OF_FIO}\n\n" + table(HEAD, [cells(row) for row in required]),
         "Noisy rows (something else took more than a tenth of the CPUs right before their rounds): " + ("; ".join(noisy) or "none") + ".",
-        "## Missed\n\n" + missed(required),
+        "## Missed\n\n" + missed(required, by_hand),
         "## Three runs\n\n" + runs,
     ]
     for section in sorted({row.section for row in rows} | set(homes.values())):
@@ -152,5 +155,5 @@ def write(path, session, runs, pictures):
     parts.append(f"## Time\n\n{sum(session.seconds.values()) / 60:.1f} minutes in all: " + ", ".join(f"{bench} {seconds:.0f} s" for bench, seconds in spent) + ".")
     if session.skipped:
         parts.append("Not measured here: " + "; ".join(f"{bench}: {why}" for bench, why in session.skipped) + ".")
-    parts.append((HERE / "by_hand.md").read_text().strip())
+    parts.append(by_hand.strip())
     path.write_text("\n\n".join(parts) + "\n")

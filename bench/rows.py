@@ -51,6 +51,7 @@ class Row:
     busy: float = 0.0  # share of the CPUs that something else took before the rounds: median
     family: str = ""  # the picture it is drawn in; "": in none
     peer: str = ""  # what `ceiling` is the figure of, if that is another program that does our job; "": it is a bound
+    who: str = "qrep"  # the name of ours among the bars
     group: str = ""  # of bars in the picture; "": what the case says before " / "
     figures: dict = dataclasses.field(default_factory=dict)  # of ours, named by FIGURES
     peer_figures: dict = dataclasses.field(default_factory=dict)
