@@ -72,12 +72,14 @@ def test_a_volume_travels_packed_and_arrives_whole_and_everybody_is_told(wired, 
     assert b3sum(target) == before
 
 
-def test_auto_packs_over_a_slow_cable_and_the_setting_may_be_changed(wired, random_source):
-    a, _b, source, target, cables = wired(6 * MIB, "--connections", 1)
+def test_auto_packs_where_a_limit_is_in_force_and_the_setting_may_be_changed(wired, random_source):
+    a, _b, source, target, cables = wired(0)
+    a.qrep("shape", "set", "slow", "--peak", "6M")
+    a.qrep("job", "set", "db", "--shape", "slow")
     assert a.job()["compress"] == "auto"
     report = a.run()
     assert report["root"] == b3sum(target) == b3sum(source)
-    assert report["packed"] > 2 * MIB
+    assert report["packed"] > 4 * MIB
     assert a.job()["last_run"]["packed"] == report["packed"]
     a.qrep("job", "set", "db", "--compress", "off")
     assert "compress" in a.text("job", "show", "db")[0]
@@ -103,6 +105,7 @@ def test_a_packed_run_that_is_cut_goes_on_from_what_was_applied(wired):
     assert report["interruptions"] >= 1 and report["sent"] < SIZE * 0.75
 
 
+@pytest.mark.slow
 def test_a_local_job_does_not_pack(agents, loop_device, random_source):
     agent = agents.agent("site-a")
     source, target = loop_device(SIZE), loop_device(SIZE)

@@ -120,9 +120,10 @@ static void look_back(struct source_packing *pack)
 {
     uint64_t now_ns = qrep_now_ns(), elapsed = now_ns - pack->since_ns, idle = pack->idle_ns + pack->pack_ns;
 
+    if (pack->data_bytes == 0)
+        return; /* the time since counts for what comes of it */
     fade(&pack->busy_ns, &pack->busy_bytes, elapsed > idle ? (double)(elapsed - idle) : 0, (double)pack->data_bytes);
-    if (pack->data_bytes)
-        fade(&pack->came[pack->mode].ns, &pack->came[pack->mode].bytes, (double)elapsed, (double)pack->data_bytes);
+    fade(&pack->came[pack->mode].ns, &pack->came[pack->mode].bytes, (double)elapsed, (double)pack->data_bytes);
     pack->since_ns = now_ns;
     pack->idle_ns = pack->pack_ns = pack->data_bytes = 0;
 }
@@ -243,9 +244,11 @@ static int decide(struct source_lane *lane, struct source_slot *slot)
             return SOURCE_PLAIN;
         pack->ratio = COST_FADE * pack->ratio + (1 - COST_FADE) * ratio;
     }
-    uint32_t best = best_level(lane, busy, wire, ratio, &packed);
     slot->sampled = ratio;
-    return plain > WORTH_IT * packed || always ? (int)best + 1 : SOURCE_PLAIN;
+    if (always)
+        return LEVELS; /* bytes count, not time */
+    uint32_t best = best_level(lane, busy, wire, ratio, &packed);
+    return plain > WORTH_IT * packed ? (int)best + 1 : SOURCE_PLAIN;
 }
 
 void source_pack_decide(struct source_lane *lane, struct source_slot *slot)
