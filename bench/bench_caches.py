@@ -8,12 +8,12 @@ import random
 import pytest
 from content import LEAF
 from lane_pair import LANES, scan_rate, whole_map
-from measure import FULL, GIB, MIB, tool
+from measure import FULL, MIB, tool
 
 from peers.ceilings import B3SUM, b3sum
 from qrep._native.wire import Geometry
 
-SIZE = GIB if FULL else 32 * MIB
+SIZE = 512 * MIB if FULL else 32 * MIB
 GEOMETRY = Geometry(SIZE, LEAF, 8 * MIB)
 BLKFLSBUF = 0x1261
 
