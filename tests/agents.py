@@ -7,6 +7,7 @@
 """
 
 import contextlib
+import functools
 import io
 import itertools
 import json
@@ -34,7 +35,7 @@ class CommandFailed(Exception):
         self.code, self.error = code, error
 
 
-_ports = itertools.count(os.getpid() * 61)  # another run of the tests on this machine takes others, also while an agent is started again
+PORTS, PORTS_OF_ONE = range(20000, 32000), 400  # the kernel takes none of these by itself; how many of them a test process has
 
 
 def inside(space):
@@ -43,14 +44,27 @@ def inside(space):
     return ["nsenter", f"--net=/run/netns/{space}"]
 
 
+@functools.cache
+def own_ports():
+    """The ports of this test process, over and over. No other one on this machine takes them as long as it lives, so that an agent finds its port again
+    when it is started anew: who holds the abstract socket of that name has them, and the kernel gives it back with the process."""
+    for first in range(PORTS.start, PORTS.stop, PORTS_OF_ONE):
+        holder = socket.socket(socket.AF_UNIX)
+        with contextlib.suppress(OSError):
+            holder.bind(f"\0qrep-test-ports-{first}")
+            return holder, itertools.cycle(range(first, first + PORTS_OF_ONE))
+        holder.close()
+    raise AssertionError("30 test processes have all the ports there are")
+
+
 def free_port(host="127.0.0.1"):
-    """A port nobody listens on, of a range that is this test process's own and that the kernel takes no port of by itself."""
-    first = 20000 + 2000 * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 6)
-    while True:
-        port = first + next(_ports) % 2000
+    """A port of own_ports() that nobody listens on."""
+    _holder, ports = own_ports()
+    for port in itertools.islice(ports, PORTS_OF_ONE):
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind((host, port))
             return port
+    raise AssertionError(f"no port of {host} is free")
 
 
 def b3sum(path, size=None):

@@ -61,7 +61,7 @@ def run_all(harnesses, seed, told):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m campaign", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=int(os.environ.get("QREP_SEED", "0")) or secrets.randbits(31))
     parser.add_argument("--only", default="", help="names of harnesses, with commas between them")
     arguments = parser.parse_args()

@@ -48,4 +48,4 @@ def test_sigterm_of_the_target_in_the_middle_of_a_first_run_keeps_what_was_appli
 
 def test_an_idle_agent_ends_at_once(agents):
     code, seconds = agents.agent("site-a").terminate()
-    assert code == 0 and seconds < 3
+    assert code == 0 and seconds < 10
