@@ -154,6 +154,7 @@ INLINE_LOAD load16_avx512(v16 m[16], const uint8_t *data, size_t stride)
 #define V v8
 #define L 8
 #define FN(name) name##_avx512x8
+#define SIDE_BY_SIDE
 #define HALF(name) name##_avx512x4
 #define HALF_V v4
 #define ROT16(v) ((v8)_mm256_ror_epi32((__m256i)(v), 16))
@@ -168,6 +169,7 @@ INLINE_LOAD load16_avx512(v16 m[16], const uint8_t *data, size_t stride)
 #define V v16
 #define L 16
 #define FN(name) name##_avx512
+#define SIDE_BY_SIDE
 #define HALF(name) name##_avx512x8
 #define HALF_V v8
 #define ROT16(v) ((v16)_mm512_ror_epi32((__m512i)(v), 16))
