@@ -101,6 +101,12 @@ def test_random_bytes_travel_plain_and_in_the_frames_of_ever(sender, undo_after,
     assert packed == [] and {frame.data_size for frame in peer.frames[:8]} == {1 * MIB}
 
 
+def test_on_packs_what_repeats_nothing_and_uses_few_byte_values(sender, undo_after, random_source):
+    data = random_source.randbytes(GEOMETRY.size).hex().encode()[: GEOMETRY.size]  # 4 of 8 bits
+    packed, peer = sender(data).send(Transport("socketpair", 0, undo_after))
+    assert {frame.granule for frame in packed} == set(range(9)) and peer.bytes < 0.6 * GEOMETRY.size
+
+
 @pytest.mark.parametrize("change", [{"packing": "off"}, {"features": ()}])
 def test_nothing_is_packed_unless_it_was_agreed_on_and_is_wanted(sender, undo_after, random_source, change):
     packed, _ = sender(volume_of(random_source), **change).send(Transport("socketpair", 0, undo_after), change.get("features", ZSTD))

@@ -27,6 +27,7 @@
 #define SAMPLE_SIZE (SAMPLE_PARTS * SAMPLE_PART)
 #define SAMPLE_LEAST (256u << 10) /* a granule that sends less is packed without a sample: what does not get smaller there costs little */
 #define RATIO_LEAST 1.15      /* of a sample */
+#define RATIO_LEAST_ALWAYS (20.0 / 19) /* the same where bytes count; also what one frame must save */
 #define RATIO_HOPED 4.0       /* with which it must be worth its while before a sample is taken at all */
 #define COST_FADE 0.9
 #define COST_JUMP 4.0        /* one step counts as no more than so many times what was expected: the lane may have lost its CPU meanwhile */
@@ -185,14 +186,14 @@ static size_t take_sample(const struct source_lane *lane, const struct source_sl
     return size;
 }
 
-/* What the data of this slot becomes of itself at SAMPLE_LEVEL: 1 if it does not get smaller. */
-static double sample_ratio(struct source_lane *lane, const struct source_slot *slot, uint64_t data_bytes)
+/* How many times smaller the data of this slot gets: 1 if it does not. */
+static double sample_ratio(struct source_lane *lane, const struct source_slot *slot, uint64_t data_bytes, int level)
 {
     struct source_packing *pack = &lane->pack;
     uint8_t packed[SAMPLE_SIZE];
     size_t size = take_sample(lane, slot, data_bytes, pack->gather), done;
 
-    done = qrep_pack(pack->packer, levels[SAMPLE_LEVEL].level, pack->gather, size, packed, size);
+    done = qrep_pack(pack->packer, level, pack->gather, size, packed, size);
     return done ? (double)size / (double)done : 1.0;
 }
 
@@ -239,8 +240,9 @@ static int decide(struct source_lane *lane, struct source_slot *slot)
         return SOURCE_PLAIN;
     double ratio = pack->ratio;
     if (data_bytes >= SAMPLE_LEAST) {
-        ratio = sample_ratio(lane, slot, data_bytes);
-        if (ratio < RATIO_LEAST)
+        /* Where bytes count, of the level that packs: the fast ones find repetitions only, not that few of all byte values are used. */
+        ratio = sample_ratio(lane, slot, data_bytes, levels[always ? LEVELS - 1 : SAMPLE_LEVEL].level);
+        if (ratio < (always ? RATIO_LEAST_ALWAYS : RATIO_LEAST))
             return SOURCE_PLAIN;
         pack->ratio = COST_FADE * pack->ratio + (1 - COST_FADE) * ratio;
     }
