@@ -36,7 +36,7 @@
 #define SHY_GRANULES 8       /* travel plain after packing was found to be no faster; then twice as many, and so on */
 #define SHY_MAX 512
 
-/* Ratios are those to the sample's; costs in ns per byte are where the measure begins (bench/RESULTS.md, pack). */
+/* Ratios are those to the sample's; costs in ns per byte are where the measure begins (bench/by_hand.md, pack). */
 static const struct level {
     int level;
     double ratio, cost;

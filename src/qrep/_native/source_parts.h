@@ -34,7 +34,7 @@
 #define SOURCE_BATCH_DATA (8u << 20) /* no new frame is begun beyond this: a stop is heard between batches */
 #define SOURCE_FRAME_LEAVES_MAX (QREP_FRAME_DATA_MAX / 4096)
 
-/* Bytes of data of a frame that is to be packed, at most (bench/RESULTS.md, pack): the lane looks up between two of them. */
+/* Bytes of data of a frame that is to be packed, at most (bench/by_hand.md, pack): the lane looks up between two of them. */
 #define SOURCE_PACK_SIZE (256u << 10)
 #define SOURCE_PACK_ROOM (4u << 20) /* of a batch, for packed data */
 _Static_assert(SOURCE_PACK_ROOM >= QREP_FRAME_DATA_MAX, "room for a leaf of any size");
