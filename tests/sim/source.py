@@ -12,7 +12,7 @@ from qrep.protocol import messages as say
 from qrep.protocol.records import RunRecord
 from qrep.protocol.source_machine import SourceMachine
 from sim.disk import Store
-from sim.target import HASHED, TOKEN_LIFE, ZERO, load_map, runs_digest
+from sim.target import HASHED, TOKEN_LIFE, ZERO, load_map, run_count, runs_digest
 from sim.world import Process, Signal
 
 HOLD = TOKEN_LIFE + 1.0  # virtual seconds until a connection that could not be had may be asked for again
@@ -72,6 +72,7 @@ class Controller(Process):
 
     def __init__(self, world, oracle, geometry, volume, network, target, *, name, ids, retries=6):
         super().__init__(world, name)
+        self.copies = 0  # leaves that were sent as copies
         self.oracle, self.geometry, self.volume, self.network, self.target = oracle, geometry, volume, network, target
         self.job_id, self.volume_id = ids
         self.store = Store(world, f"{name}-state")
@@ -404,7 +405,7 @@ class Controller(Process):
             answer.fire()
 
         end.listen(received, closed)
-        writer = wire.FrameWriter(self.geometry, sending.attempt, sending.session, index, sending.key)
+        writer = wire.FrameWriter(self.geometry, sending.attempt, sending.session, index, sending.key, self.machine.features)
         token = self.machine.record.snapshot
         while sending.work and not sending.stopped and not state["closed"] and index not in sending.leaving:
             granule, unknown = sending.work.pop()
@@ -533,18 +534,25 @@ class Controller(Process):
         groups = [[leaf] for leaf in changed] if self.world.random.random() < 0.5 else [changed]
         for group in groups:
             last = group is groups[-1]
-            runs, pieces = [], []
+            runs, pieces, whole, seen = [], [], [], {}
             for leaf in group:
                 piece = data[leaf * leaf_size : (leaf + 1) * leaf_size]
                 zero = not any(piece)
-                if runs and runs[-1][2] == zero and runs[-1][0] + runs[-1][1] == leaf:
-                    runs[-1] = (runs[-1][0], runs[-1][1] + 1, zero)
+                copy_of = seen.get(piece) if "copies" in self.machine.features and len(piece) == leaf_size and not zero else None
+                last_run = runs[-1] if runs else None
+                goes_on = copy_of is None if last_run is None or last_run[3] is None else copy_of == last_run[3] + last_run[1]
+                if last_run and last_run[2] == zero and last_run[0] + last_run[1] == leaf and goes_on:
+                    runs[-1] = (last_run[0], last_run[1] + 1, zero, last_run[3])
                 else:
-                    runs.append((leaf, 1, zero))
-                pieces += [] if zero else [piece]
+                    runs.append((leaf, 1, zero, copy_of))
+                whole += [] if zero else [piece]
+                if not zero and copy_of is None:
+                    seen[piece] = leaf
+                    pieces.append(piece)
+            self.copies += sum(count for _, count, _, copy_of in runs if copy_of is not None)
             body = b"".join(pieces)
-            table = b"".join((first | (size | (wire.RUN_ZERO if zero else 0)) << 32).to_bytes(8, "little") for first, size, zero in runs)
-            digest = runs_digest(g, granule, runs, table, body)
+            table = b"".join((first | run_count(*run) << 32).to_bytes(8, "little") for first, *run in runs)
+            digest = runs_digest(g, granule, runs, table, b"".join(whole))
             packed = writer.runs(granule, runs, len(body), digest, last_flags if last else 0, value if last else None)
             yield packed[: wire.HEADER_SIZE], packed[wire.HEADER_SIZE :], body
 

@@ -215,7 +215,7 @@ class Target(Process, Roles):
     # ---- lanes ----
 
     def make_reader(self, run, lane):
-        return wire.FrameReader(self.geometry, run.attempt, run.session, lane.index, run.key)
+        return wire.FrameReader(self.geometry, run.attempt, run.session, lane.index, run.key, self.machine.features)
 
     def serve_lane(self, run, lane):
         """One connection to its END, stop or a failure; what it submitted is complete when it is done (R12)."""
@@ -253,7 +253,7 @@ class Target(Process, Roles):
                 runs = []
         except ValueError as err:
             raise LaneFailure("frame", str(err)) from err
-        if announced_digest(self.geometry, frame, runs, table, data) != frame.digest:
+        if announced_digest(self.geometry, frame, runs, table, with_copies(self.geometry, lane.reader, frame, table, data)) != frame.digest:
             raise LaneFailure("digest", "what arrived is not what was announced")
         return frame, runs
 
@@ -266,6 +266,7 @@ class Target(Process, Roles):
             return
         geometry, device = self.geometry, self.device
         start = frame.granule * geometry.granule_size
+        content = self.resolve(lane, frame, *parts[1:])
         if frame.kind == wire.ZERO:
             writes = [(start + i * geometry.granule_size, bytes(geometry.granule_bytes(frame.granule + i))) for i in range(frame.span)]
         else:
@@ -273,7 +274,7 @@ class Target(Process, Roles):
             for first, count, zero in runs:
                 offset = start + first * geometry.leaf_size
                 size = min(count * geometry.leaf_size, geometry.size - offset)
-                writes.append((offset, bytes(size) if zero else parts[2][taken : taken + size]))
+                writes.append((offset, bytes(size) if zero else content[taken : taken + size]))
                 taken += 0 if zero else size
         try:
             before = [(offset, device.read(offset, len(data))) for offset, data in writes]
@@ -294,6 +295,10 @@ class Target(Process, Roles):
         if failure is not None:
             raise LaneFailure("write", str(failure)) from failure
         self.mark(run, frame)
+
+    def resolve(self, lane, frame, table, data):
+        """What the leaves of the frame that are not zero are written with."""
+        return with_copies(self.geometry, lane.reader, frame, table, data)
 
     def write(self, run, offset, data, under_way):
         """Submit, by the leaf where the medium does not take all of it; what it does not take is noted."""
@@ -748,10 +753,34 @@ def announced_digest(geometry, frame, runs, table, data):
     return runs_digest(geometry, frame.granule, runs, table, data)
 
 
+def run_count(count, zero, copy_of=None):
+    """The second word of a run table's entry."""
+    return count | (wire.RUN_ZERO if zero else 0 if copy_of is None else wire.RUN_COPY | copy_of << 16)
+
+
+def with_copies(geometry, reader, frame, table, data):
+    """The bytes of all leaves that are not zero, in order: data, and copies of it."""
+    if frame.kind != wire.RUNS or not frame.copy_leaves:
+        return data
+    parts, carried, taken, leaf_size = [], {}, 0, geometry.leaf_size
+    for run in reader.runs(frame, table):
+        if run.zero:
+            continue
+        for leaf in range(run.first, run.first + run.count):
+            if run.copy_of is None:
+                size = min(leaf_size, geometry.granule_bytes(frame.granule) - leaf * leaf_size)
+                carried[leaf] = data[taken : taken + size]
+                taken += size
+                parts.append(carried[leaf])
+            else:
+                parts.append(carried[run.copy_of + leaf - run.first])
+    return b"".join(parts)
+
+
 def runs_digest(geometry, granule, runs, table, data):
-    """BLAKE3 of the run table followed by the chaining values of the leaves that carry data."""
+    """BLAKE3 of the run table followed by the chaining values of the leaves that are not zero, which `data` is."""
     parts, taken = [table], 0
-    for first, count, zero in runs:
+    for first, count, zero, *_copy_of in runs:
         for leaf in range(first, first + count if not zero else first):
             offset = granule * geometry.granule_size + leaf * geometry.leaf_size
             size = min(geometry.leaf_size, geometry.size - offset)

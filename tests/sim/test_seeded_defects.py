@@ -505,6 +505,23 @@ def second_read_sent_instead_of_the_hashed_buffer():
     }
 
 
+def copies_taken_from_what_the_device_held():
+    """A copy is resolved with what its leaf held before, not with what the frame brings of it. The comparison of values would notice, so it is off."""
+
+    def resolve(self, lane, frame, table, data):
+        right, leaf_size = bytearray(Target.resolve(self, lane, frame, table, data)), self.geometry.leaf_size
+        start, at = frame.granule * self.geometry.granule_size, 0
+        for run in lane.reader.runs(frame, table) if frame.kind == wire.RUNS else ():
+            for leaf in range(run.first, run.first + run.count if not run.zero else run.first):
+                size = min(leaf_size, self.geometry.granule_bytes(frame.granule) - leaf * leaf_size)
+                if run.copy_of is not None:
+                    right[at : at + size] = self.device.read(start + (run.copy_of + leaf - run.first) * leaf_size, size)
+                at += size
+        return bytes(right)
+
+    return {"target_class": type("DefectTarget", (Target,), {"resolve": resolve, "mark": mark_without_comparing}), "focus": {"contents": 1}}
+
+
 def leaf_pages_of_a_lying_target_believed():
     """R8: a page that does not merge to the granule's digest hides a leaf that differs. Manifest and values would notice, so both are off."""
 
@@ -566,7 +583,7 @@ def frames_of_any_session_taken():
         key = self.keys.get((numbers["attempt"], numbers["session"]))
         if key is None or numbers["sequence"] > 10_000:
             raise target_module.LaneFailure("frame", "no key")
-        reader = wire.FrameReader(self.geometry, numbers["attempt"], numbers["session"], numbers["connection"], key)
+        reader = wire.FrameReader(self.geometry, numbers["attempt"], numbers["session"], numbers["connection"], key, self.machine.features)
         skip = wire.FrameWriter(self.geometry, numbers["attempt"], numbers["session"], numbers["connection"], key)
         for _ in range(numbers["sequence"]):
             reader.header(skip.end())
@@ -677,7 +694,7 @@ DEFECTS = [
     pending_folded_before_the_commit_under_the_old_tag, ids_counted_instead_of_random, parts_of_a_live_granule_not_sent_again,
     another_snapshot_taken_for_the_same_image, an_interrupted_second_image_forgotten, second_read_sent_instead_of_the_hashed_buffer,
     unwritten_blocks_committed, a_granule_in_parts_counted_as_whole, a_block_that_takes_no_write_left_out_of_a_rollback,
-    the_image_after_one_with_bad_blocks_taken_for_the_same, unreadable_granules_left_out, frames_of_any_session_taken, leaf_pages_of_a_lying_target_believed,
+    the_image_after_one_with_bad_blocks_taken_for_the_same, unreadable_granules_left_out, frames_of_any_session_taken, copies_taken_from_what_the_device_held, leaf_pages_of_a_lying_target_believed,
     lanes_that_all_left_taken_for_the_end_of_the_work, given_up_under_the_id_of_before, given_up_without_a_flush, given_up_while_the_host_writes,
     sync_points_kept_by_a_volume_that_took_over, a_run_admitted_by_a_primary_volume, an_id_used_before_taken_again,
     the_newer_before_image_kept_in_a_merge, merged_undo_not_flushed_before_the_rename, a_merge_finished_whatever_came_meanwhile,
