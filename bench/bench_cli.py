@@ -27,7 +27,7 @@ def job_size():
         return DEVICE_SIZE
     make_room()
     free = next(int(line.split()[1]) for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable"))
-    return max(DEVICE_SIZE, min(5 * GIB, free * KIB // 3 // GIB * GIB))
+    return max(DEVICE_SIZE, min(3 * GIB, free * KIB // 3 // GIB * GIB))
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_runs_through_the_command_line_against_bare_lanes(compare, memory_device
     known = whole_map(geometry, source_fd)
     gib = size / GIB
     compare("P1", f"full run of {gib:g} GiB, start --wait / bare lanes", lambda: rate(agent.run, size=size), bare_copy, setup=new_job,
-            rounds=3 if FULL else 1, first=0.85, goal=0.97)  # fmt: skip
+            first=0.85, goal=0.97)  # fmt: skip
     compare("P1", f"unchanged run of {gib:g} GiB, start --wait / bare scan", lambda: rate(agent.run, size=size),
             lambda: scan_rate(geometry, source_fd, known, CONNECTIONS), first=0.85, goal=0.97)  # fmt: skip
 
@@ -79,7 +79,7 @@ def sparse_and_dense(path, size, dense):
 
 
 def test_memory_of_two_agents(benchmark, huge_tmpfs, memory_device, agents):
-    size, dense = (10 * GIB, 2 * GIB) if FULL else (4 * DEVICE_SIZE, DEVICE_SIZE)
+    size, dense = (10 * GIB, GIB) if FULL else (4 * DEVICE_SIZE, DEVICE_SIZE)
     source, target = memory_device(size, fill=None), memory_device(size, fill=None)
     sparse_and_dense(source, size, dense)
     near, far = agents.replica(source, target, connections=CONNECTIONS, source_volume=("--snapshots", "none"))

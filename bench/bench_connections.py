@@ -23,7 +23,7 @@ from qrep.source.flow import Run
 from qrep.target.volume import TargetVolume
 
 RATE = 40 * MIB  # bytes/s of a cable
-SECONDS = 6 if FULL else 0.4  # that a run takes at n times that
+SECONDS = 4 if FULL else 0.4  # that a run takes at n times that
 JOB, VOLUME = bytes([1]) * 16, bytes([2]) * 16
 WIRE = 1448 / 1514  # of a full segment on a cable is data (timestamps, Ethernet); the bucket of tc counts all of it
 

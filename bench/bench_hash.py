@@ -4,10 +4,6 @@ Both run over the same memory in turn, in one process. The packaged one takes th
 against a copy that is not shown AVX-512 (packaged_blake3.py).
 """
 
-import ctypes
-import os
-import shutil
-import subprocess
 import time
 from pathlib import Path
 
@@ -21,8 +17,6 @@ from qrep._native import hasher
 LEAF = 4096
 SIZES = {"4K": 4096, "16K": 16384, "64K": 65536, "1M": 1 << 20, "8M": 8 << 20}
 WORKING_SET = (64 << 20) if FULL else (8 << 20)
-NATIVE = Path(__file__).parents[1] / "src" / "qrep" / "_native"
-CFLAGS = ["-std=gnu11", "-D_GNU_SOURCE", "-fPIC", "-shared", "-fstack-protector-strong"]  # of setup.py, but for what a row is about
 
 
 @pytest.fixture(scope="module")
@@ -123,43 +117,6 @@ def test_gathered_leaves_against_leaves_one_by_one(benchmark, memory):
     report(benchmark, "", "gathered 4K leaves / one by one", ratio)
     benchmark.pedantic(gathered, rounds=1)
     assert out[-32:] == hasher.subtree(data[-LEAF:], offsets[-1], LEAF)
-
-
-def built_with(directory, *flags):
-    """subtree(piece, offset, leaves) of the kernel compiled in another way."""
-    compiler, sources = os.environ.get("CC", "gcc").split(), sorted(NATIVE.glob("blake3*.c"))
-    if shutil.which(compiler[0]) is None or not sources:
-        pytest.skip("needs a compiler and the C files")
-    path = directory / "kernel.so"
-    subprocess.run([*compiler, *CFLAGS, *flags, f"-I{NATIVE}", *map(str, sources), "-o", str(path)], check=True)
-    function = ctypes.CDLL(str(path)).qrep_blake3_subtree
-    function.restype = None
-    function.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_uint64, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_char_p]
-
-    def subtree(piece, offset, leaves):
-        value = ctypes.create_string_buffer(32)
-        memory = ctypes.addressof(ctypes.c_char.from_buffer(piece))
-        function(memory, len(piece), offset, LEAF, (ctypes.c_char * len(leaves)).from_buffer(leaves), value)
-        return value.raw
-
-    return subtree
-
-
-@pytest.mark.slow  # compiles
-@pytest.mark.parametrize(("case", "flags"), [("-O2 / -O3", ["-O2"]), ("without prefetch / with", ["-O3", "-D__builtin_prefetch(...)=((void)0)"])])
-def test_hash_compiled_in_another_way(benchmark, memory, tmp_path, case, flags):
-    size = SIZES["8M"]
-    other, leaves = built_with(tmp_path, *flags), bytearray(size // LEAF * 32)
-    pieces = [(at, memory[at:at + size]) for at in range(0, WORKING_SET, size)]
-
-    def otherwise():
-        return [other(piece, at, leaves) for at, piece in pieces]
-
-    def as_built():
-        return [hasher.subtree(piece, at, LEAF, leaves) for at, piece in pieces]
-
-    report(benchmark, "", f"hash 8M, {case}", measure_ratio(otherwise, as_built, WORKING_SET, clock=time.thread_time))
-    assert benchmark.pedantic(otherwise, rounds=1) == as_built()
 
 
 def test_hash_in_pieces_against_whole(benchmark, memory):

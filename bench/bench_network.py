@@ -10,7 +10,7 @@ import pytest
 from agents import Agents
 from content import same_content
 from lane_pair import rate_of, replicate, socket_pairs, tcp_pairs
-from measure import FULL, GIB, MIB, Against
+from measure import FULL, GIB, MIB, ROUNDS, Against
 from replica import Replica
 
 from peers.ceilings import IPERF3, iperf3
@@ -42,7 +42,7 @@ def test_plain_and_tls_over_several_connections(compare, network, memory_device,
             also = {f"iperf3, {words}": Against(lambda count=count: network(SIZE, count), bound=True)} if network else {}
             compare("T2" if count == 2 else "", f"agents, {words}, plain / the same over TLS", lambda count=count: full(True, count),
                     lambda count=count: full(False, count), first=1.0 if count == 2 else None, family="connections of two agents", peer="qrep over TLS",
-                    also=also)  # fmt: skip
+                    also=also, rounds=ROUNDS if count == 2 else min(3, ROUNDS))  # fmt: skip
             assert replica.near.job("db0")["transport"] == "plain"
     assert same_content(source, target)
 

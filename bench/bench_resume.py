@@ -11,14 +11,14 @@ import time
 import pytest
 from content import same_content
 from flow.harness import Site
-from measure import FULL, GIB, MIB, Sample, fill_file, rate
+from measure import FULL, MIB, Sample, fill_file, rate
 
 from qrep._native.bucket import Bucket
 from qrep.errors import Interrupted
 from qrep.volumes.none import Live
 from qrep.volumes.reflink import Reflink
 
-SIZE, GRANULE = (GIB, 8 * MIB) if FULL else (64 * MIB, MIB)
+SIZE, GRANULE = (512 * MIB, 8 * MIB) if FULL else (64 * MIB, MIB)
 
 
 class Copies:

@@ -32,7 +32,7 @@ def path_rate(replica):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("trusted", [False, True], ids=["TLS", "plain"])
+@pytest.mark.parametrize("trusted", [False], ids=["TLS"])
 def test_what_a_test_of_the_path_says(compare, memory_device, tmp_path, trusted):
     """The run has two devices to serve beside; so the test says more than a run gets, and not much more."""
     with Agents(tmp_path) as agents:
