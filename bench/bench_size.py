@@ -25,7 +25,7 @@ from qrep.source.flow import Run
 from qrep.target.volume import TargetVolume
 from qrep.volumes.reflink import Reflink
 
-SIZES = [GIB, 64 * GIB, 1024 * GIB, 16384 * GIB] if FULL else [GIB, 16384 * GIB]
+SIZES = [GIB, 64 * GIB, 1024 * GIB, 16384 * GIB] if FULL else [16384 * GIB]
 DATA, PLACES = (64 * MIB, 64) if FULL else (4 * MIB, 4)
 ROUNDS = 3 if FULL else 1
 FAMILY = "size"
