@@ -65,7 +65,7 @@ struct qrep_undo_header { /* at offset 0; a copy at QREP_UNDO_COPY_OFFSET once t
     uint64_t size;
     uint32_t leaf_size;
     uint32_t granule_size;
-    uint64_t batches;                   /* of a file that was merged of others, and in the copy: how many there are at least; else 0 */
+    uint64_t batches;                   /* in the copy: how many there are at least; else 0 */
     uint8_t checksum[QREP_DIGEST_SIZE]; /* BLAKE3 of the 96 bytes before */
 };
 _Static_assert(offsetof(struct qrep_undo_header, checksum) == 96, "undo header layout");

@@ -20,6 +20,7 @@ from qrep.store import TEMPORARY, flush, write_all
 from qrep.target.undolog import PIECE, SEGMENT, BatchWriter
 from qrep.units import format_size
 
+COPY_OFFSET = disk.UNDO_COPY_OFFSET
 PAGE = 4096  # every before-image covers whole ones, but for the end of the volume
 BLOCK = 8 << 20  # pages are noted by the block
 NO_LIMIT = 1 << 62  # of positions in the file, where the ends of segments are holes
@@ -99,13 +100,13 @@ class Merge:
         os.close(self.store.directory.open(self._temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL))
         descriptor = self.store.open_named(self._temporary, os.O_RDWR)
         try:
-            page = mmap.mmap(-1, PAGE)
+            front = mmap.mmap(-1, COPY_OFFSET + PAGE)
             writer = MergeWriter(descriptor, base, header.attempt, header.size, NO_LIMIT)  # check_room() is what bounds it
             self._copy(writer)
             writer.write()
-            header = header.replace(batches=writer.count)
-            page[:] = header.pack() + bytes(PAGE - disk.UNDO_HEADER_SIZE)
-            write_all(descriptor, memoryview(page), 0)
+            for offset, text in ((0, header.pack()), (COPY_OFFSET, header.replace(batches=writer.count).pack())):
+                front[offset : offset + len(text)] = text
+            write_all(descriptor, memoryview(front), 0)
             crashpoint("undo-merge-written")
             flush(descriptor, f"{self.store.directory.path}/{self._temporary}")
             crashpoint("undo-merge-durable")

@@ -222,8 +222,6 @@ class UndoStore:
 
     def _batches_told(self, header):
         """How many batches there are at least; None: nobody says, or what says it cannot be believed."""
-        if header.batches:
-            return header.batches
         descriptor = self.directory.open(self.name(header.new_id))
         try:
             copy = disk.UndoHeader.unpack(read_exact(descriptor, disk.UNDO_HEADER_SIZE, COPY_OFFSET))
