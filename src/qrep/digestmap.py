@@ -129,7 +129,7 @@ class DigestMap:
             raise DamagedError("map: its states or values are damaged, the digest of them or a state byte is wrong")
         root = None if header.root == NO_ROOT else header.root
         content = Content(header.tag, header.counter, states, values, header.base, root, row)
-        if stray:
+        if mapvalues.clear_strays(states, values) or stray:
             content.values, content.row = mapvalues.copied(states, values), None
         elif root is not None and granules > 1 and not digesttree.lacks_values(states):
             content.blocks = Blocks(self.geometry, values)  # now, and not when a target waits for the commit

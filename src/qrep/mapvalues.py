@@ -14,6 +14,7 @@ DIGEST_SIZE = 32
 PER_PAGE = mmap.PAGESIZE // DIGEST_SIZE  # granules
 Values = mmap.mmap
 _HAS_VALUE = masks.table(lambda state: state & STATE_VALUE)
+_HAS_NONE = masks.table(lambda state: not state & STATE_VALUE)
 
 
 def empty(granules):
@@ -67,4 +68,24 @@ def copied(states, values):
         for first, end in spans(states):
             part = slice(first * DIGEST_SIZE, end * DIGEST_SIZE)
             target[part] = source[part]
+    return copy
+
+
+def clear_strays(states, values):
+    """Clear what lies in the pages of `spans` where no granule has a value by `states`, which have been changed since. Returns whether there was any."""
+    found = False
+    for first, end in spans(states):
+        for run in masks.runs(states[first:end].translate(_HAS_NONE)):
+            here = slice((first + run[0]) * DIGEST_SIZE, (first + run[1]) * DIGEST_SIZE)
+            nothing = bytes(here.stop - here.start)
+            if values[here] != nothing:
+                values[here] = nothing
+                found = True
+    return found
+
+
+def settled(states, values):
+    """A copy of `values` of its own, after granules were made UNKNOWN in `states`: theirs are gone, as whoever reads the arrays expects."""
+    copy = copied(states, values)
+    clear_strays(states, copy)
     return copy

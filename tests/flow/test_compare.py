@@ -229,3 +229,15 @@ def test_a_live_source_that_changes_after_the_pass_is_read_again(replicated):
         report = run.run()
     same(replicated, report)
     assert report.fuzzy and report.changed == LEAF  # its page was kept by the pass
+
+
+def test_a_rollback_of_everything_leaves_a_map_that_is_believed_after_a_restart(site, random_source):
+    with site:
+        site.run()
+        for _ in range(2):
+            write_at(site.source, 0, random_source.randbytes(24 * MIB))
+            site.run()
+        site.volume.rollback(site.volume.sync_points()[1].id)
+        rolled_back = site.volume.machine.record.committed_id
+    with site:
+        assert site.volume.digest_map.reason == "" and site.volume.digest_map.tag == rolled_back

@@ -9,7 +9,9 @@ import pytest
 from qrep import mapvalues
 from qrep._native import disk, hasher
 from qrep._native.wire import Geometry
+from qrep.digestmap import DigestMap
 from qrep.mapdigest import BLOCK, Blocks, Row, changed_blocks
+from qrep.source.work import Base
 
 HASHED, ZERO = disk.STATE_HASHED | disk.STATE_VALUE, disk.STATE_ZERO
 
@@ -87,3 +89,31 @@ def test_blocks_that_follow_give_the_root_of_the_device():
         values[index * 32 : index * 32 + 32] = value(index)
     blocks = blocks.following(values, [0, 1, (geometry.granules - 1) // BLOCK])
     assert blocks.root(values) == blake3.blake3(data).digest()
+
+
+@pytest.mark.parametrize("granules", [1, 128, 300, 1000])
+def test_granules_made_unknown_leave_no_values_behind(granules, tmp_path):
+    """A rollback and a checkpoint do that to granules that have values; the map's file has no room for values that nobody has."""
+    drawn = random.Random(granules)
+    geometry = Geometry(granules * 8192, 4096, 8192)
+    states, values = sparse(granules, drawn.sample(range(granules), granules // 2 + 1))
+    before = values[:]
+    unknown = [*range(granules // 3, granules), *drawn.sample(range(granules), granules // 3)]
+    for granule in unknown:
+        states[granule] = disk.STATE_UNKNOWN
+    settled = mapvalues.settled(states, values)
+    assert values[:] == before
+    assert all(settled[g * 32 : g * 32 + 32] == (values[g * 32 : g * 32 + 32] if states[g] == HASHED else bytes(32)) for g in range(granules))
+    assert not mapvalues.clear_strays(states, settled) and settled[:] == mapvalues.copied(states, settled)[:]
+    opened = DigestMap(tmp_path, geometry, b"v" * 16)
+    opened.write_pending(b"1" * 16, disk.ZERO_ID, 1, states, settled)
+    opened.fold(b"1" * 16)
+    opened.load()
+    assert opened.reason == "" and opened.tag == b"1" * 16
+    opened.close()
+
+
+def test_a_resumed_attempt_forgets_the_values_of_what_is_not_known():
+    states, values = sparse(200, range(200))
+    base = Base(states, values).overlaid([], "incomplete")
+    assert base.states == bytes(200) and base.values[:] == bytes(200 * 32) and values[:32] != bytes(32)

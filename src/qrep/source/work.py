@@ -68,6 +68,7 @@ class Base:
         if unknown == "incomplete":
             for first, end in masks.runs(base.marked.translate(masks.table(lambda mark: mark != WHOLE))):
                 base.states[first:end] = bytes(end - first)
+            base.values, base._shares_values = mapvalues.settled(base.states, base.values), False
         return base
 
 

@@ -210,9 +210,8 @@ class TargetDriver(RoleChanges, CheckDriver):
         if self.digest_map.tag == attempt.base_id:  # what was not touched is known as before
             for granule in touched:
                 attempt.states[granule] = disk.STATE_UNKNOWN
-            self.digest_map.write_pending(
-                record.open_new_id, attempt.base_id, record.committed_counter + 1, attempt.states, attempt.values
-            )
+            values = mapvalues.settled(attempt.states, attempt.values)
+            self.digest_map.write_pending(record.open_new_id, attempt.base_id, record.committed_counter + 1, attempt.states, values)
         return self.machine.point_applied()
 
     def _rolled_back(self, action):
@@ -346,7 +345,7 @@ class TargetDriver(RoleChanges, CheckDriver):
         states = bytearray(states)
         for first, end in masks.runs(marked.translate(_NOT_WHOLE)):
             states[first:end] = bytes(end - first)
-        self._checkpoint = states, mapvalues.copied(states, values)
+        self._checkpoint = states, mapvalues.settled(states, values)
 
     def _save_checkpoint(self, action):
         record, (states, values) = self.machine.record, self._checkpoint
