@@ -29,6 +29,7 @@ class Peer(threading.Thread):
         self.writer = wire.FrameWriter(geometry, ATTEMPT, SESSION, index | wire.ANSWER, KEY)
         self.stop_after, self.on_frame = stop_after, on_frame
         self.copies = 0  # leaves
+        self.open = None  # the granule whose last frame has not come
         self.frames, self.last, self.bytes, self.error, self.ended = [], {}, 0, None, False
         self.start()
 
@@ -53,6 +54,8 @@ class Peer(threading.Thread):
             self.ended = True
             self.send(self.writer.end())
             return
+        assert self.open in (None, frame.granule) and not (self.open is not None and frame.kind == wire.ZERO), f"{frame} within granule {self.open}"
+        self.open = None if frame.flags & wire.LAST else frame.granule
         {wire.FULL: self.apply_full, wire.RUNS: self.apply_runs, wire.ZERO: self.apply_zero}[frame.kind](frame)
         for granule in range(frame.granule, frame.granule + (frame.span if frame.kind == wire.ZERO else 1)):
             assert granule not in self.last, f"granule {granule} goes on after its last frame"

@@ -95,6 +95,15 @@ def test_single_leaves_that_changed_travel_packed_together(sender, undo_after, r
     assert max(frame.span for frame in packed) <= min(frame_size, 256 * KIB)
 
 
+@pytest.mark.parametrize(("packing", "frame_size"), [("on", 64 * KIB), ("auto", 64 * KIB), ("off", LEAF)])
+def test_no_zeroes_come_between_the_frames_of_a_granule(sender, undo_after, random_source, packing, frame_size):
+    """Where its frames are made one by one, or are more than one send carries. The peer takes one granule after the other, as targets do."""
+    data = bytearray(GEOMETRY.size)
+    for granule in range(0, 9, 2):
+        data[granule * GRANULE : (granule + 1) * GRANULE] = TEXT if granule % 4 else random_source.randbytes(GRANULE)
+    sender(data[: GEOMETRY.size], packing=packing, frame_size=frame_size, slots=5).send(Transport("socketpair", 0, undo_after))
+
+
 def test_random_bytes_travel_plain_and_in_the_frames_of_ever(sender, undo_after, random_source):
     data = random_source.randbytes(GEOMETRY.size)
     packed, peer = sender(data, frame_size=1 * MIB).send(Transport("socketpair", 0, undo_after))

@@ -174,6 +174,7 @@ struct source_lane {
     /* Slots to frame and zero runs to announce, each in order. The newest zero run may still grow. */
     struct source_slot **queue;
     uint32_t queue_first, queue_count;
+    int within_granule; /* some frames of the slot at the head are made, and not the last */
     struct source_zero_run *zero_runs;
     uint32_t zero_first, zero_count, zero_room;
 

@@ -75,10 +75,11 @@ static int has_closed_zero_run(const struct source_lane *lane)
     return 1;
 }
 
-/* A batch for what is next, in lane->framing: all frames of a zero run, or none yet of the slot at the head of the queue. */
+/* A batch for what is next, in lane->framing: all frames of a zero run, or none yet of the slot at the head of the queue. Once its first frame is made all of
+ * its frames come before anything else: a target takes one granule after the other. */
 static void begin_framing(struct source_lane *lane)
 {
-    int zero = has_closed_zero_run(lane);
+    int zero = !lane->within_granule && has_closed_zero_run(lane);
     if (!zero && lane->queue_count == 0)
         return;
     struct source_batch *batch = lane->framing = free_batch(lane);
@@ -106,6 +107,7 @@ static void frame_next(struct source_lane *lane)
     if (batch == NULL || batch->full)
         return;
     source_frame_slot(lane, batch->slot, batch);
+    lane->within_granule = !batch->finishes;
     if (batch->finishes) {
         lane->queue_first = (lane->queue_first + 1) % lane->run->slots;
         lane->queue_count--;
