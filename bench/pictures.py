@@ -121,7 +121,7 @@ def bars(family, rows, foot):
     for kind, words in (("bound", "bound"), ("peer", "peer"), ("ours", "qrep")):
         if kind in kinds and len(kinds) > 1:
             picture.write(x, 36, words, anchor="end")
-            x -= 7.2 * len(words) + 18
+            x -= 7.8 * len(words) + 18
             picture.box(x, 26, 12, 12, kind, rim="rim" if kind == "bound" else None)
             x -= 16
     heading = f"{unit or 'ratio'} ({'less' if less else 'more'} is better)"
