@@ -55,6 +55,13 @@ def test_a_file_that_is_missing_is_made_sparse_with_the_size_of_the_source(copie
     assert status.st_size == 64 * MIB and status.st_blocks * 512 <= 26 * MIB and status.st_mode & 0o777 == 0o600
 
 
+@pytest.mark.parametrize(("size", "code"), [(0, "too-small"), (512, "too-small"), (8191, "too-small")])
+def test_a_source_of_less_than_two_leaves_is_refused_and_no_target_is_made(copier, memory_dir, size, code):
+    source, target = memory_dir / "small.img", memory_dir / "new.img"
+    source.write_bytes(b"x" * size)
+    assert copier(source, target, code=5)["error"]["code"] == code and not target.exists()
+
+
 def test_a_copy_that_was_killed_goes_on_and_ends_right(copier, source, memory_dir):
     target = memory_dir / "new.img"
     process = copier.start(source, target, "--rate", "8M")
@@ -138,6 +145,7 @@ def test_mounted_too_small_same_and_claimed_targets_are_refused_whatever_is_give
     odd.write_bytes(bytes(12345))
     error = copier(odd, odd.with_name("odd-copy.img"), code=5)["error"]
     assert error["code"] == "sector-size" and error["hint"] == "make the source a multiple of 512 bytes"
+    assert not odd.with_name("odd-copy.img").exists()
     assert copier("/nowhere", small, code=7)["error"]["code"] == "no-such-device"
     assert copier(source, "/dev/qrep-no-such", code=5)["error"]["code"] == "no-such-device"
 

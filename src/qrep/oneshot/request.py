@@ -3,17 +3,29 @@
 import os
 import socket
 
-from qrep import device
+from qrep import device, units
+from qrep.errors import Refused
 from qrep.oneshot.target import job_of, key_of
 
 
 class CopySource:
-    """path: a device or image file. map_dir: instead of the one in the state directory."""
+    """path: a device or image file. map_dir: instead of the one in the state directory. Raises Refused for a size that cannot be copied, before anything is
+    made for it."""
 
     def __init__(self, path, *, state_dir, map_dir=None, snapshots="auto", leaf_size=4096, granule_size=8 << 20, connections=2):
         from qrep.volumes import registry
 
         self.info = device.inspect(path)
+        if self.info.size < 2 * leaf_size:
+            raise Refused(
+                f"source {path} has {units.format_size(self.info.size)}, less than two leaves of {units.format_size(leaf_size)}",
+                hint="copy it with cp or dd", code="too-small",
+            )  # fmt: skip
+        if self.info.size % 512:
+            raise Refused(
+                f"source {path} is {self.info.size} bytes, which is not a multiple of 512",
+                hint="make the source a multiple of 512 bytes", code="sector-size",
+            )  # fmt: skip
         self.name = f"{socket.gethostname()}:{self.info.real_path}#{key_of(self.info).hex()[:8]}"
         self.backend = registry.choose(snapshots, self.info).backend
         self.leaf_size, self.granule_size, self.connections = leaf_size, granule_size, connections
