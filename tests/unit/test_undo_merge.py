@@ -95,6 +95,17 @@ def test_a_point_between_two_is_taken_out_and_both_still_show_their_images(store
     assert store.used() < before, "what both held is there once"
 
 
+@pytest.mark.parametrize("written", [[[], []], [[], [], []], [[(0, PAGE)], []], [[], [(0, PAGE)]]])
+def test_generations_in_which_nothing_changed_are_merged(store, written):
+    image = Image(store, 1)
+    for number, places in enumerate(written):
+        image.generation(IDS[number], IDS[number + 1], places)
+    ids = IDS[len(written) :: -1]
+    merged(store, *ids)
+    assert store.chain(ids[0]).ids == (ids[0], ids[-1])
+    assert image.shown([ids[0], ids[-1]]) == image.images[ids[-1]]
+
+
 writes = st.lists(
     st.tuples(st.integers(0, SIZE // PAGE).map(lambda page: page * PAGE), st.integers(1, 40).map(lambda pages: pages * PAGE)), max_size=8
 )
