@@ -153,9 +153,10 @@ def make_room():
 
 
 def huge_pages():
-    """How many 2 MiB pages are there for a program that asks for them, as fio does with --mem=mmaphuge."""
+    """How many 2 MiB pages are there for a program that asks for them, as fio does with --mem=mmaphuge; 0 if they are too few for it, for then it fails."""
     words = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-    return int(words.get("HugePages_Free", "0")) if words.get("Hugepagesize", "").split() == ["2048", "kB"] else 0
+    free = int(words.get("HugePages_Free", "0")) if words.get("Hugepagesize", "").split() == ["2048", "kB"] else 0
+    return free if free >= HUGE_NEEDED // 2 else 0
 
 
 @contextlib.contextmanager
