@@ -42,6 +42,8 @@ from comparison import Comparison
 from devices import POOLS, reserve_huge_pages
 from measure import CHARTS, DEVICE_SIZE, FULL, MIB, PREFIX, ROUNDS, ROWS, SPENT, Pool, sweep, waited_s
 
+BUDGET_MIN = 15
+
 
 def pytest_collection_modifyitems(items):
     for item in items:
@@ -56,6 +58,8 @@ def pytest_configure(config):
     # Ended by a signal, a bench takes its devices and mounts down all the same.
     if FULL:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+        signal.signal(signal.SIGALRM, signal.default_int_handler)
+        signal.alarm(2 * BUDGET_MIN * 60)  # so does one that hangs
 
 
 @pytest.fixture
@@ -64,7 +68,6 @@ def compare(benchmark):
 
 
 ITEMS, SECONDS, SKIPPED = [], {}, {}
-BUDGET_MIN = 15
 
 
 def pytest_collection_finish(session):
@@ -74,6 +77,8 @@ def pytest_collection_finish(session):
 def pytest_runtest_logreport(report):
     bench = Path(report.nodeid.split("::", 1)[0]).stem.removeprefix("bench_")
     SECONDS[bench] = SECONDS.get(bench, 0.0) + report.duration
+    if report.failed:
+        SKIPPED[bench, f"{report.nodeid.rpartition('::')[2]} failed"] = None
     if report.skipped and isinstance(report.longrepr, tuple):
         SKIPPED[bench, report.longrepr[2].removeprefix("Skipped: ")] = None
 
