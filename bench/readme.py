@@ -10,6 +10,7 @@ BEGIN, END = "<!-- numbers: written by bench/readme.py from bench/RESULTS.md -->
 # (section of RESULTS.md, how the case begins, what the README calls it, what it is set against[, column of what it cost])
 SHOWN = (
     ("copy", "dense, over TCP / nbdcopy to qemu-nbd", "verified full copy over TCP, memory to memory", "nbdcopy to qemu-nbd"),
+    ("copy", "dense, over TCP / nbdcopy to qemu-nbd, cubic", "the same", "nbdcopy, its connections with cubic as ours"),
     ("copy", "dense, on one host / qemu-img convert", "verified full copy on one host", "qemu-img convert"),
     ("copy", "D to M over TCP / min", "full copy over TCP, disk to memory", "min(fio read, fio write)"),
     ("scan", "unchanged scan, M / fio 8M q2", "unchanged scan, memory device", "fio read"),
