@@ -2,7 +2,6 @@
 
 import json
 import os
-import statistics
 import subprocess
 import time
 
@@ -16,15 +15,6 @@ DEVICE_SIZE = 2 * GIB if FULL else 64 * MIB
 ROUNDS = 5 if FULL else 1
 # fio and small devices: enough bytes that one measurement takes tens of milliseconds.
 MEASURED_BYTES = 2 * GIB if FULL else 256 * MIB
-
-
-def median_ratio(ours, ceiling, rounds=ROUNDS):
-    """Run ceiling() and ours() in turn, `rounds` times. Returns (median of ours, median of ceiling, [ratio of each round])."""
-    pairs = []
-    for _ in range(rounds):
-        top = ceiling()
-        pairs.append((ours(), top))
-    return statistics.median(p[0] for p in pairs), statistics.median(p[1] for p in pairs), [a / b for a, b in pairs]
 
 
 def rate(function, *arguments, size=None):

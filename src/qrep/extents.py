@@ -72,11 +72,6 @@ def is_all_hole(path, size):
         os.close(fd)
 
 
-def allocated_granules(fd, size, granule_size):
-    """Yield the index of every granule that may hold data, in order, each once. granule_size: bytes."""
-    return granules_of(data_extents(fd, size), granule_size)
-
-
 def clipped(extents, size):
     """Extents of [0, size) only; the last one may be cut."""
     return [Extent(extent.offset, min(extent.end, size) - extent.offset) for extent in extents if extent.offset < size]

@@ -47,9 +47,9 @@ def test_a_size_past_the_end_of_the_file_is_a_hole(sparse):
     assert found[-1].end <= 8 * MIB
 
 
-def test_allocated_granules_name_each_granule_with_data_once(sparse):
-    assert list(extents.allocated_granules(sparse.fileno(), 8 * MIB, MIB)) == [1, 5]
-    assert list(extents.allocated_granules(sparse.fileno(), 8 * MIB, 8 * MIB)) == [0]
+def test_each_granule_with_data_is_named_once(sparse):
+    assert list(extents.granules_of(extents.data_extents(sparse.fileno(), 8 * MIB), MIB)) == [1, 5]
+    assert list(extents.granules_of(extents.data_extents(sparse.fileno(), 8 * MIB), 8 * MIB)) == [0]
 
 
 class Seeks:

@@ -1,7 +1,6 @@
 """What people do with a target volume's sync points: list, roll back, copy out, delete, say how many are kept."""
 
 import contextlib
-import itertools
 import logging
 import secrets
 from collections import Counter
@@ -47,14 +46,6 @@ class Keeping(Thinning):
             with self.lock:
                 self._pins[point] -= 1
                 self._pins += Counter()  # drops what is not positive
-
-    def way_to(self, point):
-        """[(new, base)] ids of the undo files that lead from what is committed back to a sync point, in the order in which they are put over the
-        device. Raises NotFound. Hold the lock for as long as the names must mean these files."""
-        with self.lock:
-            self._find(point)
-            chain = self.machine.chain
-            return list(itertools.pairwise(chain[: chain.index(bytes(point)) + 1]))
 
     def rollback(self, point, progress=None):
         """Put a sync point back as a new generation. point: its id (16 bytes). progress(bytes). Returns the SyncPoint it became.
