@@ -194,7 +194,8 @@ def test_threads_that_share_a_bucket_get_the_rate_together():
         thread.join()
     elapsed = time.monotonic_ns() - started
     assert sum(child.taken for child in children) == shared.taken
-    assert 4_000_000 < shared.taken <= 20_000_000 * elapsed / S + 80 * KIB
+    # The least is what threads get that a busy machine lets run for a sixth of the time.
+    assert 1_000_000 < shared.taken <= 20_000_000 * elapsed / S + 80 * KIB
     assert all(child.taken for child in children)
 
 

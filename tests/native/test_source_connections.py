@@ -124,7 +124,7 @@ def test_the_rate_is_kept(kind, make_run, source_device, undo_after):
     peer.close()
     assert image == os.pread(source_device, SIZE, 0)
     least = (peer.bytes - (64 << 10)) / rate
-    assert least * 0.999 <= seconds < least + 0.5
+    assert least * 0.999 <= seconds < least + 10  # a busy machine may be late; without a rate it would be early
     assert run.counters()["wait_limit_ns"] > 0.5 * least * 1e9
     assert line.connection.bucket.taken == peer.bytes
 
