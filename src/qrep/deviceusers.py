@@ -126,7 +126,7 @@ def _swaps(mine):
 def _stacked(mine, info):
     """Devices built on this storage, and other loop devices that show it."""
     for node in blocktree.all_nodes():
-        if node.number in mine.chain or node.is_partition or not node.size():
+        if node.number in mine.chain or node.is_partition or not (node.size() or node.slaves()):
             continue
         other = blocktree.storage_of_node(node)
         if node.is_loop and other.place.overlaps(mine.place):
