@@ -2,7 +2,7 @@
 
 import pytest
 from fault.nest import Nest
-from fault.scene import MIB, SIZE, Scene, changed
+from fault.scene import MIB, SIZE, Scene, changed, mixed
 
 
 @pytest.fixture(scope="session")
@@ -17,7 +17,7 @@ def scene(nest, loop_device, memory_dir, random_source, undo_after):
     """A scene whose source holds an image that was never replicated."""
     made = Scene(nest, loop_device(SIZE), loop_device(SIZE), memory_dir / "state")
     undo_after.callback(made.stop_all)
-    made.first = random_source.randbytes(4 * MIB) + bytes(2 * MIB)
+    made.first = mixed(4 * MIB, random_source) + bytes(2 * MIB)
     made.write(made.first)
     return made
 
@@ -53,6 +53,6 @@ def image_scene(nest, xfs, loop_device, memory_dir, random_source, undo_after, b
     image.write_bytes(bytes(SIZE))
     made = Scene(nest, image, loop_device(SIZE), memory_dir / "state", backend=backend)
     undo_after.callback(made.stop_all)
-    made.first = random_source.randbytes(4 * MIB) + bytes(2 * MIB)
+    made.first = mixed(4 * MIB, random_source) + bytes(2 * MIB)
     made.write(made.first)
     return with_one_generation(made, random_source)

@@ -149,7 +149,7 @@ def source(path, state, port, backend="none", how=""):
 
     request = local_request(
         path, state, job_id=JOB, volume_id=VOLUME, backend=Live() if backend == "none" else Reflink(), leaf_size=LEAF, hints=backend == "hints",
-        granule_size=GRANULE, frame_limit=64 << 10, timeout_s=0.0, **({"connections": 1, "slots": 1} if slow else {}),
+        granule_size=GRANULE, frame_limit=64 << 10, timeout_s=0.0, compress="on", **({"connections": 1, "slots": 1} if slow else {}),
     )  # fmt: skip
     put_into_map(request)
     try:

@@ -149,13 +149,19 @@ class Scene:
         return self.state / "sources" / JOB.hex() / "map"
 
 
+def mixed(size, random_source):
+    """Leaves that no packer makes smaller, leaves that it does, and leaves that are there more than once."""
+    drawn = [random_source.randbytes(LEAF), (b"%d, a line of text\n" % random_source.getrandbits(64) * LEAF)[:LEAF]]
+    return b"".join(random_source.choice([*drawn, drawn[0][:-64] + random_source.randbytes(64), random_source.randbytes(LEAF)]) for _ in range(size // LEAF))
+
+
 def changed(image, random_source):
     """Some leaves rewritten, one granule zeroed, one that was zero filled."""
     data = bytearray(image)
     for _ in range(12):
         leaf = random_source.randrange(SIZE // LEAF)
-        data[leaf * LEAF : (leaf + 1) * LEAF] = random_source.randbytes(LEAF)
+        data[leaf * LEAF : (leaf + 1) * LEAF] = mixed(LEAF, random_source)
     zeroed, filled = random_source.sample(range(SIZE // GRANULE), 2)
     data[zeroed * GRANULE : (zeroed + 1) * GRANULE] = bytes(GRANULE)
-    data[filled * GRANULE : (filled + 1) * GRANULE] = random_source.randbytes(GRANULE)
+    data[filled * GRANULE : (filled + 1) * GRANULE] = mixed(GRANULE, random_source)
     return bytes(data)
