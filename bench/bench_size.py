@@ -135,7 +135,7 @@ def test_what_the_size_of_a_volume_costs(benchmark, xfs, tmp_path):
         add_row(figure_row("", f"peak memory of the source's agent, {label(size)}", [near], unit="MiB"))
         add_row(figure_row("", f"peak memory of the target's agent, {label(size)}", [far], unit="MiB"))
     lines = {text: [(size, statistics.median(values)) for size, values in figures[name].items()] for name, text in LINES.items()}
-    add_chart(Chart(FAMILY, f"Sparse image files with {DATA // MIB} MiB of data; up to {label(ZERO_FILL_LIMIT)} the first run hashes the zeroes, too", "size of the volume", "time", lines=lines, x_unit="bytes", y_unit="s"))
+    add_chart(Chart(FAMILY, f"Sparse images, {DATA // MIB} MiB of data (to {label(ZERO_FILL_LIMIT)} a first run hashes zeroes)", "size of the volume", "time", lines=lines, x_unit="bytes", y_unit="s"))
     add_chart(Chart(f"{FAMILY}, memory", "Peak memory of both agents", "size of the volume", "memory", x_unit="bytes", y_unit="MiB",
                     lines={end: [(size, pair[place]) for size, pair in peaks.items()] for place, end in enumerate(("source", "target"))}))  # fmt: skip
     benchmark(lambda: None)

@@ -1,5 +1,4 @@
-"""T1: a first run between two agents, over TLS 1.3, against what two cores could do at best. T3: what `qrep peer test` says of a path against what a
-run over it gets. (T2, plain against TLS: bench_network.py.)
+"""T1: a first run between two agents, over TLS 1.3, against what two cores could do at best. (T2, plain against TLS: bench_network.py.)
 
 The bound is cores / sum of what each step costs (bounds.py): reading, hashing at both ends, TLS at both ends, writing.
 """
@@ -10,7 +9,7 @@ import pytest
 from agents import Agents
 from bounds import allowed, device_cost, own_hash_cost, tls_cost
 from lane_pair import scan, whole_map
-from measure import FULL, GIB, MIB, ROUNDS
+from measure import FULL, GIB, MIB
 from replica import Replica
 
 from qrep._native.wire import Geometry
@@ -24,23 +23,6 @@ SIZE = GIB if FULL else 64 * MIB
 def bound(identity, source, target):
     """Bytes per second that the cores of this machine allow."""
     return allowed(device_cost(source, "read", SIZE), 2 * own_hash_cost(), tls_cost(identity), device_cost(target, "write", SIZE))
-
-
-def path_rate(replica):
-    """What `qrep peer test` says, bytes per second."""
-    return replica.near.qrep("peer", "test", replica.far.name, "--seconds", "1", "--connections", "2")["best"]["rate_bytes_per_s"]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("trusted", [False], ids=["TLS"])
-def test_what_a_test_of_the_path_says(compare, memory_device, tmp_path, trusted):
-    """The run has two devices to serve beside; so the test says more than a run gets, and not much more."""
-    with Agents(tmp_path) as agents:
-        replica = Replica(agents, [(memory_device(SIZE), memory_device(SIZE, "zero"))], SIZE)
-        replica.trust(trusted)
-        words = "plain" if trusted else "TLS"
-        compare(f"T3{'p' if trusted else 't'}", f"full run of two agents / what peer test says, 2 connections, {words}", replica.run,
-                lambda: path_rate(replica), setup=replica.renew, rounds=min(3, ROUNDS))  # fmt: skip
 
 
 @pytest.mark.slow  # tests/system has runs between two agents; here only the figure is new

@@ -12,7 +12,7 @@ class Rsync(Peer):
     name = "rsync"
     programs = (Program("rsync", "rsync"),)
     jobs = frozenset({UPDATE})
-    most = 512 * MIB
+    most = 256 * MIB
 
     def missing(self):
         absent = super().missing()
