@@ -137,10 +137,6 @@ class Rot:
 
     # ---- one trial ----
 
-    def places(self, scene):
-        """[(file, offset)] of all bits of the superblock: its two slots, byte by byte."""
-        return [("target/superblock", slot * SLOT_DISTANCE + byte) for slot in range(2) for byte in range(SLOT_SIZE)]
-
     def trial(self, number):
         """Corrupt one place, open, and look. Returns what was done, in words."""
         chance = random.Random(f"{self.seed}:{number}")
@@ -152,9 +148,9 @@ class Rot:
         return done
 
     def superblock_bit(self, scene, byte, bit):
-        """As trial(), for one bit of the superblock."""
+        """As trial(), for one bit of the superblock. byte: of its two slots, one after the other."""
         self.trees[scene][-1].restore()
-        name, offset = self.places(scene)[byte]
+        name, offset = "target/superblock", byte // SLOT_SIZE * SLOT_DISTANCE + byte % SLOT_SIZE
         self._flip(name, offset, 1 << bit)
         self._look(random.Random(f"{self.seed}:{byte}:{bit}"), f"{scene}: {name}, bit {bit} of byte {offset}", scene, {name})
 

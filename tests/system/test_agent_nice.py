@@ -80,22 +80,22 @@ def test_a_nice_run_holds_back_while_somebody_reads_its_source_says_so_and_comes
     assert a.qrep("job", "set", "db", "--no-nice")["nice"] is False
 
 
+def seen_while_somebody_reads(path, neighbours):
+    """(before, after, number of reads)."""
+    before = neighbours.seen()
+    reader = Reader(path)
+    wait_until(lambda: reader.reads >= 100)
+    reader.end()
+    after = neighbours.seen()
+    neighbours.close()
+    return before, after, reader.reads
+
+
 def test_who_reads_a_device_is_seen_on_it_and_who_reads_what_it_lies_on_below_it(loop_device):
     path = loop_device(SIZE)
     neighbours = Neighbours(device.inspect(path))
-    before = neighbours.seen()
-    reader = Reader(path)
-    wait_until(lambda: reader.reads >= 100)
-    reader.end()
-    after = neighbours.seen()
-    neighbours.close()
-    assert after.ios - before.ios >= reader.reads and neighbours.numbers >= {device.inspect(path).device_number}
+    before, after, reads = seen_while_somebody_reads(path, neighbours)
+    assert after.ios - before.ios >= reads and neighbours.numbers >= {device.inspect(path).device_number}
     upper = loop_device(backing=path)
-    neighbours = Neighbours(device.inspect(upper))
-    before = neighbours.seen()
-    reader = Reader(path)
-    wait_until(lambda: reader.reads >= 100)
-    reader.end()
-    after = neighbours.seen()
-    neighbours.close()
-    assert after.ios == before.ios and after.below - before.below >= reader.reads
+    before, after, reads = seen_while_somebody_reads(path, Neighbours(device.inspect(upper)))
+    assert after.ios == before.ios and after.below - before.below >= reads
