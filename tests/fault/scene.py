@@ -6,12 +6,8 @@ import subprocess
 from pathlib import Path
 
 import blake3
+import oracle
 
-from qrep._native import disk, hasher
-from qrep._native.wire import Geometry
-from qrep.digestmap import DigestMap
-from qrep.store import Directory
-from qrep.target.superblock import SuperblockFile
 
 MIB = 1 << 20
 SIZE, LEAF, GRANULE = 6 * MIB, 4096, MIB
@@ -21,10 +17,6 @@ READY_S = 5.0
 
 class Torn(AssertionError):
     """The target does not hold its committed generation."""
-
-
-class MapLies(AssertionError):
-    """A map says of a granule what the device does not hold."""
 
 
 class Scene:
@@ -118,31 +110,17 @@ class Scene:
     def holds(self, image):
         """b3sum and the packaged blake3 read the target and find this image."""
         wanted = blake3.blake3(image).hexdigest()
-        with open(self.target, "rb") as file:
-            found = blake3.blake3(file.read()).hexdigest()
+        found = blake3.blake3(oracle.read_direct(self.target)).hexdigest()
         stranger = subprocess.run(["b3sum", "--no-names", self.target], capture_output=True, text=True).stdout.strip()
         if not wanted == found == stranger:
             raise Torn(f"{self.target}: {wanted} was committed, blake3 finds {found}, b3sum {stranger}")
 
     def maps_are_true(self):
         """INV-I: a map whose tag is T says of every granule what the device holds, or nothing."""
-        with Directory(self.state / "target") as directory:
-            file = SuperblockFile(directory)
-            committed = file.load().committed_id
-            file.close()
-        data = Path(self.target).read_bytes()
+        committed = oracle.superblock(self.state / "target").committed_id
+        content = oracle.read_direct(self.target)
         for place in (self.state / "target" / "map", self.source_map):
-            if not place.exists():
-                continue
-            digest_map = DigestMap(place, Geometry(SIZE, LEAF, GRANULE), VOLUME)
-            if digest_map.tag == committed and any(committed):
-                for granule, state in enumerate(digest_map.states):
-                    part = data[granule * GRANULE : (granule + 1) * GRANULE]
-                    kind = state & disk.STATE_MASK
-                    true = not any(part) if kind == disk.STATE_ZERO else digest_map.value(granule) == hasher.subtree(part, granule * GRANULE, LEAF)
-                    if kind != disk.STATE_UNKNOWN and not true:
-                        raise MapLies(f"{place}: granule {granule}")
-            digest_map.close()
+            oracle.map_is_true(place, committed, content)
 
     @property
     def source_map(self):

@@ -7,8 +7,9 @@ import os
 import random
 import time
 
+import oracle
 import pytest
-from fault.scene import MapLies, Torn, changed
+from fault.scene import Torn, changed
 
 pytestmark = pytest.mark.root
 KILLS = int(os.environ.get("QREP_KILLS", "20"))
@@ -35,7 +36,7 @@ def test_kills_at_random_times(scene, seed, random_source, capsys):
     except Torn:
         torn += 1
         raise
-    except MapLies:
+    except oracle.Wrong:
         lies += 1
         raise
     finally:
