@@ -32,4 +32,5 @@ HARNESSES = (
     Harness("H10", "the C parsers under libFuzzer, ASan and UBSan", ("h10_parsers",), 100_000_000, "executions", 9 * MINUTE),
     Harness("H11", "soak: writers, cuts, kills, rates, connections, at random", ("h11_soak",), 300, "seconds", 7 * MINUTE, cores=2),
     Harness("H14", "Spin model of the commit protocol, and its mutants", ("h14_model",), 30, "checks", 6 * MINUTE),
+    Harness("H15", "defects seeded in the implementation, noticed by the fast tests", ("h15_mutants",), 40, "mutants", 6 * MINUTE),
 )

@@ -212,7 +212,7 @@ def test_without_a_committed_generation_a_resume_of_another_image_trusts_whole_g
 
 @pytest.mark.parametrize("changes", [{"attempt": 8}, {"new": OLD}, {"resumable": False}, {"committed": OLD}])
 def test_an_open_attempt_that_is_not_exactly_ours_is_aborted_and_begun_anew(changes):
-    source = machine(record=RECORD)
+    source = machine(record=RECORD, initial="full")  # it would not compare, so nothing but what does not fit keeps it from resuming
     actions = source.message(state(source, **{"attempt": 7, "new": NEW, "resumable": True, **changes}))
     assert isinstance(said(actions)[0], say.Abort)
     assert source.phase == "aborting"
@@ -222,6 +222,24 @@ def test_a_snapshot_older_than_the_targets_generation_is_not_used_again():
     source = machine(tag=OLD, record=RECORD, initial="full")
     actions = source.message(state(source, committed=OLD))
     assert actions == [do.ClearRun(), do.ReleaseSnapshot("snap"), do.Freeze("")]
+
+
+def test_an_answer_for_another_attempt_or_generation_is_not_the_answer():
+    source = sending()
+    source.lanes_finished(3, DIGEST, 0)
+    assert isinstance(source.message(say.Prepared(8))[0].error, ProtocolError)
+    source = committing()
+    assert isinstance(source.message(say.Committed(OLD, 6))[0].error, ProtocolError)
+    assert source.phase == "closed"
+
+
+@pytest.mark.parametrize("code", ["connection", "frame", "attempt-gone", "base", "busy"])
+def test_a_refusal_that_passes_is_tried_again(code):
+    source = machine()
+    source.message(state(source))
+    source.frozen("snap", False, 1)
+    [end] = source.message(say.Nak(7, code, "not now"))
+    assert isinstance(end.error, Unreachable) and end.keep_open and end.error.code == code
 
 
 def test_a_lost_acknowledgement_in_the_same_run_finishes_it():

@@ -186,8 +186,23 @@ def test_begin_is_a_compare_and_swap_with_fresh_ids(begin, code):
     assert (answer.code, target.phase) == (code, "idle")
 
 
+@pytest.mark.parametrize("limit", [LEAF // 2, LEAF + 512, 3 * LEAF])
+def test_frames_hold_a_power_of_two_of_leaves(limit):
+    assert names(machine().message("a", say.Begin(T, NEW, 7, 2, limit))) == ["Reply", "CloseSession"]
+    assert names(begun().message("a", say.Resume(7, 2, limit, True)))[:2] == ["Reply", "CloseSession"]
+
+
+def test_a_begin_is_refused_by_the_role_whatever_let_its_session_in():
+    target = machine()
+    target.record = msgspec.structs.replace(target.record, role=say.PRIMARY)
+    [answer] = replies(target.message("a", say.Begin(T, NEW, 7, 2, LEAF)))
+    assert (answer.code, target.phase) == ("role", "idle")
+
+
 def test_begin_over_an_open_generation_goes_back_first():
     target = begun()
+    [answer] = replies(target.message("a", say.Begin(T, b"n" * 16, 7, 1, LEAF)))
+    assert (answer.code, target.phase) == ("id", "open"), "frames of the attempt before would pass for those of this one"
     actions = target.message("a", say.Begin(T, b"n" * 16, 8, 1, LEAF))
     assert names(actions) == ["DrainLanes", "RestoreUndo"]
     assert names(target.undo_restored()) == [
