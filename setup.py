@@ -21,14 +21,18 @@ NATIVE = Path("src/qrep/_native")
 LIMITED_API = "0x030B0000"
 LIMITED = not sysconfig.get_config_var("Py_GIL_DISABLED") and platform.python_implementation() == "CPython"
 
-# -O3: gcc -O2 costs the hash kernel about a tenth (bench/RESULTS.md, hash). The rest is hardening.
+# -O3: gcc -O2 costs the hash kernel about a tenth (bench/RESULTS.md, hash). The rest is hardening (tests/security/test_build.py reads it back).
 CFLAGS = [
     "-O3", "-std=gnu11", "-g", "-Wall", "-Wextra", "-Wno-unused-parameter", "-fvisibility=hidden", "-fPIC",
-    "-fstack-protector-strong", "-D_GNU_SOURCE", f"-I{NATIVE}",
+    "-fstack-protector-strong", "-fstack-clash-protection", "-D_GNU_SOURCE", f"-I{NATIVE}",
 ]
+if platform.machine() in ("x86_64", "AMD64"):
+    CFLAGS += ["-fcf-protection=full"]
+elif platform.machine() == "aarch64":
+    CFLAGS += ["-mbranch-protection=standard"]
 if not os.environ.get("QREP_SANITIZE"):
-    CFLAGS += ["-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=2"]
-LDFLAGS = ["-Wl,-z,relro,-z,now"]
+    CFLAGS += ["-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=3"]
+LDFLAGS = ["-Wl,-z,relro,-z,now,-z,noexecstack"]
 if os.environ.get("QREP_SANITIZE"):
     flag = "-fsanitize=" + os.environ["QREP_SANITIZE"]
     CFLAGS += [flag, "-fno-omit-frame-pointer"]
@@ -106,7 +110,7 @@ def extensions():
             define_macros=macros,
             extra_compile_args=[*CFLAGS, "-Wno-unused-function", "-fvisibility=default"],
             # After -lqrepcore, which uses them: an archive only serves what stands before it on the command line.
-            extra_link_args=[*LDFLAGS, archive("liburing.a", "liburing-dev"), archive("libzstd.a", "libzstd-dev"), "-Wl,--exclude-libs,libzstd.a"],
+            extra_link_args=[*LDFLAGS, archive("liburing.a", "liburing-dev"), archive("libzstd.a", "libzstd-dev"), "-Wl,--exclude-libs,libzstd.a:liburing.a"],
             py_limited_api=LIMITED,
         )
         for path in sorted(NATIVE.glob("*.pyx"))

@@ -40,6 +40,7 @@ builder.set_source(
     "qrep._native._uring_probe",
     "#include <liburing.h>\n",
     extra_objects=[liburing_archive()],
-    extra_compile_args=["-D_GNU_SOURCE"],
+    extra_compile_args=["-D_GNU_SOURCE", "-O2", "-fstack-protector-strong", "-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=3"],  # as setup.py's
+    extra_link_args=["-Wl,-z,relro,-z,now,-z,noexecstack", "-Wl,--exclude-libs,liburing.a"],
     py_limited_api=True,
 )
