@@ -192,7 +192,7 @@ class Node:
 
     def check_unused(self, name):
         """Raise Refused if a job, here or of a peer, uses a volume."""
-        users = self.jobs.of_volume(name) or [pair["job"] for pair in self.db.pairs(name)]
+        users = self.jobs.of_volume(name) or [pair["job"] for pair in self.pairs.of_volume(name)]
         if users:
             raise Refused(
                 f"volume {name} is used by job {users[0]}",
@@ -206,6 +206,8 @@ class Node:
     def remove_volume(self, name):
         self.volumes.get(name)
         self.check_unused(name)
+        for pair in self.db.pairs(name):  # of hosts that are not known any more
+            self.db.drop_pair(pair["job_id"])
         self.volumes.remove(name)
         return {"removed": name}
 

@@ -104,7 +104,7 @@ class Conversation:
     def _say_adopted(self, version, volume, question):
         """It is this very job's already, and its source has not heard of it."""
         pair = self.node.db.pair(question.job_id)
-        if pair is None or pair["volume"] != volume.name or pair["peer"] != (self.peer or ""):
+        if pair is None or pair["volume"] != volume.name or pair["peer"] != (self.peer or "") or not self.node.pairs.lives(pair):
             raise Refused(
                 f"{self._name(volume)} has sync points of another job",
                 hint=f"there: qrep volume remove {volume.name}, and add it again, if they are not needed", code="has-sync-points",

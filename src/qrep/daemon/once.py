@@ -53,7 +53,7 @@ class Once:
     def forget(self, job_id, peer):
         """The job was deleted."""
         row = self.node.db.once(job_id)
-        if row is not None and row["peer"] == (peer or ""):
+        if row is not None and (row["peer"], row["fingerprint"]) == (peer or "", self._fingerprint(peer)):
             self.node.db.drop_once(job_id)
 
     # ---- given back ----

@@ -70,11 +70,21 @@ class Pairs:
         return volume
 
     def note(self, question, peer):
-        """Write the pair down."""
+        """Write the pair down, in place of those whose peer is not the host any more that made them."""
+        for pair in self.node.db.pairs(question.volume):
+            if not self.lives(pair):
+                self.node.db.drop_pair(pair["job_id"])
         self.node.db.add_pair(
             question.job_id, peer=peer or "", fingerprint=self.node.peers.fingerprint(peer) if peer else "", job=question.job,
             source=question.source, volume=question.volume, size=question.size, sync_points=question.sync_points, keep=question.keep,
         )  # fmt: skip
+
+    def lives(self, pair):
+        """Whether a pair is still anybody's: the key that made it is the one that is pinned for its peer now. A name alone is worth nothing."""
+        return not pair["peer"] or pair["fingerprint"] == self.node.peers.fingerprint(pair["peer"])
+
+    def of_volume(self, volume):
+        return [pair for pair in self.node.db.pairs(volume) if self.lives(pair)]
 
     def _volume(self, question, peer):
         """The volume that was named. A peer that is not accepted learns nothing else of what is here."""
@@ -95,7 +105,7 @@ class Pairs:
         return volume
 
     def _check_free(self, volume, where, question):
-        taken = [pair for pair in self.node.db.pairs(volume.name) if pair["job_id"] != question.job_id]
+        taken = [pair for pair in self.of_volume(volume.name) if pair["job_id"] != question.job_id]
         if taken:
             raise Refused(
                 f"{where} is the target of job {taken[0]['job']} of {taken[0]['peer'] or 'this host'} already",
@@ -153,7 +163,7 @@ class Pairs:
 
     def _pair(self, job_id, peer):
         pair = self.node.db.pair(job_id)
-        if pair is None or pair["peer"] != (peer or ""):
+        if pair is None or pair["peer"] != (peer or "") or not self.lives(pair):
             raise NotFound("no such pair here", code="no-such-pair")
         return pair
 

@@ -39,6 +39,15 @@ class TargetRequests:
         except ProtocolError as err:
             return self.expel(handle, err)
 
+    def supersedes(self, hello):
+        """Whether this Hello, of a peer that may talk about this volume, will be taken if nothing happens meanwhile: only such a one may end the older
+        session's waiting. Reads only what is replaced as a whole, so it may be asked while another thread has the machine."""
+        record = self.record
+        if record is None or hello.volume_id != record.volume_id or not 0 < hello.epoch - record.max_epoch <= say.EPOCH_STEP_MAX:
+            return False
+        shape = (hello.size, hello.leaf_size, hello.granule_size)
+        return say.common_version(hello.version_min, hello.version_max) is not None and shape == (record.size, record.leaf_size, record.granule_size)
+
     def _on_hello(self, handle, hello):
         version = say.common_version(hello.version_min, hello.version_max)
         if version is None:

@@ -295,8 +295,8 @@ class TargetVolume(Keeping, TargetDriver, Member):
     def _make_way(self, message):
         """A newer session ends the waiting of the older one, which holds the lock while its last writes come in, or while its path takes no
         more of what is said to it."""
-        if isinstance(message, say.Hello) and message.volume_id == self.volume_id and message.epoch > self._session_epoch:
-            attempt, machine = self._attempt, self.machine
+        attempt, machine = self._attempt, self.machine
+        if isinstance(message, say.Hello) and message.epoch > self._session_epoch and machine is not None and machine.supersedes(message):
             lanes = attempt.lanes if attempt is not None else None
             if lanes is not None:
                 lanes.stop()

@@ -1,0 +1,63 @@
+"""A peer that speaks by hand: questions, and the control connection of a run, with the very key of an agent or with another one."""
+
+import contextlib
+
+import msgspec
+from intruder import admitted, hears, identity_of, read_message
+
+from qrep.daemon import asks, tls
+from qrep.protocol import messages as say
+
+
+def job_of(agent, name="db"):
+    """The file of a job of `agent`: its id, its volumes, its shape."""
+    return msgspec.toml.decode((agent.config / "jobs" / f"{name}.toml").read_bytes())
+
+
+def ask(agent, identity, question):
+    """What `agent` answers to a question (asks.Answer); None if it closes instead."""
+    stream = admitted(agent, identity, tls.ASK)
+    body = msgspec.msgpack.encode(question)
+    stream.sendall(len(body).to_bytes(4, "little") + body)
+    said = hears(stream)
+    return msgspec.msgpack.decode(said[4:], type=asks.Answer) if said else None
+
+
+class Control:
+    """A control connection to `target` for job `name` of `source`, with its key."""
+
+    def __init__(self, source, target, name="db", identity=None):
+        self.target, self.job = target, job_of(source, name)
+        self.identity = identity or identity_of(source)
+        self.stream = admitted(target, self.identity, tls.CONTROL)
+
+    def hello(self, **changed):
+        """Say Hello; what is answered. epoch: as far above those before as need be."""
+        job = self.job
+        fields = {
+            "version_min": 1, "version_max": 1, "job_id": bytes.fromhex(job["id"]), "volume_id": bytes.fromhex(job["target_volume"]), "epoch": 900,
+            "size": job["size"], "leaf_size": job["leaf"], "granule_size": job["granule"], "sector_size": 512, "plain": False, "features": [],
+        }  # fmt: skip
+        return self.say(say.Hello(**fields | changed))
+
+    def say(self, message):
+        self.stream.sendall(say.encode(message))
+        return self.hear()
+
+    def hear(self):
+        """The next message but heartbeats; None: it was closed."""
+        with contextlib.suppress(OSError, AssertionError):
+            while True:
+                message = read_message(self.stream)
+                if not isinstance(message, say.Beat):
+                    return message
+        return None
+
+    def close(self):
+        self.stream.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_exception):
+        self.close()
