@@ -1,5 +1,6 @@
 """Tests of pytest's as part of a harness: which passed, which did not, and what they printed. Loaded into that pytest it writes the account itself."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -45,6 +46,15 @@ def run(arguments, seed, clock, environment=None):
         sum(each["outcome"] == "passed" for each in lines), failed,
         [f"{each['name']}: {each['why']}" for each in lines if each["outcome"] == "skipped"], output,
     )  # fmt: skip
+
+
+@contextlib.contextmanager
+def scratch_test(text):
+    """The path of a test file of this text, beside the others' conftest, for as long as the block lasts: for canaries."""
+    with tempfile.TemporaryDirectory(prefix="canary-", dir=TESTS / "campaign") as directory:
+        path = Path(directory, f"test_{Path(directory).name.replace('-', '_')}.py")
+        path.write_text(text)
+        yield str(path)
 
 
 def pytest_runtest_logreport(report):
