@@ -14,13 +14,14 @@ import json
 import os
 import signal
 import socket
-import sqlite3
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 from slowlink import SlowLink
+
+from qrep import sealed
 
 QREP = [sys.executable, "-c", "from qrep.cli.main import main; main()"]
 MIB = 1 << 20
@@ -203,9 +204,8 @@ class Agent:
         return [event for event in found if code in (None, event["code"])]
 
     def db_pairs(self):
-        """The pair records of this agent, from its state database."""
-        with contextlib.closing(sqlite3.connect(f"file:{self.state}/state.db?mode=ro", uri=True)) as db:
-            return db.execute("SELECT * FROM pair").fetchall()
+        """The pair records of this agent, from the first of its two files."""
+        return sealed.load((self.state / "pairs.a").read_bytes(), "pairs.a")["pairs"]
 
     def codes(self):
         return [event["code"] for event in self.events()]

@@ -12,6 +12,7 @@ POINTS = {
     "store-rename-before": "and flushed, not renamed",
     "store-rename-unflushed": "renamed, the directory not flushed",
     "store-remove-unflushed": "a state file is removed, the directory not flushed",
+    "pairs-copy-durable": "who may write where is noted in one of its two files, or in both",
     "superblock-create-before": "a volume has no superblock yet",
     "superblock-write-before": "the superblock is about to change; with an open generation prepared: just before the commit point",
     "superblock-write-durable": "and has changed; at a commit: just after the commit point",

@@ -1,11 +1,12 @@
 """Jobs that run by themselves: schedules, what passed while the agent was down, and how old a sync point may become."""
 
 import contextlib
-import sqlite3
 from datetime import datetime
 
 import pytest
 from agents import MIB, b3sum, wait_until
+
+from qrep.daemon.statedb import StateDb
 
 pytestmark = pytest.mark.root
 SIZE = 8 * MIB
@@ -18,9 +19,9 @@ def commits(agent):
 
 def handled_before(agent, seconds):
     """What the database of an agent that is down would say had it been down for so long."""
-    with contextlib.closing(sqlite3.connect(agent.state / "state.db")) as db:
-        db.execute("UPDATE timer SET handled = handled - ?", (seconds,))
-        db.commit()
+    with contextlib.closing(StateDb(agent.state / "state.db")) as db:
+        for job_id, record in db._found.values("timer").items():
+            db.set_timer(job_id, record | {"handled": record["handled"] - seconds})
 
 
 def test_a_job_runs_by_itself_again_and_again_until_its_schedule_is_taken_away(agents, loop_device, fill):

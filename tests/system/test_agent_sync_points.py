@@ -1,10 +1,11 @@
 """Sync points of a target volume: how many are kept, going back to one, copying one out, dropping one."""
 
 import contextlib
-import sqlite3
 
 import pytest
 from agents import MIB, b3sum
+
+from qrep.daemon.statedb import StateDb
 
 pytestmark = pytest.mark.root
 SIZE = 16 * MIB
@@ -118,9 +119,9 @@ def test_an_agent_that_died_before_it_noted_a_root_knows_it_again_and_says_what_
     _a, b, _target, _roots = five_generations
     points = b.qrep("snapshot", "db")
     b.kill()
-    with contextlib.closing(sqlite3.connect(b.state / "state.db")) as db:
-        db.execute("DELETE FROM root")
-        db.commit()
+    with contextlib.closing(StateDb(b.state / "state.db")) as db:
+        for value in list(db._found.values("root").values()):
+            db.keep_roots(value["volume"], [])
     b.start()
     again = b.qrep("snapshot", "db")
     assert [point["root"] for point in again] == [points[0]["root"], *(None for _ in points[1:])]

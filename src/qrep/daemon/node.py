@@ -20,6 +20,7 @@ from qrep.daemon.retaining import Retaining
 from qrep.daemon.identity import Identity
 from qrep.daemon.joblist import Jobs
 from qrep.daemon.known import KnownPeers
+from qrep.daemon.leave import Leave
 from qrep.daemon.listener import Listener
 from qrep.daemon.metrics import Metrics
 from qrep.daemon.metricsfile import MetricsFile
@@ -67,6 +68,7 @@ class Node:
         self.stopping = threading.Event()
         self.db = StateDb(os.path.join(self.state.path, "state.db"))
         self.events = EventLog(self.db)
+        self.leave = Leave(self.state)
         self.hooks = Hooks(self.settings.hooks, self.events)
         self.figures, self.metrics, self.metrics_file = Figures(self.events), Metrics(self), MetricsFile(self)
         self.identity = Identity(self.state.sub("keys"), self.name)
@@ -125,12 +127,13 @@ class Node:
 
     def start(self):
         """Recover the replicas, then open the port, then take up the runs that were going."""
+        self._tell_damage()
         self.pairs.once.settle()
         self.clones.settle()
         self.group_target.tell_unsettled()
         self.roles.steps.recover()
         self.volumes.recover(self.pairs.policy_of)
-        for pair in self.db.pairs():
+        for pair in self.leave.pairs():
             self.pairs.once.look_after(pair["volume"])
         self.network.open()
         self.events.add("agent-started", f"qrep {__version__}, port {self.settings.node.port}", pid=os.getpid())
@@ -142,6 +145,13 @@ class Node:
         self.housekeeping.start()
         self.metrics_file.start()
         self.scheduler.start()
+
+    def _tell_damage(self):
+        """What was not what had been written, of the records that say so themselves."""
+        if self.db.damage:
+            self.events.add("records-damaged", self.db.damage)
+        if self.leave.healed:
+            self.events.add("records-healed", f"{self.leave.healed}; made anew of the other copy")
 
     def watch(self, signs):
         """Let systemd know that all is well while `signs` and our own threads show themselves. Before start()."""
@@ -206,8 +216,8 @@ class Node:
     def remove_volume(self, name):
         self.volumes.get(name)
         self.check_unused(name)
-        for pair in self.db.pairs(name):  # of hosts that are not known any more
-            self.db.drop_pair(pair["job_id"])
+        for pair in self.leave.pairs(name):  # of hosts that are not known any more
+            self.leave.drop_pair(pair["job_id"])
         self.volumes.remove(name)
         return {"removed": name}
 

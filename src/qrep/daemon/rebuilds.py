@@ -96,7 +96,7 @@ class _Rebuilding:
         tidy(self.node.state.path, changed)
         if outcome.generation.hex() != last.get("generation"):  # what status tells of the target from now on
             found = {"generation": answer["generation"], "counter": outcome.counter, "root": outcome.root.hex() if outcome.root else None}
-            self.node.db.add_run(job.id, time.time(), "committed", last | found | dict.fromkeys(("read", "changed", "sent", "seconds"), 0))
+            self.node.db.add_run(job.id, time.time(), last | found | dict.fromkeys(("read", "changed", "sent", "seconds"), 0))
         self.node.events.add("job-rebuilt", f"{self.target} is its clone: {answer['text']}", job=name, generation=answer["generation"])
         self.node.jobs.become(name, changed)
         return answer, True

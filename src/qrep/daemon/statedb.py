@@ -1,8 +1,11 @@
-"""What the agent remembers besides maps, undo and superblocks: pairs, epochs, the history of runs, events. SQLite, durable.
+"""What the agent remembers besides maps, undo, superblocks and pairs: states and last runs of jobs, their times, verifies, roots, events. SQLite, durable.
 
-Losing this file costs history and pair records, never data: what was committed is in the superblocks. So a full or failing disk
-fails what must be remembered (pairs), while events, histories and states of jobs that cannot be noted are told on stderr, and the
-run or the rollback they are about goes on: it would be wrong to call it failed.
+Losing this file costs history, never data and nobody's leave: what was committed is in the superblocks, who may write in leave.py. So a full or
+failing disk is told on stderr, and the run or the rollback that something could not be noted of goes on: it would be wrong to call it failed.
+
+SQLite has no checksums, so every row has its BLAKE3, all records together have one in `seal`, and a number beside the file (statedbage.py) says how
+far it had got. A database that is not what was written is set aside and made anew of the rows that are, and `damage` says so. Records are few and
+kept in memory from the start on: an index that rots later misleads nobody.
 """
 
 import json
@@ -12,31 +15,16 @@ import sqlite3
 import threading
 import time
 
+from qrep.daemon import statedbfile as file
+from qrep.daemon.statedbage import Age
 from qrep.errors import QrepError
 
 log = logging.getLogger("qrep.agent")
-SCHEMA_VERSION = 1
 EVENTS_FLOOR = 1000  # kept whatever their age: a clock that jumps must not empty the log
 PRUNED_AT_ONCE = 5000
-RUNS_KEPT = 100  # per job
-SCHEMA = """
-CREATE TABLE pair (job_id TEXT PRIMARY KEY, peer TEXT NOT NULL, fingerprint TEXT NOT NULL, job TEXT NOT NULL, source TEXT NOT NULL,
-    volume TEXT NOT NULL, size INTEGER NOT NULL, sync_points INTEGER NOT NULL, created REAL NOT NULL);
-CREATE TABLE job (job_id TEXT PRIMARY KEY, state TEXT NOT NULL, problem TEXT, taken_up INTEGER NOT NULL);
-CREATE TABLE root (generation TEXT PRIMARY KEY, volume_id TEXT NOT NULL, root TEXT NOT NULL);
-CREATE TABLE run (id INTEGER PRIMARY KEY, job_id TEXT NOT NULL, started REAL NOT NULL, ended REAL NOT NULL, outcome TEXT NOT NULL, report TEXT NOT NULL);
-CREATE INDEX run_of_job ON run (job_id, id);
-CREATE TABLE event (id INTEGER PRIMARY KEY AUTOINCREMENT, time REAL NOT NULL, level TEXT NOT NULL, code TEXT NOT NULL,
-    job TEXT, volume TEXT, text TEXT NOT NULL, data TEXT NOT NULL);
-CREATE INDEX event_time ON event (time);
-"""
-# Tables that were added since, so that databases without them can be gone on with.
-SCHEMA_ADDED = """
-CREATE TABLE IF NOT EXISTS verified (job_id TEXT PRIMARY KEY, last TEXT, unfinished INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS timer (job_id TEXT PRIMARY KEY, schedule TEXT, handled REAL, since REAL, rpo_passed INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS once (job_id TEXT PRIMARY KEY, peer TEXT NOT NULL, fingerprint TEXT NOT NULL, volume_id TEXT NOT NULL, generation TEXT NOT NULL, counter INTEGER NOT NULL);
-"""
-COLUMNS_ADDED = (("pair", "keep", "TEXT NOT NULL DEFAULT ''"),)
+ROTTEN = {
+    "time": 0.0, "level": "warning", "code": "event-damaged", "job": None, "volume": None, "text": "what was noted here is not what was written", "data": "{}",
+}  # fmt: skip
 
 
 class StateDbError(QrepError):
@@ -46,53 +34,54 @@ class StateDbError(QrepError):
 
 
 class StateDb:
-    """One connection, one lock; every method is short and safe from any thread. Raises StateDbError if the disk or the file is bad."""
+    """One connection, one lock; every method is short and safe from any thread. Raises StateDbError if the disk or the file is bad.
+
+    damage: what was wrong with the file that was found, and what became of it; "": nothing.
+    """
 
     def __init__(self, path):
         self.path = str(path)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         os.close(descriptor)
         self._lock = threading.Lock()
-        self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+        self.damage = ""
+        self._age = Age(f"{self.path}-age")
         try:
-            self._prepare()
-        except BaseException:
-            self._db.close()
-            raise
-
-    def _prepare(self):
-        try:
-            self._db.row_factory = sqlite3.Row
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
-            version = self._db.execute("PRAGMA user_version").fetchone()[0]
-            if version == 0:
-                self._db.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
-            if version in (0, SCHEMA_VERSION):
-                self._db.executescript(SCHEMA_ADDED)
-                for table, column, kind in COLUMNS_ADDED:
-                    if column not in {row["name"] for row in self._db.execute(f"PRAGMA table_info({table})")}:
-                        self._db.execute(f"ALTER TABLE {table} ADD COLUMN {column} {kind}")
+            self._db, self._found = self._open()
         except sqlite3.Error as err:
+            self._age.close()
             raise self._error(err) from err
-        if version not in (0, SCHEMA_VERSION):
+        except file.OtherFormat as err:
+            self._age.close()
             raise StateDbError(
-                f"{self.path} has format {version}; this qrep reads {SCHEMA_VERSION}", hint="use the version of qrep that wrote it"
-            )
+                f"{self.path} has format {err}; this qrep reads {file.FORMAT}",
+                hint=f"use the version of qrep that wrote it; or move {self.path}* away and start the agent: history and states of jobs are lost, no data",
+            ) from err
+        if self._age.wrong or (self._found.sequence and not self._age.sequence):
+            wrong = self._age.wrong or f"{self._age.path} is gone"
+            self.damage += f"{'; ' if self.damage else ''}{wrong}: whether the database is the newest one cannot be told this time"
+        self._age.note(self._found.sequence, self._found.event)
+
+    def _open(self):
+        """(connection, statedbfile.Found), of a new file if the one that is there is damaged."""
+        try:
+            return file.opened(self.path, self._age)
+        except file.Damaged as err:
+            kept = file.rebuild(self.path, self._age)
+            self.damage = f"{self.path}: {err}; {kept}"
+            return file.opened(self.path, self._age)
 
     def _error(self, err):
-        if isinstance(err, sqlite3.OperationalError):
-            hint = f"make room on the filesystem of {os.path.dirname(self.path)}, or see what is wrong with it (dmesg), then try again"
+        if file.is_damage(err):
+            hint = f"start the agent again: it keeps what of {self.path} can be read, and makes the rest anew; history is lost, no data"
         else:
-            hint = (
-                f"move {self.path}* away and start the agent: history and leave for peers' jobs to write here are lost, no data; "
-                "those jobs are deleted and created again where their sources are"
-            )
+            hint = f"make room on the filesystem of {os.path.dirname(self.path)}, or see what is wrong with it (dmesg), then try again"
         return StateDbError(f"{self.path}: {err}", hint=hint)
 
     def close(self):
         with self._lock:
             self._db.close()
+            self._age.close()
 
     def _all(self, sql, *values):
         with self._lock:
@@ -104,179 +93,118 @@ class StateDb:
     def _do(self, sql, *values):
         with self._lock:
             try:
-                return self._db.execute(sql, values).lastrowid
+                return self._db.execute(sql, values).rowcount
             except sqlite3.Error as err:
                 raise self._error(err) from err
 
-    def _note(self, sql, *values):
-        """As _do, for what may be lost: a failure is told on stderr, and None returned."""
-        try:
-            return self._do(sql, *values)
-        except StateDbError as err:
-            log.warning("not noted: %s; %s", err.message, err.hint)
-            return None
-
-    # pairs: who may write to which volume here
-
-    def add_pair(self, job_id, *, peer, fingerprint, job, source, volume, size, sync_points, keep=""):
-        self._do(
-            "INSERT OR REPLACE INTO pair (job_id, peer, fingerprint, job, source, volume, size, sync_points, created, keep) VALUES (?,?,?,?,?,?,?,?,?,?)",
-            job_id,
-            peer,
-            fingerprint,
-            job,
-            source,
-            volume,
-            size,
-            sync_points,
-            time.time(),
-            keep,
-        )
-
-    def pair(self, job_id):
-        rows = self._all("SELECT * FROM pair WHERE job_id=?", job_id)
-        return rows[0] if rows else None
-
-    def pairs(self, volume=None):
-        return self._all("SELECT * FROM pair WHERE ? IS NULL OR volume=? ORDER BY job", volume, volume)
-
-    def set_pair_retention(self, job_id, sync_points, keep):
-        self._do("UPDATE pair SET sync_points=?, keep=? WHERE job_id=?", sync_points, keep, job_id)
-
-    def drop_pair(self, job_id):
-        self._do("DELETE FROM pair WHERE job_id=?", job_id)
-
-    # pairs that are written to once: generation is "" until the target was given back, and the pair is gone from then on
-
-    def add_once(self, job_id, *, peer, fingerprint, volume_id):
-        self._do("INSERT OR REPLACE INTO once VALUES (?,?,?,?,'',0)", job_id, peer, fingerprint, volume_id)
-
-    def once(self, job_id):
-        rows = self._all("SELECT * FROM once WHERE job_id=?", job_id)
-        return rows[0] if rows else None
-
-    def all_once(self):
-        return self._all("SELECT * FROM once ORDER BY job_id")
-
-    def finish_once(self, job_id, generation, counter):
-        """In one transaction: what was made is noted, and the pair is gone."""
+    def _change(self, records, event=None):
+        """One transaction: {(kind, key): value, None to drop it}, and one more event (its columns without id and sum), with the seal. Returns the id of
+        the newest event; None if it could not be noted: a warning is told then, and all is as it was."""
         with self._lock:
             try:
-                with self._db:
-                    self._db.execute("BEGIN")
-                    self._db.execute("UPDATE once SET generation=?, counter=? WHERE job_id=?", (generation, counter, job_id))
-                    self._db.execute("DELETE FROM pair WHERE job_id=?", (job_id,))
+                plan = self._found.plan(records, event)
+                self._db.execute("BEGIN IMMEDIATE")
+                try:
+                    for sql, values in plan.statements:
+                        self._db.execute(sql, values)
+                    self._db.execute("COMMIT")
+                except BaseException:
+                    if self._db.in_transaction:
+                        self._db.execute("ROLLBACK")
+                    raise
             except sqlite3.Error as err:
-                raise self._error(err) from err
+                error = self._error(err)
+            else:
+                self._found.apply(plan)
+                self._age.note(plan.sequence, plan.event)
+                return plan.event
+        log.warning("not noted: %s; %s", error.message, error.hint)
+        return None
 
-    def drop_once(self, job_id):
-        self._do("DELETE FROM once WHERE job_id=?", job_id)
+    def _record(self, kind, key):
+        """A value that _change noted, or None."""
+        return self._found.value(kind, key)
 
     # jobs: what must survive a restart and is no setting
 
     def job(self, job_id):
         """{state, problem, taken_up} as set_job left them; an idle job without a problem if it never did."""
-        rows = self._all("SELECT state, problem, taken_up FROM job WHERE job_id=?", job_id)
-        if not rows:
-            return {"state": "idle", "problem": None, "taken_up": 0}
-        return rows[0] | {"problem": json.loads(rows[0]["problem"]) if rows[0]["problem"] else None}
+        return self._record("job", job_id) or {"state": "idle", "problem": None, "taken_up": 0}
 
     def set_job(self, job_id, state, problem, taken_up=0):
         """taken_up: how often a run was started again by an agent that found it unfinished."""
-        self._note("INSERT OR REPLACE INTO job VALUES (?,?,?,?)", job_id, state, json.dumps(problem) if problem else None, taken_up)
+        self._change({("job", job_id): {"state": state, "problem": problem or None, "taken_up": taken_up}})
 
     def drop_job(self, job_id):
-        self._do("DELETE FROM job WHERE job_id=?", job_id)
-        self._do("DELETE FROM run WHERE job_id=?", job_id)
-        self._do("DELETE FROM timer WHERE job_id IN (?, ?)", job_id, f"{job_id}:verify")
-        self._do("DELETE FROM verified WHERE job_id=?", job_id)
+        gone = [("job", job_id), ("run", job_id), ("timer", job_id), ("timer", f"{job_id}:verify"), ("verified", job_id)]
+        self._change(dict.fromkeys(each for each in gone if self._record(*each) is not None))
 
     def timer(self, job_id):
         """What set_timer noted (jobs/schedule.py: Timing.record), or None."""
-        rows = self._all("SELECT schedule, handled, since, rpo_passed FROM timer WHERE job_id=?", job_id)
-        return rows[0] if rows else None
+        return self._record("timer", job_id)
 
     def set_timer(self, job_id, record):
         """Which times have been dealt with, for the next start."""
-        self._note(
-            "INSERT OR REPLACE INTO timer VALUES (?,?,?,?,?)", job_id, record["schedule"], record["handled"], record["since"], record["rpo_passed"]
-        )
+        self._change({("timer", job_id): record})
 
     def verified(self, job_id):
         """{last, unfinished}: what the last verify found, or None; whether one was interrupted that is to go on."""
-        rows = self._all("SELECT last, unfinished FROM verified WHERE job_id=?", job_id)
-        if not rows:
-            return {"last": None, "unfinished": False}
-        return {"last": json.loads(rows[0]["last"]) if rows[0]["last"] else None, "unfinished": bool(rows[0]["unfinished"])}
+        return self._record("verified", job_id) or {"last": None, "unfinished": False}
 
     def set_verified(self, job_id, last, unfinished):
-        self._note("INSERT OR REPLACE INTO verified VALUES (?,?,?)", job_id, json.dumps(last) if last else None, unfinished)
+        self._change({("verified", job_id): {"last": last or None, "unfinished": bool(unfinished)}})
 
-    def add_run(self, job_id, started, outcome, report):
-        self._note(
-            "INSERT INTO run (job_id, started, ended, outcome, report) VALUES (?,?,?,?,?)",
-            job_id,
-            started,
-            time.time(),
-            outcome,
-            json.dumps(report),
-        )
-        self._note(
-            "DELETE FROM run WHERE job_id=? AND id NOT IN (SELECT id FROM run WHERE job_id=? ORDER BY id DESC LIMIT ?)",
-            job_id,
-            job_id,
-            RUNS_KEPT,
-        )
+    def add_run(self, job_id, started, report):
+        """The last run that was committed. What became of the others is in the events."""
+        self._change({("run", job_id): {"started": started, "ended": time.time(), "report": report}})
 
-    def last_run(self, job_id, outcome="committed"):
-        rows = self._all("SELECT * FROM run WHERE job_id=? AND outcome=? ORDER BY id DESC LIMIT 1", job_id, outcome)
-        return rows[0] | {"report": json.loads(rows[0]["report"])} if rows else None
+    def last_run(self, job_id):
+        """{started, ended, report} of the last run that was committed, or None."""
+        return self._record("run", job_id)
 
     # roots of generations that target volumes here hold or held: what a rollback can say without reading the device
 
     def add_root(self, volume_id, generation, root):
-        self._note("INSERT OR REPLACE INTO root VALUES (?,?,?)", generation, volume_id, root)
+        if self._record("root", generation) != {"volume": volume_id, "root": root}:
+            self._change({("root", generation): {"volume": volume_id, "root": root}})
 
     def root(self, generation):
-        rows = self._all("SELECT root FROM root WHERE generation=?", generation)
-        return rows[0]["root"] if rows else None
+        found = self._record("root", generation)
+        return found and found["root"]
 
     def keep_roots(self, volume_id, generations):
         """Forget the roots of all other generations of a volume."""
-        kept = ",".join("?" * len(generations))
-        self._note(f"DELETE FROM root WHERE volume_id=? AND generation NOT IN ({kept})", volume_id, *generations)
+        with self._lock:
+            known = self._found.values("root")
+        gone = [generation for generation, value in known.items() if value["volume"] == volume_id and generation not in generations]
+        if gone:
+            self._change({("root", generation): None for generation in gone})
 
     # events
 
     def add_event(self, moment, level, code, text, job, volume, data):
         """Its id, or None where it could not be noted."""
-        return self._note(
-            "INSERT INTO event (time, level, code, job, volume, text, data) VALUES (?,?,?,?,?,?,?)",
-            moment,
-            level,
-            code,
-            job,
-            volume,
-            text,
-            json.dumps(data),
-        )
+        return self._change({}, (moment, level, code, job, volume, text, json.dumps(data)))
 
     def newest_event(self):
         """The highest id that was ever given, 0 for none."""
-        rows = self._all("SELECT seq FROM sqlite_sequence WHERE name='event'")
-        return rows[0]["seq"] if rows else 0
+        return self._found.event
 
     def prune_events(self, keep, before):
         """Keep the newest `keep` events, and of those what is later than `before` (seconds). A part at a time, so that nobody waits long."""
         newest = self.newest_event()
         sql = """DELETE FROM event WHERE id IN (
             SELECT id FROM event WHERE id <= ? UNION SELECT id FROM event WHERE time < ? AND id <= ? ORDER BY id LIMIT ?)"""
-        self._note(sql, newest - keep, before, newest - min(keep, EVENTS_FLOOR), PRUNED_AT_ONCE)
+        try:
+            self._do(sql, newest - keep, before, newest - min(keep, EVENTS_FLOOR), PRUNED_AT_ONCE)
+        except StateDbError as err:
+            log.warning("events are not pruned: %s; %s", err.message, err.hint)
 
     def events(self, after, since, job, levels, codes, limit):
-        """levels, codes: only these; empty: all."""
+        """levels, codes: only these; empty: all. One that has rotted is told as `event-damaged`: something was there."""
         wanted = [("level", levels), ("code", codes), ("job", [job] if job is not None else [])]
         wanted = [(column, list(values)) for column, values in wanted if values]
         more = "".join(f" AND {column} IN ({','.join('?' * len(values))})" for column, values in wanted)
         values = [value for _column, given in wanted for value in given]
-        return self._all(f"SELECT * FROM event WHERE id > ? AND time >= ?{more} ORDER BY id LIMIT ?", after, since, *values, limit)
+        rows = self._all(f"SELECT * FROM event WHERE id > ? AND time >= ?{more} ORDER BY id LIMIT ?", after, since, *values, limit)
+        return [row if row.pop("sum") == file.sum_of_event(*row.values()) else ROTTEN | {"id": row["id"]} for row in rows]

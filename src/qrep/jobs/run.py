@@ -101,18 +101,18 @@ class JobRunner(Activity):
             self.events.add("run-stopped", f"what has been applied is kept; {after}", job=self.name)
             raise
         except Unsynced as error:
-            self._degraded(error, started)
+            self._degraded(error)
             raise
         except QrepError as error:
-            self._failed(error, started)
+            self._failed(error)
             raise
         except OSError as error:
             wrapped = QrepError(f"{self.name}: {error}")
-            self._failed(wrapped, started)
+            self._failed(wrapped)
             raise wrapped from error
         except Exception as error:  # a bug of ours: a job that stayed "running" could never be started again
             if self.state in GOING:
-                self._failed(QrepError(f"{self.name}: internal error: {error!r}", code="internal", hint="please report it with the agent's log"), started)
+                self._failed(QrepError(f"{self.name}: internal error: {error!r}", code="internal", hint="please report it with the agent's log"))
             raise
         finally:
             self.end()
@@ -176,7 +176,7 @@ class JobRunner(Activity):
         result["frozen_at_ns"] = report.frozen_at_ns or int(started * 1e9)
         result["rate_bytes_per_s"] = report.sent / report.seconds if report.sent and report.seconds else None
         self.committed_at = result["frozen_at_ns"] / 1e9
-        self.db.add_run(self.settings.id, started, "committed", result)
+        self.db.add_run(self.settings.id, started, result)
         self.events.add(
             "run-committed",
             f"generation {report.counter}: sent {units.format_size(report.sent)} in {units.format_time_to_go(report.seconds)}",
@@ -189,7 +189,7 @@ class JobRunner(Activity):
             )
         return result
 
-    def _degraded(self, error, started):
+    def _degraded(self, error):
         """Blocks were left out. What was applied waits in an open generation at the target, unless the target had to go back."""
         self._go("hold", "degraded")
         self.taken_up = 0
@@ -199,18 +199,16 @@ class JobRunner(Activity):
         }
         self.problem = {"code": error.code, "text": error.message, "action": f"{error.hint}: qrep start {self.name}", "unsynced": unsynced}
         self._keep()
-        self.db.add_run(self.settings.id, started, "degraded", self.problem)
         for code, extents in (("source-unreadable", unsynced["source"]), ("target-unwritable", unsynced["target"])):
             if extents:
                 self.events.add(code, error.message, job=self.name, extents=extents)
         self.events.add("run-degraded", error.message, job=self.name)
 
-    def _failed(self, error, started):
+    def _failed(self, error):
         self._go({"running": "fail", "waiting": "give-up"}.get(self.state, "refused"), "failed")
         action = error.hint or f"qrep events {self.name} shows what led to it; qrep start {self.name} tries again"
         self.problem = {"code": error.code, "text": error.message, "action": action}
         self._keep()
-        self.db.add_run(self.settings.id, started, "failed", self.problem)
         self.events.add("run-failed", error.message, job=self.name, reason=error.code)
 
     def last_committed(self):
