@@ -21,8 +21,6 @@ from pathlib import Path
 
 from slowlink import SlowLink
 
-from qrep import sealed
-
 QREP = [sys.executable, "-c", "from qrep.cli.main import main; main()"]
 MIB = 1 << 20
 PATIENCE = 10 if "QREP_GUEST" in os.environ else 1  # in a machine without KVM everything takes so many times as long (guest_machine.py)
@@ -205,6 +203,8 @@ class Agent:
 
     def db_pairs(self):
         """The pair records of this agent, from the first of its two files."""
+        from qrep import sealed
+
         return sealed.load((self.state / "pairs.a").read_bytes(), "pairs.a")["pairs"]
 
     def codes(self):
