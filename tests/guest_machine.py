@@ -7,6 +7,7 @@ with it. It has no network but its own loopback.
     guest = Guest(directory)                       # gets the packages into `directory` once; raises Unavailable
     guest.check("uname -r", modules=["tls"])       # what it printed; a failure shows the console
     guest.pytest("tests/native/test_wire.py")      # these tests in there
+    guest.check(..., drives=[image])               # an image file of ours that it may write: its /dev/vda
 
 Without KVM everything in it takes ten times as long as here: little should run there. Nothing loads modules by itself, so each that is needed
 is named; those it needs in turn are found.
@@ -119,14 +120,18 @@ class Guest:
             archive.directory(place)
         return archive.bytes()
 
-    def run(self, command, *, modules=(), memory="2G", cpus=2, seconds=600):
-        """Boot, run `command` (a shell script) as root in a copy of this machine's file system, power off."""
+    def run(self, command, *, modules=(), memory="2G", cpus=2, seconds=600, drives=()):
+        """Boot, run `command` (a shell script) as root in a copy of this machine's file system, power off.
+
+        drives: image files that become /dev/vda, /dev/vdb, ... in there; what is written there stays.
+        """
         initramfs = self.directory / f"initramfs-{os.getpid()}"
-        initramfs.write_bytes(self._initramfs(command, modules))
+        initramfs.write_bytes(self._initramfs(command, [*modules, *(["virtio_blk"] if drives else [])]))
         arguments = [
             "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", str(cpus), "-m", memory, "-nographic", "-no-reboot",
             "-nic", "none", "-kernel", self.kernel, "-initrd", initramfs, "-append", "console=ttyS0 quiet panic=-1 mitigations=off",
             "-virtfs", "local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap", "-device", "virtio-rng-pci",
+            *(word for drive in drives for word in ("-drive", f"file={drive},format=raw,if=virtio,cache=unsafe")),
         ]  # fmt: skip
         try:
             done = subprocess.run(arguments, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=seconds)
@@ -143,11 +148,15 @@ class Guest:
         return result.output
 
     def pytest(self, *arguments, **options):
-        """Run tests of this checkout in the guest, by the interpreter that runs us."""
-        words = [sys.executable, "-m", "pytest", "-q", "-rs", "-s", "-p", "no:cacheprovider", *map(str, arguments)]
+        """Run tests of this checkout in the guest."""
+        return self.python("-m", "pytest", "-q", "-rs", "-s", "-p", "no:cacheprovider", *arguments, **options)
+
+    def python(self, *arguments, path=None, **options):
+        """check() of the interpreter that runs us, in this checkout. path: its PYTHONPATH, ours if not told."""
         lines = [
             f"cd {shlex.quote(str(ROOT))}", f"export PATH={shlex.quote(os.environ['PATH'])}:/usr/sbin:/sbin QREP_GUEST=1",
-            f"export PYTHONPATH={shlex.quote(os.environ.get('PYTHONPATH', ''))} PYTHONDONTWRITEBYTECODE=1", shlex.join(words),
+            f"export PYTHONPATH={shlex.quote(os.environ.get('PYTHONPATH', '') if path is None else path)} PYTHONDONTWRITEBYTECODE=1",
+            shlex.join([sys.executable, *map(str, arguments)]),
         ]  # fmt: skip
         return self.check("\n".join(lines), **options)
 
