@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parents[1]
+PLACES = os.pathsep.join(dict.fromkeys([str(TESTS), *(os.path.abspath(place) for place in sys.path if place)]))  # where this process finds what it imports
 REPORT = "QREP_CAMPAIGN_REPORT"
 
 
@@ -26,7 +27,7 @@ def run(arguments, seed, clock, environment=None):
         command = [sys.executable, "-m", "pytest", "-q", "-p", "campaign.pytests", "-p", "no:cacheprovider", "--rootdir", str(TESTS.parent), *arguments]
         result = subprocess.Popen(
             command, cwd=TESTS.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            env={**os.environ, "QREP_SEED": str(seed), REPORT: str(report), **(environment or {})},
+            env={**os.environ, "PYTHONPATH": PLACES, "QREP_SEED": str(seed), REPORT: str(report), **(environment or {})},
         )  # fmt: skip
         try:
             output, _none = result.communicate(timeout=max(1.0, clock.left()))
