@@ -31,9 +31,9 @@ KINDS = ("read", "write", "flush", "zero")
 ANSWER_S = 60.0
 BLKFLSBUF = 0x1261
 STICKY, LOSE = 1, 2
-REQUEST, ANSWER, RECORD = struct.Struct("<5Q"), struct.Struct("<q7Q"), struct.Struct("<5Q2I")
+REQUEST, ANSWER, RECORD = struct.Struct("<5Q"), struct.Struct("<q8Q"), struct.Struct("<5Q2I")
 NO_DATA = 2**64 - 1
-HOLD, CUT, POWER_ON, FAIL, DETAIN, LAND, LIE, COUNT, RECORDING, SYNC = range(1, 11)
+HOLD, CUT, POWER_ON, FAIL, DETAIN, LAND, HOLD_AT, LIE, COUNT, RECORDING, SYNC = range(1, 12)
 
 
 class Unavailable(Exception):
@@ -41,7 +41,8 @@ class Unavailable(Exception):
 
 
 class Counts(NamedTuple):
-    """Requests of each kind since the device was made; unflushed: bytes that a cut may take; detained: writes; overflow: the log is incomplete."""
+    """Requests of each kind since the device was made; unflushed: bytes that a cut may take; detained: what is kept unanswered; overflow: the log
+    is incomplete; held: nothing is answered any more."""
 
     read: int
     write: int
@@ -50,6 +51,7 @@ class Counts(NamedTuple):
     unflushed: int
     detained: int
     overflow: int
+    held: int
 
 
 class Record(NamedTuple):
@@ -133,7 +135,7 @@ class Device:
     def close(self):
         """Give everything back. What is detained lands before."""
         with contextlib.suppress(OSError, EOFError):
-            self._tell(LAND)
+            self.hold(False)
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -167,9 +169,13 @@ class Device:
 
     # ---- power ----
 
-    def hold(self):
-        """Requests wait from now on, for cut()."""
-        self._tell(HOLD)
+    def hold(self, on=True):
+        """Requests wait from now on, for cut() or until hold(False)."""
+        self._tell(HOLD, int(on))
+
+    def hold_at(self, kind, nth=1):
+        """The nth request of a kind from now on waits, and all that come after it, as by hold(): counts().held then. nth 0: none any more."""
+        self._tell(HOLD_AT, KINDS.index(kind), nth)
 
     def cut(self, seed, keep_percent):
         """The power goes: each sector of each write since the last flush, those that are under way included, reached the medium with a probability of

@@ -54,7 +54,16 @@ static int park(struct disk *disk, void *owner, struct record record, const void
     return 0;
 }
 
-static int is_detained(struct disk *disk, enum kind kind) { return kind == KIND_WRITE && disk->detain_in && --disk->detain_in == 0; }
+static int comes_due(uint64_t *in) { return *in && --*in == 0; }
+
+/* Whether a request that came is not carried out now. */
+static int has_to_wait(struct disk *disk, enum kind kind)
+{
+    if (comes_due(&disk->hold_in[kind]))
+        disk->held = 1;
+    int detained = kind == KIND_WRITE && comes_due(&disk->detain_in);
+    return detained || disk->held || disk->cutting;
+}
 
 void disk_take(struct disk *disk, void *owner, enum kind kind, uint64_t offset, uint64_t size, const void *data)
 {
@@ -62,7 +71,7 @@ void disk_take(struct disk *disk, void *owner, enum kind kind, uint64_t offset, 
 
     if (!disk->medium.dead)
         disk->counts[kind]++;
-    if (disk->cutting || is_detained(disk, kind)) {
+    if (has_to_wait(disk, kind)) {
         if (park(disk, owner, record, data))
             disk->answer(disk, owner, &record, ENOMEM);
         return;
@@ -94,6 +103,7 @@ static struct cut cut(struct disk *disk, uint64_t seed, unsigned keep_percent)
     struct cut result = medium_cut(&disk->medium, seed, keep_percent);
     disk_land(disk);
     memset(disk->faults, 0, sizeof disk->faults);
+    memset(disk->hold_in, 0, sizeof disk->hold_in);
     disk->cutting = disk->held = 0;
     disk->detain_in = 0;
     return result;
@@ -105,6 +115,7 @@ static void count(const struct disk *disk, uint64_t *values)
     values[KINDS] = disk->medium.unflushed_bytes;
     values[KINDS + 1] = disk->parked_count;
     values[KINDS + 2] = (uint64_t)disk->recorder.overflow;
+    values[KINDS + 3] = (uint64_t)disk->held;
 }
 
 int64_t disk_obey(struct disk *disk, const struct request *request, uint64_t *values)
@@ -114,7 +125,14 @@ int64_t disk_obey(struct disk *disk, const struct request *request, uint64_t *va
 
     switch (request->command) {
     case COMMAND_HOLD:
-        disk->held = 1;
+        disk->held = a[0] != 0;
+        if (!disk->held)
+            disk_land(disk);
+        return 0;
+    case COMMAND_HOLD_AT:
+        if (a[0] >= KINDS)
+            return -EINVAL;
+        disk->hold_in[a[0]] = a[1];
         return 0;
     case COMMAND_CUT:
         result = cut(disk, a[0], (unsigned)a[1]);

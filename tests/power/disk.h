@@ -27,9 +27,9 @@ struct disk {
     struct medium medium;
     struct recorder recorder;
     struct fault faults[KINDS];
-    uint64_t counts[KINDS], detain_in;
+    uint64_t counts[KINDS], hold_in[KINDS], detain_in;
     int held, cutting, lying;
-    struct parked parked[PARKED_MAX]; /* writes that are detained; during a cut, all that came */
+    struct parked parked[PARKED_MAX]; /* writes that are detained, what it was held at; during a cut, all that came */
     unsigned parked_count;
     void (*answer)(struct disk *disk, void *owner, const struct record *record, int error); /* once for every request; error: 0 or an errno */
 };

@@ -119,7 +119,7 @@ static int take_waiting(struct fuse_session *session)
     static struct fuse_buf buffer;
     int got = 0;
 
-    while (disk.parked_count < PARKED_MAX && (got = fuse_session_receive_buf(session, &buffer)) > 0)
+    while (disk.parked_count < PARKED_MAX && (!disk.held || disk.cutting) && (got = fuse_session_receive_buf(session, &buffer)) > 0)
         fuse_session_process_buf(session, &buffer);
     return got == 0 || (got < 0 && got != -EAGAIN && got != -EINTR) ? -1 : 0;
 }

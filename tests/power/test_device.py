@@ -207,6 +207,27 @@ def test_a_detained_write_lands_when_it_is_told_to_and_holds_nobody_up(device):
         assert direct.read(4096, 4096) == b"2" * 4096
 
 
+def test_a_device_stops_at_the_nth_flush_and_goes_on_when_it_is_told_to(device):
+    device.hold_at("flush", 2)
+    write(device, 0, b"1" * 4096, flush=True)
+    writer = threading.Thread(target=write, args=(device, 0, b"2" * 4096), kwargs={"flush": True})
+    writer.start()
+    while not device.counts().held:
+        assert writer.is_alive()
+    assert device.cut(1, 0).lost == 8  # the second flush has not happened
+    writer.join(20)
+    device.power_on()
+    assert read(device, 0, 4096) == b"1" * 4096 and not device.counts().held
+    device.hold_at("write")
+    writer = threading.Thread(target=write, args=(device, 0, b"3" * 4096))
+    writer.start()
+    while not device.counts().held:
+        assert writer.is_alive()
+    device.hold(False)
+    writer.join(20)
+    assert read(device, 0, 4096) == b"3" * 4096
+
+
 def test_the_log_says_what_was_written_when_on_one_clock_for_all_devices(memory_dir, undo_after):
     first, second = (one(memory_dir, undo_after, name) for name in ("first", "second"))
     for device in (first, second):
