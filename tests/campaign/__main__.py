@@ -64,6 +64,7 @@ def main():
     parser = argparse.ArgumentParser(prog="python -m campaign", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=int(os.environ.get("QREP_SEED", "0")) or secrets.randbits(31))
     parser.add_argument("--only", default="", help="names of harnesses, with commas between them")
+    parser.add_argument("--amend", action="store_true", help="with --only: their rows take the place of those in the document, each with its commit")
     arguments = parser.parse_args()
     only = {name for name in arguments.only.split(",") if name}
     unknown = only - {harness.name for harness in HARNESSES}
@@ -84,6 +85,8 @@ def main():
         print(f"\n---- {name} ----\n{results[name][1]}")
     if not only:
         report.write(chosen, results, arguments.seed, minutes)
+    elif arguments.amend:
+        report.amend(chosen, results)
     print(f"{len(chosen) - len(bad)} of {len(chosen)} passed, {minutes:.1f} min, seed {arguments.seed}")
     return 1 if bad else 0
 

@@ -1,6 +1,7 @@
 """The table of a campaign: on the terminal, and as docs/RELIABILITY.md between its marks."""
 
 import datetime
+import functools
 import os
 import platform
 import subprocess
@@ -8,7 +9,7 @@ from pathlib import Path
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "RELIABILITY.md"
 BEGIN, END = "<!-- written by python -m campaign -->\n", "<!-- end -->\n"
-HEAD = ("", "harness", "count", "required", "failures", "canaries", "seed", "time", "verdict")
+HEAD = ("", "harness", "count", "required", "failures", "canaries", "seed", "time", "commit", "verdict")
 
 
 def passed(harness, outcome):
@@ -20,14 +21,14 @@ def passed(harness, outcome):
 
 def row(harness, outcome):
     if outcome is None:
-        return (harness.name, harness.what, "", f"{harness.least:,} {harness.unit}", "", "", "", "", "**no answer**")
+        return (harness.name, harness.what, "", f"{harness.least:,} {harness.unit}", "", "", "", "", commit(), "**no answer**")
     counts = [f"{outcome.count:,} {harness.unit}", *(f"{number:,} {name}" for name, number in outcome.also.items())]
     required = [f"{harness.least:,}", *(f"{least:,} {name}" for name, least in harness.also)]
     caught, seeded = outcome.canaries
     return (
         harness.name, harness.what + (f"; {outcome.note}" if outcome.note else ""), ", ".join(counts), ", ".join(required), str(len(outcome.failures)),
         f"{caught} of {seeded}" if seeded else "", str(outcome.seed), f"{outcome.seconds / 60:.1f} min",
-        "pass" if passed(harness, outcome) else "**fail**",
+        commit(), "pass" if passed(harness, outcome) else "**fail**",
     )  # fmt: skip
 
 
@@ -36,19 +37,45 @@ def line(harness, outcome, _output):
 
 
 def table(harnesses, results):
-    rows = [HEAD, tuple("---" for _ in HEAD), *(row(harness, results[harness.name][0]) for harness in harnesses)]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" for cells in rows)
+    return lines([row(harness, results[harness.name][0]) for harness in harnesses])
+
+
+def lines(rows):
+    """Rows of cells as a table of Markdown."""
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" for cells in (HEAD, tuple("---" for _ in HEAD), *rows))
+
+
+@functools.cache
+def commit():
+    described = ["git", "-C", DOCUMENT.parent, "describe", "--always", "--dirty", "--exclude=*"]
+    return subprocess.run(described, capture_output=True, text=True, check=False).stdout.strip() or "no checkout"
 
 
 def write(harnesses, results, seed, minutes):
     """Put the table where the document has its marks."""
-    commit = subprocess.run(["git", "-C", DOCUMENT.parent, "describe", "--always", "--dirty"], capture_output=True, text=True, check=False).stdout.strip()
     cpu = next((text.split(":", 1)[1].strip() for text in Path("/proc/cpuinfo").read_text().splitlines() if text.startswith("model name")), platform.machine())
     machine = (
-        f"{datetime.date.today().isoformat()}, commit {commit or 'not a checkout'}, seed {seed}: {minutes:.0f} min on {os.cpu_count()} CPUs ({cpu}),"
+        f"{datetime.date.today().isoformat()}, commit {commit()}, seed {seed}: {minutes:.0f} min on {os.cpu_count()} CPUs ({cpu}),"
         f" kernel {platform.release()}, Python {platform.python_version()}."
     )
-    text = DOCUMENT.read_text()
-    before, rest = text.split(BEGIN, 1)
-    after = rest.split(END, 1)[1]
-    DOCUMENT.write_text(f"{before}{BEGIN}{machine}\n\n{table(harnesses, results)}\n{END}{after}")
+    _replace(f"{machine}\n\n{table(harnesses, results)}\n")
+
+
+def amend(harnesses, results):
+    """Harnesses that were run alone: their rows take the place of those in the document, with the commit that they ran on."""
+    written = {harness.name: lines([row(harness, results[harness.name][0])]).splitlines()[2] for harness in harnesses}
+    old = _written().splitlines()
+    names = [text.split("|")[1].strip() if text.startswith("|") else "" for text in old]
+    missing = written.keys() - set(names)
+    if missing:
+        raise ValueError(f"{DOCUMENT.name} has no row of {', '.join(sorted(missing))} that could be replaced; run the whole campaign first")
+    _replace("\n".join(written.get(name, text) for name, text in zip(names, old, strict=True)) + "\n")
+
+
+def _written():
+    return DOCUMENT.read_text().split(BEGIN, 1)[1].split(END, 1)[0]
+
+
+def _replace(text):
+    before, rest = DOCUMENT.read_text().split(BEGIN, 1)
+    DOCUMENT.write_text(f"{before}{BEGIN}{text}{END}{rest.split(END, 1)[1]}")

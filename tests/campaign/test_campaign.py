@@ -1,10 +1,11 @@
 """The campaign's own works: what counts as passed, what a harness that says nothing is, and who runs beside whom."""
 
+import dataclasses
 import threading
 import time
 
 import pytest
-from campaign import report, running
+from campaign import long_tier, report, running
 from campaign.__main__ import Cores
 from campaign.harnesses import HARNESSES, Harness
 from campaign.outcome import Outcome
@@ -42,6 +43,12 @@ def test_names_are_unique_and_every_module_is_there():
         assert (running.TESTS / "campaign" / f"{harness.module[0]}.py").is_file()
 
 
+def test_what_the_long_tier_leaves_to_others_is_run_by_them():
+    modules = {harness.name: (running.TESTS / "campaign" / f"{harness.module[0]}.py").read_text() for harness in HARNESSES}
+    for path, name in long_tier.ELSEWHERE.items():
+        assert (running.TESTS.parent / path).exists() and f'"{path}' in modules[name] and "slow" in modules[name], (path, name)
+
+
 def test_who_needs_both_cores_waits_for_them_and_is_not_overtaken():
     cores, order = Cores(2), []
     cores.take(1)
@@ -68,3 +75,18 @@ def test_the_document_has_the_place_for_the_table():
     text = report.DOCUMENT.read_text()
     assert text.count(report.BEGIN) == text.count(report.END) == 1
     assert text.index(report.BEGIN) < text.index(report.END)
+
+
+def test_a_row_that_was_run_alone_replaces_its_own_and_no_other(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "DOCUMENT", tmp_path / "RELIABILITY.md")
+    report.DOCUMENT.write_text(f"before\n{report.BEGIN}none\n{report.END}after\n")
+    other = Harness("H1", "another", ("nothing",), 1, "tries", 1.0)
+    monkeypatch.setattr(report, "commit", lambda: "first")
+    report.write([other, HARNESS], {"H1": (Outcome(count=1), ""), "H0": (None, "")}, 7, 3.0)
+    monkeypatch.setattr(report, "commit", lambda: "second")
+    report.amend([HARNESS], {"H0": (Outcome(**GOOD), "")})
+    rows = [text for text in report.DOCUMENT.read_text().splitlines() if text.startswith("| H")]
+    assert len(rows) == 2 and "| first | pass |" in rows[0] and "| second | pass |" in rows[1] and "2 of 2" in rows[1]
+    assert report.DOCUMENT.read_text().startswith("before\n") and report.DOCUMENT.read_text().endswith("after\n")
+    with pytest.raises(ValueError, match="no row of H7"):
+        report.amend([dataclasses.replace(HARNESS, name="H7")], {"H7": (None, "")})
