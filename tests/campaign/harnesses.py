@@ -9,7 +9,7 @@ MINUTE = 60.0
 @dataclasses.dataclass(frozen=True)
 class Harness:
     """name: as docs/RELIABILITY.md has it. module: of this package, or with its arguments. least: the count it must reach (outcome.Outcome.count), in `unit`;
-    also: further counts by name. seconds: how long it goes on. cores: of the two, how many it needs to itself. root: needs loop devices or namespaces."""
+    also: further counts by name. seconds: how long it goes on. cores: of the two, how many it needs to itself; a half is enough for one that mostly waits."""
 
     name: str
     what: str
@@ -17,7 +17,7 @@ class Harness:
     least: int
     unit: str
     seconds: float
-    cores: int = 1
+    cores: float = 1
     also: tuple = ()
 
     def command(self, seed):

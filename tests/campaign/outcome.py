@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import json
 import os
+import resource
 import secrets
 import sys
 import time
@@ -22,6 +23,7 @@ class Outcome:
     also: dict = dataclasses.field(default_factory=dict)  # further counts that a bar is set for: name -> number
     seed: int = 0
     seconds: float = 0.0
+    processor: float = 0.0  # seconds of it, children that it waited for included
 
     def line(self):
         return json.dumps(dataclasses.asdict(self))
@@ -57,6 +59,7 @@ def main(run, *, count, seconds):
     clock = Clock(arguments.seconds)
     outcome = run(arguments.seed, arguments.count, clock)
     outcome.seed, outcome.seconds = arguments.seed, time.monotonic() - clock.began
+    outcome.processor = sum(each.ru_utime + each.ru_stime for each in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
     for failure in outcome.failures[:FAILURES_TOLD]:
         print(failure, file=sys.stderr)
     print(outcome.line(), flush=True)

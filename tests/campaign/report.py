@@ -33,7 +33,8 @@ def row(harness, outcome):
 
 
 def line(harness, outcome, _output):
-    return f"{harness.name} ends: {', '.join(cell for cell in row(harness, outcome)[2:] if cell)}"
+    used = f", {outcome.processor / 60:.1f} min of processor" if outcome else ""
+    return f"{harness.name} ends: {', '.join(cell for cell in row(harness, outcome)[2:] if cell)}{used}"
 
 
 def table(harnesses, results):
