@@ -9,6 +9,9 @@ from pathlib import Path
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "RELIABILITY.md"
 BEGIN, END = "<!-- written by python -m campaign -->\n", "<!-- end -->\n"
+README = Path(__file__).resolve().parents[2] / "README.md"
+README_BEGIN, README_END = "<!-- campaign: written by python -m campaign from docs/RELIABILITY.md -->\n", "<!-- campaign end -->\n"
+QUOTED = ("", "harness", "count", "failures", "canaries", "verdict")
 HEAD = ("", "harness", "count", "required", "failures", "canaries", "seed", "time", "commit", "verdict")
 
 
@@ -73,10 +76,30 @@ def amend(harnesses, results):
     _replace("\n".join(written.get(name, text) for name, text in zip(names, old, strict=True)) + "\n")
 
 
+def quoted():
+    """What the README has of the table in the document: fewer columns, and no notes."""
+    machine, *rest = _written().splitlines()
+    rows = [[cell.strip() for cell in text.strip("|").split(" | ")] for text in rest if text.startswith("| ") and "---" not in text]
+    if not rows:
+        return f"{machine}\n"
+    places = [HEAD.index(name) for name in QUOTED]
+    shown = [[row[place].split(";")[0] if HEAD[place] == "harness" else row[place] for place in places] for row in rows[1:]]
+    return "\n".join([machine, "", *(f"| {' | '.join(cells)} |" for cells in (QUOTED, ["---"] * len(QUOTED), *shown))]) + "\n"
+
+
 def _written():
-    return DOCUMENT.read_text().split(BEGIN, 1)[1].split(END, 1)[0]
+    return _between(DOCUMENT.read_text(), BEGIN, END)[1]
+
+
+def _between(text, begin, end):
+    """What is before, between and after two marks."""
+    before, rest = text.split(begin, 1)
+    between, after = rest.split(end, 1)
+    return before, between, after
 
 
 def _replace(text):
-    before, rest = DOCUMENT.read_text().split(BEGIN, 1)
-    DOCUMENT.write_text(f"{before}{BEGIN}{text}{END}{rest.split(END, 1)[1]}")
+    before, _old, after = _between(DOCUMENT.read_text(), BEGIN, END)
+    DOCUMENT.write_text(f"{before}{BEGIN}{text}{END}{after}")
+    before, _old, after = _between(README.read_text(), README_BEGIN, README_END)
+    README.write_text(f"{before}{README_BEGIN}{quoted()}{README_END}{after}")

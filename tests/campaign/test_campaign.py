@@ -77,9 +77,15 @@ def test_the_document_has_the_place_for_the_table():
     assert text.index(report.BEGIN) < text.index(report.END)
 
 
+def test_the_readme_quotes_what_the_document_says():
+    assert report.README_BEGIN + report.quoted() + report.README_END in report.README.read_text()
+
+
 def test_a_row_that_was_run_alone_replaces_its_own_and_no_other(tmp_path, monkeypatch):
     monkeypatch.setattr(report, "DOCUMENT", tmp_path / "RELIABILITY.md")
+    monkeypatch.setattr(report, "README", tmp_path / "README.md")
     report.DOCUMENT.write_text(f"before\n{report.BEGIN}none\n{report.END}after\n")
+    report.README.write_text(f"first\n{report.README_BEGIN}none\n{report.README_END}last\n")
     other = Harness("H1", "another", ("nothing",), 1, "tries", 1.0)
     monkeypatch.setattr(report, "commit", lambda: "first")
     report.write([other, HARNESS], {"H1": (Outcome(count=1), ""), "H0": (None, "")}, 7, 3.0)
@@ -88,5 +94,7 @@ def test_a_row_that_was_run_alone_replaces_its_own_and_no_other(tmp_path, monkey
     rows = [text for text in report.DOCUMENT.read_text().splitlines() if text.startswith("| H")]
     assert len(rows) == 2 and "| first | pass |" in rows[0] and "| second | pass |" in rows[1] and "2 of 2" in rows[1]
     assert report.DOCUMENT.read_text().startswith("before\n") and report.DOCUMENT.read_text().endswith("after\n")
+    readme = report.README.read_text()
+    assert "| H0 | an example | 100 tries, 10 double tries | 0 | 2 of 2 | pass |" in readme and readme.startswith("first\n") and readme.endswith("last\n")
     with pytest.raises(ValueError, match="no row of H7"):
         report.amend([dataclasses.replace(HARNESS, name="H7")], {"H7": (None, "")})
