@@ -24,3 +24,14 @@ def load(data, name):
         return json.loads(body)
     except (ValueError, RecursionError) as err:  # another program's, with a digest
         raise DamagedError(f"{name}: {err}") from err
+
+
+def write(directory, name, value):
+    """As store.Directory.write(), of a value."""
+    directory.write(name, dump(value))
+
+
+def read(directory, name, limit):
+    """What write() was given, or None if there is no such file. Raises DamagedError, OSError."""
+    data = directory.read(name, limit)
+    return None if data is None else load(data, f"{directory.path}/{name}")

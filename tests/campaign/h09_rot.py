@@ -1,4 +1,4 @@
-"""H9: records on disk are corrupted, one place at a time; a volume that is opened then tells the truth or says that it cannot. Its canaries first."""
+"""H9: records on disk are corrupted, one place at a time: what is opened then tells the truth, or says that it cannot. Its canaries first."""
 
 import contextlib
 import sys
@@ -7,16 +7,18 @@ from pathlib import Path
 
 import pytest
 from campaign import outcome
+from fault import test_rot, test_state_rot
 from fault.rot import SCENES, Lie, Rot
-from fault.test_rot import CANARIES, CANARY_TRIALS
+from fault.staterot import StateRot
 
 SUPERBLOCK_BYTES = 2 * 512
+STATE_SHARE = 0.55  # of the trials at random: they are the cheaper ones
 
 
 def caught(rot, seed_it):
     with pytest.MonkeyPatch.context() as patch:
         seed_it(patch)
-        for number in range(CANARY_TRIALS):
+        for number in range(test_rot.CANARY_TRIALS):
             try:
                 rot.trial(number)
             except Lie:
@@ -25,29 +27,45 @@ def caught(rot, seed_it):
 
 
 def run(seed, count, clock):
-    """Every bit of the superblock's two slots in one of the scenes, then places at random, `count` in all."""
+    """Every bit of the superblock's two slots in one of the scenes, then places at random of a volume's records and of the agent's state, `count` in all."""
     found = outcome.Outcome()
-    with tempfile.TemporaryDirectory(prefix="qrep-test-", dir="/dev/shm") as scratch, contextlib.closing(Rot(Path(scratch), seed)) as rot:
-        found.canaries = sum(caught(rot, seed_it) for seed_it in CANARIES.values()), len(CANARIES)
 
-        def attempt(what, trial, *arguments):
-            try:
-                trial(*arguments)
-            except Exception as err:  # whatever it is, it is this trial's
-                found.failures.append(f"seed {seed}, {what}: {type(err).__name__}: {err}"[:500])
-            found.count += 1
+    def attempt(what, trial, *arguments):
+        try:
+            trial(*arguments)
+        except Exception as err:  # whatever it is, it is this trial's
+            found.failures.append(f"seed {seed}, {what}: {type(err).__name__}: {err}"[:500])
+        found.count += 1
 
+    with contextlib.ExitStack() as closing:
+        scratch = Path(closing.enter_context(tempfile.TemporaryDirectory(prefix="qrep-test-", dir="/dev/shm")))
+        (scratch / "volume").mkdir()
+        (scratch / "state").mkdir()
+        rot = closing.enter_context(contextlib.closing(Rot(scratch / "volume", seed)))
+        state = closing.enter_context(contextlib.closing(StateRot(scratch / "state", seed)))
+        canaries = [caught(rot, seed_it) for seed_it in test_rot.CANARIES.values()]
+        canaries += [test_state_rot.caught(state, *canary) for canary in test_state_rot.CANARIES.values()]
+        found.canaries = sum(canaries), len(canaries)
+        state.refused = state.rebuilt = state.healed = state.untouched = 0
+        rot.refused = rot.healed = rot.finished = rot.rolled_back = rot.undecidable = 0
         scenes = sorted(SCENES)
         for bit in range(SUPERBLOCK_BYTES * 8):
             attempt(f"bit {bit} of the superblock", rot.superblock_bit, scenes[bit % len(scenes)], bit // 8, bit % 8)
         found.also["bits of the superblock"] = found.count
-        for number in range(count - found.count):
+        rest, of_state = count - found.count, 0
+        for number in range(rest):
             if clock.over():
                 break
-            attempt(f"trial {number}", rot.trial, number)
+            if number % 100 < STATE_SHARE * 100:
+                attempt(f"trial {number} of the state", state.trial, number)
+                of_state += 1
+            else:
+                attempt(f"trial {number}", rot.trial, number)
+        found.also["of the agent's state"] = of_state
         found.note = (
-            f"{rot.refused} taken out of service, {rot.healed} healed or without effect, {rot.undecidable} like a batch that was never flushed, "
-            f"{rot.finished} runs and {rot.rolled_back} rollbacks after it"
+            f"volumes: {rot.refused} taken out of service, {rot.healed} healed or without effect, {rot.undecidable} like a batch that was never flushed, "
+            f"{rot.finished} runs and {rot.rolled_back} rollbacks after it; state: {state.rebuilt} rebuilt, {state.healed} pairs healed, {state.refused} standings "
+            f"refused, {state.untouched} without effect"
         )
     return found
 

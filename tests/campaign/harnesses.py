@@ -30,7 +30,10 @@ HARNESSES = (
     Harness("H2", "simulator over the shipping protocol classes", ("h02_simulator",), 50_000, "seeds", 17 * MINUTE),
     Harness("H4", "kill -9 at every crash point, and at random times", ("h04_kills",), 300, "random kills", 9 * MINUTE),
     Harness("H6", "a stock kernel's dm-log-writes replayed, cut by cut", ("h06_kernel",), 1000, "power cuts", 8 * MINUTE),
-    Harness("H9", "rot of superblock, undo, maps and records", ("h09_rot",), 20_000, "corruptions", 9 * MINUTE, also=(("bits of the superblock", 8192),)),
+    Harness(
+        "H9", "rot of superblock, undo, maps, records and the agent's state", ("h09_rot",), 20_000, "corruptions", 9 * MINUTE,
+        also=(("bits of the superblock", 8192), ("of the agent's state", 6000)),
+    ),  # fmt: skip
     Harness("H10", "the C parsers under libFuzzer, ASan and UBSan", ("h10_parsers",), 100_000_000, "executions", 9 * MINUTE),
     Harness("H11", "soak: writers, cuts, kills, rates, connections, at random", ("h11_soak",), 300, "seconds", 7 * MINUTE, cores=2),
     Harness("H14", "Spin model of the commit protocol, and its mutants", ("h14_model",), 30, "checks", 6 * MINUTE),

@@ -12,6 +12,8 @@ import pytest
 from fault.scene import MIB, SIZE, changed
 from fault.test_kill_matrix import GROUP_POINTS
 
+from qrep import sealed
+
 pytestmark = pytest.mark.root
 TARGET_POINTS = tuple(point for point in GROUP_POINTS if point.startswith("group-"))
 SOURCE_POINTS = ("source-agreed", "map-fold-before")
@@ -195,4 +197,4 @@ def test_two_jobs_of_one_snapshot_are_killed(nest, xfs, loop_device, memory_dir,
         pair.stop_all()
     pair.holds([content, content])
     assert not list((image.parent / ".qrep-snapshots").iterdir()), "the snapshot was given back by the last of them"
-    assert json.loads((state / "shared.json").read_text()) == {}
+    assert sealed.load((state / "shared.json").read_bytes(), "") == {}

@@ -5,6 +5,7 @@ from itertools import permutations
 
 import pytest
 
+from qrep import sealed
 from qrep.source.kept import NAME, Kept, kept
 
 ONE, TWO, THREE = (bytes([number]) * 16 for number in (1, 2, 3))
@@ -112,5 +113,6 @@ def test_of_all_snapshots_that_were_remembered_only_the_last_is_left(memory, ord
      json.dumps({"kept": {"tag": "11" * 16, "token": "a", "trusted": True, "cursor": -1, "map": "00" * 32}, "next": None})],
 )  # fmt: skip
 def test_a_damaged_file_is_as_none(memory, tmp_path, text):
-    (tmp_path / "run" / NAME).write_text(text)
+    fields = json.loads(text) if text else None
+    (tmp_path / "run" / NAME).write_bytes(b"" if fields is None else sealed.dump(fields))
     assert memory.reopened().tokens == [] and kept(tmp_path / "run") is None

@@ -1,9 +1,8 @@
 """The run record of a source: as it was saved, or as if there were none."""
 
-import json
-
 import pytest
 
+from qrep import sealed
 from qrep.protocol.records import RunRecord
 from qrep.source.runrecord import RunFile
 
@@ -35,12 +34,12 @@ def test_what_was_saved_is_loaded_until_it_is_cleared(run_file):
 def test_a_record_with_a_wrong_field_is_as_none(run_file, tmp_path, change):
     run_file.save(RECORD)
     path = tmp_path / "job" / "run.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    path.write_bytes(sealed.dump({**sealed.load(path.read_bytes(), ""), **change}))
     assert run_file.load() is None
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", "{}", "\x00" * 100])
-def test_rubbish_is_as_none(run_file, tmp_path, text):
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\x00" * 100, *map(sealed.dump, ([], None, {}))])
+def test_rubbish_is_as_none(run_file, tmp_path, content):
     run_file.save(RECORD)
-    (tmp_path / "job" / "run.json").write_text(text)
+    (tmp_path / "job" / "run.json").write_bytes(content)
     assert run_file.load() is None

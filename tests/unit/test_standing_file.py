@@ -5,6 +5,7 @@ import os
 
 import pytest
 
+from qrep import sealed
 from qrep.daemon import standing
 from qrep.errors import DamagedError, QrepError
 
@@ -16,11 +17,12 @@ WHOLE = {
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{", b"\xff" * 40, b"[" * 16000, b"x" * (17 << 10), json.dumps(WHOLE | {"role": "king"}).encode(), json.dumps(WHOLE | {"before": {"id": 1}}).encode()],
-    ids=["nothing", "half", "no text", "deep", "large", "another role", "a damaged one of before"],
+    [b"", b"{", b"\xff" * 40, b"[" * 16000, b"x" * (17 << 10), sealed.dump(WHOLE | {"role": "king"}), sealed.dump(WHOLE | {"before": {"id": 1}}),
+     sealed.dump(WHOLE).replace(b"4096", b"4097"), json.dumps(WHOLE).encode()],
+    ids=["nothing", "half", "no text", "deep", "large", "another role", "a damaged one of before", "a digit has rotted", "without its digest"],
 )
 def test_a_damaged_one_is_refused(tmp_path, content):
-    (tmp_path / standing.NAME).write_bytes(json.dumps(WHOLE).encode())
+    (tmp_path / standing.NAME).write_bytes(sealed.dump(WHOLE))
     assert standing.load(tmp_path).job == "db"
     (tmp_path / standing.NAME).write_bytes(content)
     with pytest.raises(DamagedError):
@@ -28,7 +30,7 @@ def test_a_damaged_one_is_refused(tmp_path, content):
 
 
 def test_a_link_is_not_followed(tmp_path):
-    (tmp_path / "elsewhere").write_bytes(json.dumps(WHOLE).encode())
+    (tmp_path / "elsewhere").write_bytes(sealed.dump(WHOLE))
     os.symlink(tmp_path / "elsewhere", tmp_path / standing.NAME)
     with pytest.raises((QrepError, OSError)):
         standing.load(tmp_path)

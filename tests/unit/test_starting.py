@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 from agents import wait_until
 
+from qrep import sealed
 from qrep.daemon.groups import Member
 from qrep.daemon.starting import Starting
 from qrep.errors import Refused, UsageError
@@ -167,6 +168,6 @@ def test_what_no_record_names_is_given_back_at_the_next_start(held):
 
 def test_records_that_are_not_records_are_not_believed(held, tmp_path):
     tokens, _released = held
-    for text in ("{", "[]", '{"t": "a"}', '{"t": [1]}', "x" * (2 << 20)):
-        (tmp_path / "shared.json").write_text(text)
+    for content in (b"{", sealed.dump([]), sealed.dump({"t": "a"}), sealed.dump({"t": [1]}), sealed.dump({"t:1": ["a"]})[:-1], b"x" * (2 << 20)):
+        (tmp_path / "shared.json").write_bytes(content)
         assert tokens().tokens() == []

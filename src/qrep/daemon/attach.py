@@ -6,7 +6,6 @@ with it. Nothing is attached anew by itself: whoever uses it would not know that
 
 import contextlib
 import errno
-import json
 import os
 import socket
 import stat
@@ -14,7 +13,7 @@ import tempfile
 import threading
 from datetime import UTC, datetime
 
-from qrep import units
+from qrep import sealed, units
 from qrep.daemon import attachdevice, snapshots
 from qrep.daemon.attachserver import AttachServer
 from qrep.daemon.attachdevice import FuseDevice, KernelDevice
@@ -196,7 +195,7 @@ class Attachments:
 
     def _note(self, name, facts):
         with self.node.state.sub(NOTES) as directory:
-            directory.write(name + SUFFIX, json.dumps(facts).encode())
+            sealed.write(directory, name + SUFFIX, facts)
 
     def _forget(self, name):
         with self.node.state.sub(NOTES) as directory:
@@ -311,8 +310,8 @@ def _left_dict(name, facts):
 def _read_facts(directory, name):
     """{} where nothing can be believed: then there is nothing that could be taken away."""
     try:
-        facts = json.loads(directory.read(name + SUFFIX, FACTS_MAX))
-    except (TypeError, ValueError, RecursionError, OSError, DamagedError):
+        facts = sealed.read(directory, name + SUFFIX, FACTS_MAX)
+    except (OSError, DamagedError):
         return {}
     return {key: value for key, value in facts.items() if isinstance(value, str)} if isinstance(facts, dict) else {}
 

@@ -1,12 +1,12 @@
 """`standing.json` of a volume: what its last change of role was about (docs/ROLES.md). Written before the superblock's sector that decides, and
 believed only with that sector."""
 
-import json
 import os
 from typing import Literal
 
 import msgspec
 
+from qrep import sealed
 from qrep.errors import DamagedError
 from qrep.settings import Hex
 from qrep.store import Directory
@@ -54,21 +54,23 @@ def load(directory):
     """The StandingFile in a volume's state directory, or None. Raises DamagedError."""
     if not os.path.exists(os.path.join(directory, NAME)):
         return None
-    with Directory(directory) as place:
-        data = place.read(NAME, SIZE_MAX) or b""
+    hint = "put the file back from a copy; the superblock beside it says which role the volume has"
     try:
-        file = msgspec.json.decode(bytes(data), type=StandingFile)
+        with Directory(directory) as place:
+            file = msgspec.convert(sealed.read(place, NAME, SIZE_MAX), StandingFile)
         if file.before is not None:
             msgspec.convert(file.before, StandingFile)
         return file
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as err:  # ValidationError is a DecodeError
-        raise DamagedError(f"{directory}/{NAME}: {err}", hint="put the file back from a copy; the superblock beside it says which role the volume has") from err
+    except DamagedError as err:
+        raise DamagedError(err.message, hint=hint) from err
+    except msgspec.ValidationError as err:
+        raise DamagedError(f"{directory}/{NAME}: {err}", hint=hint) from err
 
 
 def save(directory, standing):
     """Atomic and durable."""
     with Directory(directory) as place:
-        place.write(NAME, json.dumps(msgspec.to_builtins(standing), indent=1).encode())
+        sealed.write(place, NAME, msgspec.to_builtins(standing))
 
 
 def take_back(directory, standing):

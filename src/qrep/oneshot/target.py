@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import blake3
 
-from qrep import config, device, devicesafety, store
+from qrep import config, device, devicesafety, sealed, store
 from qrep.errors import DamagedError, QrepError, Refused
 from qrep.oneshot import stamp
 
@@ -94,19 +94,21 @@ class CopyTarget:
         if not os.path.isdir(self._directory()):
             return None
         with store.Directory(self._directory()) as directory:
-            data = directory.read(RECORD, RECORD_MAX)
-        if data is None:
+            try:
+                record = sealed.read(directory, RECORD, RECORD_MAX)
+            except DamagedError as err:
+                raise DamagedError(err.message, hint="remove that directory; the next copy is a full one") from err
+        if record is None:
             return None
         try:
-            record = json.loads(bytes(data))
             return {name: record[name] for name in ("source", "ended", "stamp")}
-        except (ValueError, KeyError, TypeError) as err:
+        except (KeyError, TypeError) as err:
             raise DamagedError(f"{self._directory()}/{RECORD}: {err}", hint="remove that directory; the next copy is a full one") from err
 
     def _save(self, ended):
         fields = {"source": self.source, "path": self.info.real_path, "ended": ended, "stamp": stamp.take(self.info) if ended else None}
         with store.Directory(self._directory()) as directory:
-            directory.write(RECORD, json.dumps(fields).encode())
+            sealed.write(directory, RECORD, fields)
 
     def open(self):
         """check(), make a missing file, claim the device and recover it. Returns the TargetVolume; close() it."""

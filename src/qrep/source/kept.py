@@ -6,11 +6,11 @@ What `next` becomes is decided by the map alone: it is the kept one if the map h
 in here, in the run record, or by its job's name for the sweep of stale ones; none leaks, and none is given back that is still of use.
 """
 
-import json
 import logging
 from typing import NamedTuple
 
 from qrep.crashpoint import crashpoint
+from qrep import sealed
 from qrep.errors import DamagedError
 from qrep.store import Directory
 
@@ -120,8 +120,8 @@ class Kept:
             self.directory.remove(NAME)
         else:
             entries = {"kept": kept, "next": following}
-            text = json.dumps({name: entry and entry._replace(tag=entry.tag.hex(), map=entry.map.hex())._asdict() for name, entry in entries.items()})
-            self.directory.write(NAME, text.encode())
+            fields = {name: entry and entry._replace(tag=entry.tag.hex(), map=entry.map.hex())._asdict() for name, entry in entries.items()}
+            sealed.write(self.directory, NAME, fields)
         self.kept, self.next = kept, following
 
 
@@ -136,14 +136,13 @@ def kept(run_directory):
 def _load(directory):
     """(kept, next). A damaged file is as none: its snapshots are then found as stale, and the next run scans everything."""
     try:
-        data = directory.read(NAME, SIZE_MAX)
-        if data is None:
+        fields = sealed.read(directory, NAME, SIZE_MAX)
+        if fields is None:
             return None, None
-        fields = json.loads(data)
         if not isinstance(fields, dict) or set(fields) != {"kept", "next"}:
             raise ValueError("it has other fields than kept and next")
         return _entry(fields["kept"]), _entry(fields["next"])
-    except (DamagedError, RecursionError, KeyError, ValueError, TypeError) as err:
+    except (DamagedError, KeyError, ValueError, TypeError) as err:
         log.warning("%s/%s is not used: %s", directory.path, NAME, err)
         return None, None
 

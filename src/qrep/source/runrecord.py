@@ -1,8 +1,8 @@
 """`run.json`: what a source remembers of its open attempt, replaced atomically; durable before the target hears of the attempt."""
 
-import json
 import logging
 
+from qrep import sealed
 from qrep.errors import DamagedError
 from qrep.protocol.records import RunRecord
 from qrep.store import Directory
@@ -22,9 +22,9 @@ class RunFile:
     def load(self):
         """The RunRecord, or None. A damaged one is as none: the attempt is then given up, and its snapshot is found as stale."""
         try:
-            data = self.directory.read(NAME, SIZE_MAX)
-            return None if data is None else RunRecord(**_decode(json.loads(data)))
-        except (DamagedError, RecursionError, ValueError, KeyError, TypeError) as err:
+            fields = sealed.read(self.directory, NAME, SIZE_MAX)
+            return None if fields is None else RunRecord(**_decode(fields))
+        except (DamagedError, ValueError, KeyError, TypeError) as err:
             log.warning("%s/%s is not used: %s", self.directory.path, NAME, err)
             return None
 
@@ -39,8 +39,7 @@ class RunFile:
 
     def save(self, record):
         fields = {name: getattr(record, name) for name in _KINDS}
-        text = json.dumps({name: value.hex() if isinstance(value, bytes) else value for name, value in fields.items()})
-        self.directory.write(NAME, text.encode())
+        sealed.write(self.directory, NAME, {name: value.hex() if isinstance(value, bytes) else value for name, value in fields.items()})
 
     def clear(self):
         self.directory.remove(NAME)

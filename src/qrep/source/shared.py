@@ -9,13 +9,13 @@ crash gives it back too early; what a crash leaves with nobody is found at the n
 """
 
 import contextlib
-import json
 import logging
 import threading
 import time
 
 from qrep._native.source_lane import SharedScan
 from qrep.crashpoint import crashpoint
+from qrep import sealed
 from qrep.errors import DamagedError, Interrupted, QrepError
 from qrep.volumes import registry
 
@@ -39,13 +39,13 @@ class SharedTokens:
         self._directory, self._lock = directory, threading.Lock()
         self._held = {}  # token -> set of job ids
         try:
-            data = directory.read(NAME, SIZE_MAX)
-            self._held = {} if data is None else _decode(json.loads(data))
-        except (DamagedError, RecursionError, ValueError, TypeError, AttributeError) as err:
+            fields = sealed.read(directory, NAME, SIZE_MAX)
+            self._held = {} if fields is None else _decode(fields)
+        except (DamagedError, ValueError, TypeError, AttributeError) as err:
             log.warning("%s/%s is not used: %s", directory.path, NAME, err)
 
     def _save(self):
-        self._directory.write(NAME, json.dumps({token: sorted(jobs) for token, jobs in self._held.items()}).encode())
+        sealed.write(self._directory, NAME, {token: sorted(jobs) for token, jobs in self._held.items()})
 
     def tokens(self):
         with self._lock:

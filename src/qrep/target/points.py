@@ -4,11 +4,11 @@ The undo files say which points exist; `points.json` only decorates them, so los
 until new times are known: retention.py).
 """
 
-import json
 import logging
 import time
 from dataclasses import dataclass
 
+from qrep import sealed
 from qrep.errors import DamagedError
 from qrep.retention import Point
 from qrep.settings import is_label
@@ -37,9 +37,8 @@ class SyncPoint:
 KINDS = {"counter": int, "fuzzy": bool, "frozen_at_ns": int, "committed_at_ns": int, "consistency": str, "name": str}
 
 
-def _decode(data):
+def _checked(known):
     """{id in hex: facts} of the file; what is not as record() stored it is left out. Raises ValueError."""
-    known = json.loads(data)
     if not isinstance(known, dict):
         raise ValueError("it is no table of generations")
     return {new: facts for new, facts in known.items() if isinstance(facts, dict) and all(type(value) is KINDS.get(name) for name, value in facts.items())}
@@ -52,9 +51,9 @@ class Points:
         self.directory = directory
         self._known = {}
         try:
-            data = directory.read(NAME, SIZE_MAX)
-            self._known = _decode(data) if data is not None else {}
-        except (DamagedError, RecursionError, ValueError) as err:
+            known = sealed.read(directory, NAME, SIZE_MAX)
+            self._known = {} if known is None else _checked(known)
+        except (DamagedError, ValueError) as err:
             log.warning("%s/%s cannot be read and is made anew: %s", directory.path, NAME, err)
 
     def record(self, new, counter, fuzzy, frozen_at_ns, consistency="", label=""):
@@ -64,7 +63,7 @@ class Points:
             "counter": counter, "fuzzy": fuzzy, "frozen_at_ns": frozen_at_ns, "committed_at_ns": time.time_ns(),
             "consistency": consistency if consistency in CONSISTENCIES else "", "name": label if is_label(label) else "",
         }  # fmt: skip
-        self.directory.write(NAME, json.dumps(self._known, indent=1).encode())
+        sealed.write(self.directory, NAME, self._known)
 
     def keep(self, ids):
         """Forget all generations but these, with the next record()."""
