@@ -133,9 +133,11 @@ def _slot(data):
 def superblock(directory):
     """The superblock of the volume that keeps its records there; None: it has none yet. Wrong: no slot can be believed."""
     path = Path(directory, "superblock")
-    if not path.exists():
-        return None
-    data = path.read_bytes()
+    return superblock_in(path.read_bytes(), path) if path.exists() else None
+
+
+def superblock_in(data, path):
+    """As superblock(), of what such a file holds."""
     slots = [slot for slot in (_slot(data[start : start + SECTOR]) for start in SLOTS) if slot]
     if not slots:
         raise Wrong(f"{path}: no slot is valid")
@@ -150,9 +152,11 @@ def map_is_true(path, committed_id, content):
     path = Path(path)
     if path.is_dir():
         path = path / "root"
-    if not path.exists():
-        return 0
-    data = path.read_bytes()
+    return known_truly(path.read_bytes(), path, committed_id, content) if path.exists() else 0
+
+
+def known_truly(data, path, committed_id, content):
+    """As map_is_true(), of what such a file holds."""
     if data[:8] != b"QREPPMAP" or blake3.blake3(data[:224]).digest() != data[224:256] or blake3.blake3(data[256:]).digest() != data[128:160]:
         raise Wrong(f"{path}: damaged")
     if data[32:48] != committed_id or committed_id == NO_ID:

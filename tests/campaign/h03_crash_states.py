@@ -1,0 +1,62 @@
+"""H3: every state that a power cut may leave of what qrep wrote, by recorded logs, recovered by the shipping code; also with a second cut in the recovery."""
+
+import itertools
+import logging
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from campaign import outcome
+from crash import canaries, recorder, scenes
+from crash.harness import Bench, Counts, Failure
+
+# States of one place: of three leaves that are being written, each whole, lost or torn in any of its ways, there are 28 ** 3.
+EXHAUSTIVE, LIMIT = 25_000, 3_000
+DOUBLE_LIMIT, RECOVERIES = 300, 60
+FAILURES_MAX = 20
+
+
+def canaries_caught(directory, program, seed):
+    made = {name: scenes.record(name, directory / f"canary-{name}", program, seed) for name in {each.scene for each in canaries.CANARIES.values()}}
+    found = []
+    with pytest.MonkeyPatch.context() as patch:
+        for number, (name, canary) in enumerate(canaries.CANARIES.items()):
+            if canaries.caught(name, directory / f"canary-{number}", program, made[canary.scene], seed, patch) is None:
+                found.append(name)
+    return found
+
+
+def run(seed, count, clock):
+    found, counts = outcome.Outcome(), Counts()
+    logging.disable(logging.CRITICAL)  # each recovery is told
+    with tempfile.TemporaryDirectory(prefix="qrep-test-", dir="/dev/shm") as scratch:
+        directory = Path(scratch)
+        program = recorder.build(directory)
+        missed = canaries_caught(directory, program, seed)
+        found.canaries = len(canaries.CANARIES) - len(missed), len(canaries.CANARIES)
+        for turn in itertools.count():
+            for name in scenes.LIVES:
+                if clock.over() or (turn and counts.all >= count):
+                    break
+                here = directory / f"{turn}-{name}"
+                bench = Bench(here / "bench", program, scenes.record(name, here / "life", program, seed + turn), seed + turn)
+                try:
+                    bench.doubles(counts, RECOVERIES, DOUBLE_LIMIT, clock.over)
+                    bench.singles(counts, EXHAUSTIVE if name == "runs" and turn == 0 else LIMIT, clock.over)
+                except Failure as failure:
+                    found.failures.append(f"seed {seed + turn}, {failure}"[:700])
+            if clock.over() or counts.all >= count or len(found.failures) >= FAILURES_MAX:
+                break
+    logging.disable(logging.NOTSET)
+    found.count = counts.all
+    found.also = {"double crashes": counts.doubles, "distinct": counts.distinct + counts.distinct_doubles, "distinct double crashes": counts.distinct_doubles}
+    found.note = (
+        f"{counts.exhausted} of {counts.places} places of {turn + 1} x {len(scenes.LIVES)} recorded logs exhausted, {counts.recoveries} recoveries recorded and crashed, "
+        f"{counts.taken_back} open generations taken back" + (f"; not noticed: {missed}" if missed else "")
+    )
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(outcome.main(run, count=500_000, seconds=480))

@@ -1,0 +1,21 @@
+"""A state that failed, once more: python -m crash.again FILE, in tests/, with ../src in PYTHONPATH."""
+
+import pickle
+import sys
+import tempfile
+
+from crash.states import Contents
+from crash.trial import Ground, Trials
+
+
+def main():
+    with open(sys.argv[1], "rb") as file:
+        scene, files, step = pickle.load(file)
+    contents = Contents()
+    with tempfile.TemporaryDirectory(prefix="qrep-test-", dir="/dev/shm") as directory:
+        Trials(Ground(directory, contents), scene).run({name: contents.number(content) for name, content in files.items()}, step)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

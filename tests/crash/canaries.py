@@ -1,0 +1,258 @@
+"""Defects that the trials must notice: in what is written (the recorded log is changed) and in recovery (the shipping code is)."""
+
+import os
+from typing import NamedTuple
+
+import blake3
+
+from crash import recorder as log
+from crash import scenes, undofile
+from crash.harness import Bench, Counts, Failure
+from crash.model import World
+from qrep._native import disk
+from qrep.protocol import actions as do
+from qrep.protocol.target_machine import TargetMachine
+from qrep.target import undostore
+from qrep.target.driver import TargetDriver
+from qrep.target.undostore import UndoStore
+
+NOTHING = log.Record(log.MARK, names=("nothing",))
+LIMIT, RECOVERIES = 60, 40
+
+
+class Canary(NamedTuple):
+    """scene: in which it shows. edit: function of (records, paths) that returns other records, or None. patch: function of a MonkeyPatch, or None. doubles:
+    whether it takes a crash of recovery to see it, and then only: of which records recovery is looked at."""
+
+    scene: str
+    edit: object = None
+    patch: object = None
+    doubles: bool = False
+    only: object = lambda record: True
+
+
+def paths_of(records):
+    """What each record is about: the path its file had then, or the directory's."""
+    world, found = World(), []
+    for record in records:
+        if record.kind in (log.WRITE, log.ZERO, log.SIZE, log.SYNC):
+            found.append(world.paths().get(record.node, ""))
+        elif record.kind == log.MARK:
+            found.append("")
+        else:
+            found.append(world.folders[record.node if record.kind == log.SYNC_DIRECTORY else record.directory].path)
+        if record.kind:
+            world.apply(record)
+    return found
+
+
+def without(kind, fits, most=None):
+    """Records of a kind are left out, where fits(path, record, the ones before it): the first `most` of them."""
+
+    def edit(records, paths):
+        begin = next(at for at, each in enumerate(records) if each.names == ("start",))
+        found = [at for at in range(begin, len(records)) if records[at].kind == kind and fits(paths[at], records[at], records[:at])]
+        return [NOTHING if at in found[:most] else each for at, each in enumerate(records)]
+
+    return edit
+
+
+def is_undo(path, *_others):
+    return path.endswith(".undo")
+
+
+def is_device(path, *_others):
+    return path == "device"
+
+
+def follows(offset):
+    """The last write to the same file was at this offset."""
+
+    def fits(path, record, before):
+        last = next((each for each in reversed(before) if each.kind == log.WRITE and each.node == record.node), None)
+        return is_undo(path) and last is not None and last.offset == offset
+
+    return fits
+
+
+def moved(pick, before):
+    """The first record that `pick` finds from the start on goes in front of the last one before it, or behind the first one after it, that `before` finds.
+    Both: of (path, record)."""
+
+    def edit(records, paths):
+        begin = next(at for at, each in enumerate(records) if each.names == ("start",))
+        for at in range(begin, len(records)):
+            if pick(paths[at], records[at]):
+                to = next((other for other in range(at - 1, begin, -1) if before(paths[other], records[other])), None)
+                if to is not None:
+                    return [*records[:to], records[at], *records[to:at], *records[at + 1 :]]
+        raise ValueError("there is nothing to be moved")
+
+    return edit
+
+
+def is_batch(path, record):
+    return record.kind == log.WRITE and is_undo(path) and record.offset >= undofile.SEGMENT
+
+
+def not_asked_to_be_durable(records, paths):
+    begin = next(at for at, each in enumerate(records) if each.names == ("start",))
+    return [*records[:begin], *(each._replace(durable=False) for each in records[begin:])]
+
+
+def commits(path, record):
+    return path == "target/superblock" and record.kind == log.WRITE and not any(record.data[88:104])
+
+
+# ---- defects of recovery ----
+
+
+class Instead:
+    """A module of which one name is another thing."""
+
+    def __init__(self, module, **others):
+        self._module = module
+        self.__dict__.update(others)
+
+    def __getattr__(self, name):
+        return getattr(self._module, name)
+
+
+def skips_the_first_logged(patch):
+    patch.setattr(undostore, "undo", Instead(undostore.undo, restore_order=lambda places: sorted(places, key=lambda one: one.sequence, reverse=True)[:-1]))
+
+
+def believes_a_torn_batch(patch):
+    def restore(self, base, new, attempt, device_fd, **_options):
+        buffered = os.open(f"/proc/self/fd/{device_fd}", os.O_RDWR)
+        with open(f"{self.directory.path}/{self.name(new)}", "rb") as file:
+            data = file.read()
+        found = []
+        for at in range(undofile.SEGMENT, len(data), undofile.PAGE):
+            if data[at : at + 8] == b"QREPBTCH" and data[at + 16 : at + 32] == base:
+                count = int.from_bytes(data[at + 12 : at + 16], "little")
+                payload = at + -(-(144 + 16 * count) // undofile.PAGE) * undofile.PAGE
+                for number in range(min(count, 100)):
+                    offset, size, kind = undofile.struct.unpack_from("<QII", data, at + 144 + 16 * number)
+                    part = data[payload : payload + size] if kind == undofile.DATA else b""
+                    found.append((offset, part.ljust(size, b"\0")))
+                    payload += size if kind == undofile.DATA else 0
+        for offset, part in reversed(found):
+            os.pwrite(buffered, part, offset)
+        os.close(buffered)
+        return len(found)
+
+    patch.setattr(UndoStore, "restore", restore)
+
+
+def handles(patch, action, handler):
+    patch.setitem(TargetDriver._handlers, action, handler)
+
+
+def does_not_flush_what_it_put_back(patch):
+    handles(patch, do.FlushDevice, lambda self, action: None)
+
+
+def clears_open_before_the_flush(patch):
+    restored = TargetMachine.undo_restored
+
+    def reordered(self):
+        flush, *rest = restored(self)
+        return [*rest, flush]
+
+    patch.setattr(TargetMachine, "undo_restored", reordered)
+
+
+def trusts_an_unflushed_superblock(patch):
+    handles(patch, do.ConfirmSuperblock, lambda self, action: None)
+
+
+def takes_any_map(patch):
+    def settle(self, action):
+        self._end_attempt()
+        if self.digest_map.pending is not None:
+            self.digest_map.fold(self.digest_map.pending.tag)
+        self.digest_map.tag = action.committed
+
+    handles(patch, do.SettleMap, settle)
+
+
+def goes_forward(patch):
+    start = TargetMachine.start
+
+    def started(self, has_checkpoint, decided=None):
+        if self.record.open_attempt:
+            self.record = self.record.committed()
+            return [do.WriteSuperblock(self.record), *start(self, has_checkpoint, decided)]
+        return start(self, has_checkpoint, decided)
+
+    patch.setattr(TargetMachine, "start", started)
+
+
+def forgets_sync_points(patch):
+    def prune(self, committed):
+        for name in self.directory.names():
+            if name != self.name(committed):
+                self.directory.remove(name)
+        return self.chain(committed)
+
+    patch.setattr(UndoStore, "prune", prune)
+
+
+def believes_half_a_superblock(patch):
+    def sealed(slot):
+        return slot[:480] + blake3.blake3(slot[:480]).digest() if slot[:8] == b"QPERSBLK" else slot
+
+    from qrep.target import superblock
+
+    patch.setattr(superblock, "disk", Instead(disk, choose_superblock=lambda one, other: disk.choose_superblock(sealed(one), sealed(other))))
+
+
+CANARIES = {
+    "undo is not flushed": Canary("runs", without(log.SYNC, is_undo)),
+    "data are written before their before-images": Canary("runs", moved(lambda path, each: is_device(path) and each.kind != log.SYNC, is_batch)),
+    "data are written before the flush of their before-images": Canary(
+        "runs", moved(lambda path, each: is_device(path) and each.kind != log.SYNC, lambda path, each: is_undo(path) and each.kind == log.SYNC)
+    ),
+    "the device is not flushed before the commit": Canary("runs", without(log.SYNC, is_device)),
+    "the commit is written before the device is flushed": Canary("runs", moved(commits, lambda path, each: is_device(path) and each.kind == log.SYNC)),
+    "the commit is not flushed": Canary("runs", not_asked_to_be_durable),
+    "the name of the undo file is not flushed": Canary("runs", without(log.SYNC_DIRECTORY, lambda path, *_: path == "target/undo/")),
+    "the number of batches is not flushed": Canary("runs", without(log.SYNC, follows(undofile.COPY))),
+    "a superblock is renamed before it is flushed": Canary("beginning", without(log.SYNC, lambda path, *_: path.startswith("target/superblock."))),
+    "a checkpoint is saved before the device is flushed": Canary("beginning", without(log.SYNC, is_device, 1)),
+    "what was put back is not flushed before its undo goes": Canary("cut short", without(log.SYNC, is_device)),
+    "a merged undo file is renamed before it is flushed": Canary("merged", without(log.SYNC, lambda path, *_: path.endswith(".tmp"))),
+    "what was merged goes before what it became is there": Canary("merged", moved(lambda path, each: each.kind == log.REMOVE, lambda path, each: each.kind == log.RENAME)),
+    "a rollback does not flush its undo": Canary("rolled back", without(log.SYNC, is_undo)),
+    "recovery skips the last undo record": Canary("runs", patch=skips_the_first_logged),
+    "recovery believes a torn record": Canary("runs", patch=believes_a_torn_batch),
+    "recovery takes what is open for committed": Canary("runs", patch=goes_forward),
+    "recovery takes the map of another generation": Canary("runs", patch=takes_any_map),
+    "recovery removes sync points": Canary("rolled back", patch=forgets_sync_points),
+    "recovery does not flush what it put back": Canary("runs", patch=does_not_flush_what_it_put_back, doubles=True),
+    "recovery clears `open` and drops the undo before its flush": Canary("runs", patch=clears_open_before_the_flush, doubles=True),
+    "recovery trusts a superblock that is not durable": Canary("runs", patch=trusts_an_unflushed_superblock, doubles=True, only=lambda record: record.durable),
+}  # fmt: skip
+
+
+def caught(name, directory, program, scene, seed, monkeypatch):
+    """What the trials said of a defect, None if they did not notice. scene: the Scene of CANARIES[name].scene."""
+    canary = CANARIES[name]
+    if canary.edit is not None:
+        records = canary.edit(scene.records, paths_of(scene.records))
+        assert records != scene.records, "nothing was changed"
+        scene = scene._replace(records=records, steps=scenes.steps(records))
+    with monkeypatch.context() as patch:
+        if canary.patch is not None:
+            canary.patch(patch)
+        bench, counts = Bench(directory, program, scene, seed), Counts()
+        bench.keeping = False
+        try:
+            if canary.doubles:
+                bench.doubles(counts, RECOVERIES, LIMIT, only=canary.only)
+            else:
+                bench.singles(counts, LIMIT)
+        except Failure as failure:
+            return str(failure)
+    return None
