@@ -14,7 +14,7 @@
 #define RING_ENTRIES 512
 #define REAP_ROOM 64
 #define ZERO_ROOM (1u << 20)
-#define WINDOW_SIZE (3 * (size_t)QREP_UNDO_SEGMENT_SIZE) /* a batch may fill a segment */
+#define WINDOW_SIZE (3 * (size_t)QREP_UNDO_SEGMENT_SIZE) /* at most: a batch may fill a segment */
 
 enum { DEVICE_FILE = 0, UNDO_FILE = 1 };
 
@@ -327,23 +327,34 @@ static int restore_all(struct restorer *restorer)
     return 0;
 }
 
+/* Where all batches fit at once there is no need for more: memory that is never used takes longer to get than a few batches to put back. */
+static size_t window_size(const struct qrep_restore_job *job)
+{
+    uint64_t size = QREP_PAGE_SIZE;
+
+    for (size_t i = 0; i < job->count && size < WINDOW_SIZE; i++)
+        size += job->batches[i].size < WINDOW_SIZE ? qrep_align_up(job->batches[i].size, QREP_PAGE_SIZE) : WINDOW_SIZE;
+    return size < WINDOW_SIZE ? (size_t)size : WINDOW_SIZE;
+}
+
 int qrep_undo_restore(struct qrep_restore_job *job)
 {
     struct qrep_ring_options options = {.backend = job->backend, .entries = RING_ENTRIES};
+    size_t window = window_size(job);
     struct restorer restorer = {.job = job, .punch = job->punch};
     int files[] = {[DEVICE_FILE] = job->device_fd, [UNDO_FILE] = job->undo_fd};
 
     job->restored = 0;
     job->failed = QREP_UNDO_NO_PLACE;
-    int rc = qrep_arena_open(&restorer.arena, WINDOW_SIZE + ZERO_ROOM);
+    int rc = qrep_arena_open(&restorer.arena, window + ZERO_ROOM);
     if (rc == 0)
         rc = qrep_ring_open(&restorer.ring, &options);
     if (rc == 0)
         rc = qrep_ring_register_files(restorer.ring, files, 2);
     if (rc == 0) {
         rc = qrep_ring_register_buffers(restorer.ring, restorer.arena.base, restorer.arena.size);
-        restorer.window = (struct qrep_window){.base = restorer.arena.base, .size = WINDOW_SIZE};
-        restorer.zero_room = (struct qrep_zero_room){.base = restorer.arena.base + WINDOW_SIZE, .size = ZERO_ROOM};
+        restorer.window = (struct qrep_window){.base = restorer.arena.base, .size = window};
+        restorer.zero_room = (struct qrep_zero_room){.base = restorer.arena.base + window, .size = ZERO_ROOM};
         if (rc >= 0)
             rc = restore_all(&restorer);
     }
