@@ -69,10 +69,19 @@ def follows(offset):
     """The last write to the same file was at this offset."""
 
     def fits(path, record, before):
-        last = next((each for each in reversed(before) if each.kind == log.WRITE and each.node == record.node), None)
+        last = last_write(record, before)
         return is_undo(path) and last is not None and last.offset == offset
 
     return fits
+
+
+def last_write(record, before):
+    return next((each for each in reversed(before) if each.kind == log.WRITE and each.node == record.node), None)
+
+
+def follows_a_batch(path, record, before):
+    last = last_write(record, before)
+    return last is not None and last.offset >= undofile.SEGMENT
 
 
 def moved(pick, before):
@@ -87,6 +96,19 @@ def moved(pick, before):
                 if to is not None:
                     return [*records[:to], records[at], *records[to:at], *records[at + 1 :]]
         raise ValueError("there is nothing to be moved")
+
+    return edit
+
+
+def gathered(pick, fits):
+    """What `pick` finds until the device is flushed for the first time comes before the first record that fits. Both: of (path, record)."""
+
+    def edit(records, paths):
+        begin = next(at for at, each in enumerate(records) if each.names == ("start",))
+        end = next(at for at in range(begin, len(records)) if is_device(paths[at]) and records[at].kind == log.SYNC)
+        to = next(at for at in range(begin, end) if fits(paths[at], records[at], records[:at]))
+        picked = [at for at in range(to, end) if pick(paths[at], records[at])]
+        return [*records[:to], *(records[at] for at in picked), *(each for at, each in enumerate(records[to:], to) if at not in picked)]
 
     return edit
 
@@ -210,9 +232,9 @@ def believes_half_a_superblock(patch):
 
 CANARIES = {
     "undo is not flushed": Canary("runs", without(log.SYNC, is_undo)),
-    "data are written before their before-images": Canary("runs", moved(lambda path, each: is_device(path) and each.kind != log.SYNC, is_batch)),
+    "data are written before their before-images": Canary("runs", gathered(is_device, lambda path, each, _before: is_batch(path, each))),
     "data are written before the flush of their before-images": Canary(
-        "runs", moved(lambda path, each: is_device(path) and each.kind != log.SYNC, lambda path, each: is_undo(path) and each.kind == log.SYNC)
+        "runs", gathered(is_device, lambda path, each, before: is_undo(path) and each.kind == log.SYNC and follows_a_batch(path, each, before))
     ),
     "the device is not flushed before the commit": Canary("runs", without(log.SYNC, is_device)),
     "the commit is written before the device is flushed": Canary("runs", moved(commits, lambda path, each: is_device(path) and each.kind == log.SYNC)),
