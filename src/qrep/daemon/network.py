@@ -21,7 +21,7 @@ from qrep.daemon.names import addresses_of
 from qrep.errors import ProtocolError, Refused, Unreachable, from_dict
 from qrep.protocol.transport import Disconnected, TcpView, tcp_view
 
-START_S = 20.0
+START_S = 60.0
 END_S = 2.0
 TAKE_S = 5  # a front that takes nothing for so long is ended: whoever asks it something waits for that
 PAUSE_FIRST_S, PAUSE_MAX_S = 0.1, 30.0
@@ -155,6 +155,9 @@ class Network:
             ))  # fmt: skip
             answer, _none = line.receive()
         except packets.Gone as err:
+            if isinstance(err.__cause__, TimeoutError):
+                late = f"the process that faces the network was not ready within {START_S:.0f} s"
+                raise Refused(late, hint="see what takes this host's processors, then start the agent again", code="front") from err
             raise Refused("the process that faces the network ended as it began", hint="the lines above say why", code="front") from err
         line.socket.settimeout(None)
         line.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", TAKE_S, 0))  # a time-out of Python's would be receive()'s, too
