@@ -40,6 +40,8 @@ def write_all(descriptor, data, offset=None):
     view = memoryview(data).cast("B")
     while view:
         written = os.write(descriptor, view) if offset is None else os.pwrite(descriptor, view, offset)
+        if not written:  # asked again it might be so for ever
+            raise OSError(errno.EIO, "a write took nothing")
         view = view[written:]
         if offset is not None:
             offset += written
@@ -56,6 +58,14 @@ def read_exact(descriptor, size, offset):
             break
         done += got
     return data
+
+
+def read_into(descriptor, view, offset):
+    """Fill `view`, a writable memoryview of bytes. Returns how many were read, fewer only at the end of the file. For O_DIRECT, too."""
+    done = 0
+    while done < len(view) and (got := os.preadv(descriptor, [view[done:]], offset + done)):
+        done += got
+    return done
 
 
 def _component(name):

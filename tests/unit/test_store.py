@@ -126,6 +126,12 @@ def test_whole_transfers_survive_short_ones(tmp_path, monkeypatch):
     os.close(descriptor)
 
 
+def test_a_write_that_takes_nothing_is_an_error_and_not_tried_for_ever(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "pwrite", lambda fd, data, offset: 0)
+    with open(tmp_path / "file", "w+b") as file, pytest.raises(OSError, match="took nothing"):
+        write_all(file.fileno(), b"0123456789", 5)
+
+
 def test_missing_parents_are_private_too(tmp_path):
     with Directory(tmp_path / "a" / "b" / "c"):
         assert [(tmp_path / path).stat().st_mode & 0o777 for path in ("a", "a/b", "a/b/c")] == [0o700] * 3

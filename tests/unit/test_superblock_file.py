@@ -90,3 +90,10 @@ def test_a_superblock_that_cannot_be_confirmed_ends_the_process(opened):
         file.confirm()
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 71
+
+
+def test_a_superblock_that_was_cut_off_is_no_superblock(opened, tmp_path):
+    write(opened(), 1, 2)
+    os.truncate(tmp_path / "target" / "superblock", SLOT_DISTANCE)
+    with pytest.raises(DamagedError, match="ends before its second slot"):
+        opened().load()

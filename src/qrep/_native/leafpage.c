@@ -66,8 +66,8 @@ int qrep_leaf_page_write(int fd, const struct qrep_geometry *geometry, uint64_t 
         ssize_t put = pwritev(fd, iov, parts, (off_t)(offset + done));
         if (put < 0 && errno == EINTR)
             continue;
-        if (put < 0)
-            return -errno;
+        if (put <= 0)
+            return put ? -errno : -EIO; /* nothing was taken: asked again it might be so for ever */
         done += (size_t)put;
     }
     return 0;

@@ -9,13 +9,13 @@ import os
 import stat
 
 from qrep import device, devicesafety
-from qrep._native import disk, undo
+from qrep._native import undo
 from qrep._native.compare import is_zero
 from qrep.crashpoint import crashpoint
 from qrep.errors import DeviceReadError, Refused
 from qrep.extents import data_extents
-from qrep.store import flush, write_all
-from qrep.target.undolog import PIECE, BatchWriter
+from qrep.store import flush, read_into, write_all
+from qrep.target.undolog import PIECE, BatchWriter, read_batch
 from qrep.target.undostore import groups
 
 COPY_SIZE = 4 << 20
@@ -34,8 +34,7 @@ class UndoLog(BatchWriter):
         """Log what the device holds in a range."""
         while size:
             piece = min(size, PIECE)
-            got = os.preadv(self._device_fd, [memoryview(self._buffer)[:piece]], offset)
-            if got != piece:
+            if read_into(self._device_fd, memoryview(self._buffer)[:piece], offset) != piece:
                 raise DeviceReadError(f"{piece} bytes at {offset} could not be read before they are overwritten")
             data = self._buffer[:piece]
             self.add(offset, piece, None if is_zero(data) else data)
@@ -67,12 +66,8 @@ def apply_point(store, chain, way, log, device_fd, *, is_file, progress=None):
         try:
             for group in groups(batches):
                 for place in group:
-                    data = mmap.mmap(-1, place.size)
-                    os.preadv(descriptor, [data], place.position)
-                    scanned = disk.scan_undo_segment(
-                        data, place.position, header.size, header.base_id, header.attempt, limit=1
-                    )
-                    for extent in scanned.batches[0].extents:
+                    _data, extents, _payload = read_batch(descriptor, header, place)
+                    for extent in extents:
                         log.save(extent.offset, extent.size)
                         last = (extent.offset + extent.size - 1) // granule_size
                         touched.update(range(extent.offset // granule_size, last + 1))

@@ -12,7 +12,7 @@ import os
 from qrep._native import disk
 from qrep.crashpoint import crashpoint
 from qrep.errors import DamagedError
-from qrep.store import die
+from qrep.store import die, read_into
 
 NAME = "superblock"
 SLOT_SIZE = disk.SUPERBLOCK_SIZE
@@ -42,18 +42,22 @@ class SuperblockFile:
             return None
         slots = []
         for slot in range(2):
-            os.preadv(self._descriptor, [self._page], slot * SLOT_DISTANCE)  # whole pages: the descriptor may be O_DIRECT
+            # Whole pages: the descriptor may be O_DIRECT. A slot of which only a part is there must not hide behind what the other one held.
+            if read_into(self._descriptor, memoryview(self._page), slot * SLOT_DISTANCE) != SLOT_DISTANCE:
+                raise self._damaged("it ends before its second slot")
             slots.append(self._page[:SLOT_SIZE])
         try:
             self.block, _ = disk.choose_superblock(*slots)
         except disk.RecordNewer as err:
             raise DamagedError(f"{self.path}: {err}", hint="use the version of qrep that wrote it") from err
         except disk.RecordDamaged as err:
-            raise DamagedError(
-                f"{self.path}: {err}",
-                hint="the target was left alone; put the file back from a copy, or remove the volume and replicate it anew",
-            ) from err
+            raise self._damaged(err) from err
         return self.block
+
+    def _damaged(self, what):
+        return DamagedError(
+            f"{self.path}: {what}", hint="the target was left alone; put the file back from a copy, or remove the volume and replicate it anew"
+        )
 
     def confirm(self):
         """Flush what load() read: a predecessor may have died between its write and its flush. A failed flush ends the process (R2)."""

@@ -1,10 +1,10 @@
-"""Writes batches of before-images to an undo file, as the lanes do (`_native/disk.h` has the bytes)."""
+"""Writes batches of before-images to an undo file, as the lanes do, and reads one (`_native/disk.h` has the bytes)."""
 
 import mmap
 
 from qrep._native import disk
-from qrep.errors import UndoSpaceError
-from qrep.store import write_all
+from qrep.errors import DamagedError, UndoSpaceError
+from qrep.store import read_into, write_all
 from qrep.units import format_size
 
 PIECE = 1 << 20  # bytes of one before-image at most
@@ -61,6 +61,17 @@ class BatchWriter:
 
     def _written(self, end):
         """For subclasses: a batch is written that ends there."""
+
+
+def read_batch(descriptor, header, place):
+    """(bytes of the batch, its extents, where its payload begins in them); everything is checked. place: of undo.scan(). Raises DamagedError."""
+    data = mmap.mmap(-1, place.size)
+    if read_into(descriptor, memoryview(data), place.position) == place.size:
+        scanned = disk.scan_undo_segment(data, place.position, header.size, header.base_id, header.attempt, limit=1)
+        if len(scanned.batches) == 1 and scanned.batches[0].position == place.position:
+            (batch,) = scanned.batches
+            return data, batch.extents, batch.payload_position - place.position
+    raise DamagedError(f"the batch of before-images at {place.position} changed while it was read")
 
 
 def _batch_size(extents, payload):

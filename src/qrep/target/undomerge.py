@@ -17,7 +17,7 @@ from qrep._native import disk, undo
 from qrep.crashpoint import crashpoint
 from qrep.errors import DamagedError, UndoSpaceError
 from qrep.store import TEMPORARY, flush, write_all
-from qrep.target.undolog import PIECE, SEGMENT, BatchWriter
+from qrep.target.undolog import PIECE, SEGMENT, BatchWriter, read_batch
 from qrep.units import format_size
 
 COPY_OFFSET = disk.UNDO_COPY_OFFSET
@@ -160,14 +160,3 @@ class Merge:
         """Give up what was built. What cannot be removed, the next start removes."""
         with contextlib.suppress(OSError):
             self.store.directory.remove(self._temporary)
-
-
-def read_batch(descriptor, header, place):
-    """(bytes of the batch, its extents, where its payload begins in them); everything is checked. Raises DamagedError."""
-    data = mmap.mmap(-1, place.size)
-    os.preadv(descriptor, [data], place.position)
-    scanned = disk.scan_undo_segment(data, place.position, header.size, header.base_id, header.attempt, limit=1)
-    if len(scanned.batches) != 1 or scanned.batches[0].position != place.position:
-        raise DamagedError(f"the batch of before-images at {place.position} changed while it was read")
-    (batch,) = scanned.batches
-    return data, batch.extents, batch.payload_position - place.position
