@@ -86,7 +86,7 @@ def fill_zero_values(geometry, states, values, limit=ZERO_FILL_LIMIT):
 
 
 def read_page(geometry, leaves_fd, granule, state, value):
-    """The leaf values of a granule as stored, or None: a page is believed only if it merges to the granule's value (R8)."""
+    """The leaf values of a granule as stored, or None: a page is believed only if it can be read and merges to the granule's value (R8)."""
     count = geometry.granule_leaves(granule)
     if state & STATE_MASK == STATE_ZERO:
         page = bytearray(count * DIGEST_SIZE)
@@ -96,7 +96,10 @@ def read_page(geometry, leaves_fd, granule, state, value):
     if state & STATE_MASK != STATE_HASHED or not state & STATE_PAGE or leaves_fd < 0:
         return None
     page = bytearray(count * DIGEST_SIZE)
-    got = os.preadv(leaves_fd, [page], page_offset(geometry, granule, state))
+    try:
+        got = os.preadv(leaves_fd, [page], page_offset(geometry, granule, state))
+    except OSError:  # as good as a page that is not there
+        return None
     return page if got == len(page) and hasher.merge(page) == value else None
 
 

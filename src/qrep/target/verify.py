@@ -20,19 +20,20 @@ from qrep.protocol import actions as do
 from qrep.protocol import messages as say
 from qrep.protocol.transport import Disconnected
 from qrep.rehash import Piece, Rehash, independent_root, own_page, read_granule, read_range, tree_of
-from qrep.store import flush
+from qrep.store import flush, write_all
 
 log = logging.getLogger("qrep.target")
 READERS_MAX = 4  # the last one works, those before it are told to end and do so within moments
 
 
 class Reader:
-    """One thread that reads the device for a session. work(reader, descriptor): what it does; it ends soon after stopped is set."""
+    """One thread that reads the device for a session. work(reader, descriptor): what it does; it ends soon after stopped is set. failed(error): told
+    what ended it early, if anything did."""
 
-    def __init__(self, device_fd, work):
+    def __init__(self, device_fd, work, failed):
         self.stopped = threading.Event()
         self._descriptor = os.dup(device_fd)  # of the same open file: the claim lasts until both are closed (R1)
-        self._work = work
+        self._work, self._failed = work, failed
         self._thread = threading.Thread(target=self._run, name="verify", daemon=True)
         self._thread.start()
 
@@ -41,10 +42,16 @@ class Reader:
             self._work(self, self._descriptor)
         except (OSError, QrepError) as err:
             log.warning("verify: %s", err)
-        except Exception:  # a bug of ours: the session is told nothing more, and ends by its source's patience
+            self._tell(err)
+        except Exception as err:  # a bug of ours
             log.exception("verify: internal error")
+            self._tell(QrepError(f"internal error: {err!r}", code="internal"))
         finally:
             os.close(self._descriptor)
+
+    def _tell(self, error):
+        if not self.stopped.is_set():
+            self._failed(error)
 
     def is_going(self):
         return self._thread.is_alive()
@@ -66,13 +73,20 @@ class CheckDriver:
         for reader in self._readers:
             reader.end()
 
-    def _read_beside(self, work):
+    def _read_beside(self, action, work):
+        """Carry out `work` for the session that asked for `action`; its source waits for an answer, so one that fails is told, too."""
+
+        def failed(error):
+            with self.lock:
+                if self.device_fd >= 0 and action.handle in self._channels:
+                    self.execute(self.machine.failed(action, error))
+
         going = [reader for reader in self._readers if reader.is_going()]
         if len(going) >= READERS_MAX:
             raise QrepError(f"{len(going)} readings are about to end; no more is begun before", code="busy")
         for reader in going:
             reader.stopped.set()  # not waited for: it may be waiting for the lock that is held here
-        self._readers = (*going, Reader(self.device_fd, work))
+        self._readers = (*going, Reader(self.device_fd, work, failed))
 
     def _session_ended(self):
         """What was kept for questions goes with the last session: it takes as much as the map."""
@@ -105,7 +119,7 @@ class CheckDriver:
             if action.first == self.geometry.granules or mark != self.machine.mark():
                 self._say_beside(reader, handle, mark, self._checked(Piece(self.geometry.granules, 0, 0), True))
 
-        self._read_beside(work)
+        self._read_beside(action, work)
 
     @staticmethod
     def _unknown_before(tree, first):
@@ -145,16 +159,10 @@ class CheckDriver:
             def stopped():
                 return reader.stopped.is_set() or handle not in self._channels or mark != self.machine.mark()
 
-            try:
-                root = independent_root(descriptor, geometry, sector_size, progress, stopped, rate)
-            except DeviceReadError as err:
-                with self.lock:
-                    if self.device_fd >= 0 and handle in self._channels:
-                        self.execute(self.machine.failed(action, err))
-                return
+            root = independent_root(descriptor, geometry, sector_size, progress, stopped, rate)
             self._say_beside(reader, handle, mark, say.Root(root=root or bytes(32)))  # None: it was stopped, and nobody is told, or the mark moved
 
-        self._read_beside(work)
+        self._read_beside(action, work)
 
     def _send_nodes(self, action):
         kinds, values = self._tree_of(action.mark).nodes(action.level, action.indexes)
@@ -179,8 +187,7 @@ class CheckDriver:
         buffer[:] = data
         crashpoint("target-repair-before")
         try:
-            if os.pwrite(self.device_fd, buffer, offset) != len(data):
-                return "write"
+            write_all(self.device_fd, buffer, offset)
         except OSError as err:
             log.warning("%s: a damaged leaf at %d does not take a write: %s", self.name, offset, err)
             return "write"
