@@ -4,6 +4,7 @@
     report = run.run()         # blocks; reconnects and resumes by itself for a while
 """
 
+import contextlib
 import logging
 import secrets
 import time
@@ -42,11 +43,14 @@ class Run(Dialogue):
     def __init__(self, request, dial, connect, *, observer=None, on_lost=None):
         super().__init__(request, dial, observer, on_lost)
         self.geometry, self._connect = request.geometry, connect
-        self._map = DigestMap(request.map_directory, self.geometry, request.volume_id)
-        self._run_file = RunFile(request.run_directory)
-        self._image = Image(
-            request, self._map, self._progress, self._stopping, self._tell, lambda watch, error: self._events.put(("snapshot", watch, error))
-        )
+        with contextlib.ExitStack() as made:
+            self._map = made.enter_context(contextlib.closing(DigestMap(request.map_directory, self.geometry, request.volume_id)))
+            self._run_file = made.enter_context(contextlib.closing(RunFile(request.run_directory)))
+            self._run_file.directory.sweep()
+            self._image = Image(
+                request, self._map, self._progress, self._stopping, self._tell, lambda watch, error: self._events.put(("snapshot", watch, error))
+            )
+            made.pop_all()  # run() closes them
         self._base = self._session_base = self._marked = None
         self._unreadable = []
 

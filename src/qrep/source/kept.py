@@ -35,7 +35,11 @@ class Kept:
 
     def __init__(self, run_directory, release):
         self.directory, self._release = Directory(run_directory), release
-        self.kept, self.next = _load(self.directory)
+        try:
+            self.kept, self.next = _load(self.directory)
+        except BaseException:
+            self.directory.close()
+            raise
 
     def close(self):
         self.directory.close()
