@@ -60,6 +60,7 @@ def test_where_seccomp_forbids_io_uring_threads_do_the_work_and_the_probe_says_w
 def test_the_environment_chooses_the_backend_and_a_wrong_name_is_refused():
     code = "import json; from qrep._native.ring import Ring; print(json.dumps(Ring().backend))"
     assert run_python(code, {"QREP_RING": "threads"}) == "threads"
+    assert run_python(code, {"QREP_RING": "threads1"}) == "threads"
     with pytest.raises(AssertionError, match="Invalid argument"):
         run_python(code, {"QREP_RING": "thread"})
 

@@ -28,8 +28,10 @@ static int means_unavailable(int error)
     return error == -ENOSYS || error == -EPERM || error == -EACCES || error == -ENOMEM || error == -EINVAL;
 }
 
-static int backend_wanted(uint32_t backend)
+/* What the caller or the environment wants, or -EINVAL. one_worker: set for "threads1", where disk requests are carried out in their order. */
+static int backend_wanted(uint32_t backend, int *one_worker)
 {
+    *one_worker = 0;
     if (backend != QREP_RING_AUTO)
         return (int)backend;
     const char *name = getenv("QREP_RING");
@@ -37,7 +39,8 @@ static int backend_wanted(uint32_t backend)
         return QREP_RING_AUTO;
     if (strcmp(name, "uring") == 0)
         return QREP_RING_URING;
-    if (strcmp(name, "threads") == 0)
+    *one_worker = strcmp(name, "threads1") == 0;
+    if (*one_worker || strcmp(name, "threads") == 0)
         return QREP_RING_THREADS;
     return -EINVAL;
 }
@@ -70,14 +73,18 @@ static void free_ring(struct qrep_ring *ring)
 int qrep_ring_open(struct qrep_ring **ring, const struct qrep_ring_options *options)
 {
     *ring = NULL;
-    int want = backend_wanted(options->backend);
+    int one_worker = 0;
+    int want = backend_wanted(options->backend, &one_worker);
     if (want < 0)
         return want;
     if (want > QREP_RING_THREADS || options->entries < 1 || options->entries > ENTRIES_MAX || options->threads > THREADS_MAX)
         return -EINVAL;
     struct qrep_ring *opened = NULL;
+    struct qrep_ring_options chosen = *options;
     int fallback = 0;
-    int rc = want == QREP_RING_THREADS ? qrep_threads_open(&opened, options) : qrep_uring_open(&opened, options);
+    if (one_worker)
+        chosen.threads = 1;
+    int rc = want == QREP_RING_THREADS ? qrep_threads_open(&opened, &chosen) : qrep_uring_open(&opened, options);
     if (want == QREP_RING_AUTO && means_unavailable(rc)) {
         fallback = rc;
         rc = qrep_threads_open(&opened, options);

@@ -15,7 +15,8 @@
 enum qrep_ring_backend { QREP_RING_AUTO = 0, QREP_RING_URING = 1, QREP_RING_THREADS = 2 };
 
 struct qrep_ring_options {
-    uint32_t backend;    /* AUTO: QREP_RING=uring|threads from the environment, else io_uring where the kernel grants it */
+    uint32_t backend;    /* AUTO: QREP_RING=uring|threads|threads1 from the environment (threads1: one worker, so that tests see disk requests
+                            in their order), else io_uring where the kernel grants it */
     uint32_t entries;    /* requests in flight at most, 1..4096 */
     uint32_t threads;    /* THREADS backend: workers, 1..64; 0: 4 */
     uint32_t unrestricted; /* io_uring, 0: the kernel lets this ring read, write, fsync, send and receive on registered files and refuses

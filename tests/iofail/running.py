@@ -1,0 +1,151 @@
+"""The process that sweeps: started with interpose.c loaded and the ring of one thread, told what to do by its arguments, prints JSON.
+
+    with Sweeper(seed) as sweeper:                 # compiles, and makes its directory on tmpfs
+        sweeper.run("--all", seconds=240)          # what summary() says
+    cd tests && PYTHONPATH=../src:. python -m iofail.running --seed 7 "second device.write 3 torn"     # one point again
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import zlib
+from pathlib import Path
+
+TESTS = Path(__file__).resolve().parents[1]
+FAILURES_MAX = 20
+BEYOND = 3  # calls more than were counted that are tried: what two threads do may differ by one
+
+
+def start(arguments, *, timeout):
+    """Run this module as a process of its own with the library loaded. Returns (what it printed as JSON, exit code, stderr)."""
+    from iofail.injector import build
+
+    with tempfile.TemporaryDirectory(prefix="qrep-test-", dir="/dev/shm") as scratch:
+        place = Path(scratch, "replica")
+        place.mkdir()
+        library = build(scratch)
+        environment = {
+            **os.environ, "LD_PRELOAD": str(library), "QREP_RING": "threads1", "QREP_CRASH": "", "PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path]),
+            "IOFAIL_LIBRARY": str(library), "IOFAIL_DIRECTORY": str(place),
+        }  # fmt: skip
+        result = subprocess.run(
+            [sys.executable, "-m", "iofail.running", *arguments], env=environment, cwd=TESTS, capture_output=True, text=True, timeout=timeout, check=False
+        )
+    lines = result.stdout.rstrip().splitlines()
+    return (json.loads(lines[-1]) if lines else None), result.returncode, result.stderr
+
+
+def all_points(sweep, acts):
+    """Every way of every call of every act, act by act; more calls than there were without a failure are found out by trying."""
+    from iofail.injector import OF_OP, Point
+
+    for act in acts:
+        for (kind, op), calls in sorted(sweep.calls(act).items()):
+            for way in OF_OP[op]:
+                for nth in range(1, calls + BEYOND + 1):
+                    point = Point(act, kind, op, nth, way)
+                    if (yield point) is False:
+                        break
+
+
+def canaries(sweep):
+    """Each defect in the fork, at its point: reported with it, and nothing without it."""
+    from iofail.canaries import CANARIES
+    from iofail.injector import Point
+
+    missed, told = [], {}
+    for name, (defect, text) in CANARIES.items():
+        sweep.defect = defect
+        attempt = sweep.attempt(Point.of(text))
+        sweep.defect = None
+        clean = sweep.attempt(Point.of(text)) if defect is not None else None
+        if not attempt.problem or not attempt.hit or (clean is not None and clean.problem):
+            missed.append(f"{name} ({text}): {attempt.ended} {attempt.told}; without it {clean and clean.problem}")
+        told[name] = attempt.problem
+    return {"caught": len(CANARIES) - len(missed), "seeded": len(CANARIES), "missed": missed, "told": told}
+
+
+class Tally:
+    def __init__(self):
+        self.points = self.voids = 0
+        self.longest = 0.0
+        self.kinds, self.ways, self.ends, self.failures = {}, {}, {}, []
+
+    def take(self, attempt):
+        if not attempt.hit:
+            return
+        if attempt.void:
+            self.voids += 1
+            return
+        self.points += 1
+        point = attempt.point
+        for table, key in ((self.kinds, f"{point.kind}.{point.op}"), (self.ways, point.way), (self.ends, attempt.ended or "wrong")):
+            table[key] = table.get(key, 0) + 1
+        self.longest = max(self.longest, attempt.seconds)
+        if attempt.problem:
+            self.failures.append(f"{point}: {attempt.problem}"[:1500])
+
+
+def main():
+    from iofail.injector import Point
+    from iofail.replica import TREE_OF
+    from iofail.sweep import Sweep
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=1e9)
+    parser.add_argument("--acts", default=",".join(TREE_OF))
+    parser.add_argument("--one-in", type=int, default=1)
+    parser.add_argument("--canaries", action="store_true")
+    parser.add_argument("--counts", action="store_true")
+    parser.add_argument("points", nargs="*")
+    arguments = parser.parse_args()
+    began = time.monotonic()
+    sweep = Sweep(os.environ["IOFAIL_DIRECTORY"], arguments.seed, os.environ["IOFAIL_LIBRARY"])
+    acts = arguments.acts.split(",")
+    if arguments.counts:
+        print(json.dumps({act: {".".join(key): count for key, count in sweep.calls(act).items()} for act in acts}))
+        return 0
+    if arguments.canaries:
+        print(json.dumps(canaries(sweep)))
+        return 0
+    tally, complete = Tally(), True
+    for text in arguments.points:
+        attempt = sweep.attempt(Point.of(text))
+        tally.take(attempt)
+        print(text, "hit" if attempt.hit else "not reached", attempt.ended, attempt.told, attempt.problem, f"{attempt.seconds:.3f} s", file=sys.stderr)
+    if not arguments.points or arguments.one_in > 1:
+        points, answer = all_points(sweep, acts), None
+        with contextlib.suppress(StopIteration):
+            while True:
+                point = points.send(answer)
+                answer = None
+                if zlib.crc32(str(point).encode()) % arguments.one_in:
+                    continue
+                attempt = sweep.attempt(point)
+                tally.take(attempt)
+                answer = attempt.hit
+                if time.monotonic() - began > arguments.seconds or len(tally.failures) >= FAILURES_MAX:
+                    complete = False
+                    break
+    usage = os.times()
+    print(json.dumps({
+        "points": tally.points, "voids": tally.voids, "longest": round(tally.longest, 1), "acts": acts, "states": sweep.states, "complete": complete, "failures": tally.failures,
+        "kinds": tally.kinds, "ways": tally.ways, "ends": tally.ends, "seconds": round(time.monotonic() - began, 1),
+        "cpu": round(usage.user + usage.system + usage.children_user + usage.children_system, 1),
+    }))  # fmt: skip
+    return 1 if tally.failures else 0
+
+
+if __name__ == "__main__":
+    if "IOFAIL_LIBRARY" in os.environ:
+        sys.exit(main())
+    found, code, errors = start(sys.argv[1:], timeout=1200)
+    print(errors, file=sys.stderr, end="")
+    print(json.dumps(found, indent=1))
+    sys.exit(code)
