@@ -33,6 +33,10 @@ HARNESSES = (
         also=(("double crashes", 50_000), ("distinct", 200_000)),
     ),
     Harness("H4", "kill -9 at every crash point, and at random times", ("h04_kills",), 300, "random kills", 9 * MINUTE),
+    Harness(
+        "H5", "power cuts under target, undo and state, on devices with a volatile cache", ("h05_power",), 200, "power cuts", 10 * MINUTE,
+        also=(("writes of the dead", 10), ("failed flushes", 20), ("sessions superseded", 5), ("cuts of a recovery", 10)),
+    ),  # fmt: skip
     Harness("H6", "a stock kernel's dm-log-writes replayed, cut by cut", ("h06_kernel",), 1000, "power cuts", 8 * MINUTE),
     Harness(
         "H9", "rot of superblock, undo, maps, records and the agent's state", ("h09_rot",), 20_000, "corruptions", 9 * MINUTE,

@@ -9,6 +9,7 @@
     ends.py source DEVICE STATE PORT [none|reflink|hints] [resize]  one run; prints its report as a JSON line. hints: reflink, and the
                                          last generation's snapshot is kept. resize: it begins with one connection,
                                          slowly, gets two more, loses them, and goes on at full speed
+    ends.py defect NAME ...              any of these, with a defect of power/defects.py
     ends.py verify DEVICE STATE PORT     verify --repair; prints its report as a JSON line
 """
 
@@ -176,6 +177,12 @@ def verify_and_repair(path, state, port, backend="none", how=""):
 def main(arguments):
     if arguments[0] in ("take-over", "give-up", "role"):
         change_role(*arguments[1:], arguments[0])
+        return
+    if arguments[0] == "defect":
+        from power.defects import seed
+
+        seed(arguments[1])
+        main(arguments[2:])
         return
     if arguments[0].startswith("group"):
         import groupends
