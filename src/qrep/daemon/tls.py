@@ -21,6 +21,11 @@ SILENCE_S = 5  # whole seconds in which not one acknowledgement came
 # not pinned there hears so here, and not as some broken stream later.
 WELCOME = b"\x01"
 UNKNOWN = b"\x00"  # the key was known when this process began, and is not trusted any more
+# What TLS itself tells of a certificate that does not suffice there. Whatever else breaks a handshake is a network that cut or damaged it: tried again.
+NOT_TRUSTED = {
+    "TLSV1_ALERT_UNKNOWN_CA", "TLSV1_ALERT_ACCESS_DENIED", "TLSV13_ALERT_CERTIFICATE_REQUIRED",
+    *(f"SSLV3_ALERT_{word}" for word in ("BAD_CERTIFICATE", "UNSUPPORTED_CERTIFICATE", "CERTIFICATE_REVOKED", "CERTIFICATE_EXPIRED", "CERTIFICATE_UNKNOWN")),
+}  # fmt: skip
 
 
 def keep_alive(plain):
@@ -154,10 +159,10 @@ def _check_server(stream, where, purpose, fingerprint):
 def _hear_welcome(stream, where, own):
     try:
         said = stream.recv(1)
-    except ssl.SSLError:
-        said = UNKNOWN  # it broke the handshake off when it saw our key
     except OSError as err:
-        raise Unreachable(f"{where}: no TLS handshake: {err.strerror or err}") from err
+        if not (isinstance(err, ssl.SSLError) and err.reason in NOT_TRUSTED):
+            raise Unreachable(f"{where}: no TLS handshake: {err.strerror or err}") from err
+        said = UNKNOWN  # it broke the handshake off when it saw our key
     if said == UNKNOWN:
         raise Refused(
             f"{where} does not know this host ({own})", hint="on that host: qrep peer add NAME ADDRESS-OF-THIS-HOST", code="not-pinned"
