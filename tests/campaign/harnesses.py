@@ -39,6 +39,10 @@ HARNESSES = (
     ),  # fmt: skip
     Harness("H6", "a stock kernel's dm-log-writes replayed, cut by cut", ("h06_kernel",), 1000, "power cuts", 8 * MINUTE),
     Harness(
+        "H8", "networks that cut, stall, reorder, damage and replay, between namespaces", ("h08_network",), 120, "scenarios", 8 * MINUTE,
+        also=(("flips detected", 1000),),
+    ),  # fmt: skip
+    Harness(
         "H9", "rot of superblock, undo, maps, records and the agent's state", ("h09_rot",), 20_000, "corruptions", 9 * MINUTE,
         also=(("bits of the superblock", 8192), ("of the agent's state", 6000)),
     ),  # fmt: skip
