@@ -53,10 +53,10 @@ class Line:
             if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
                 raise ProtocolError("a packet that is too long")
             return self._decoder.decode(data), descriptors
-        except (msgspec.DecodeError, ProtocolError, Gone) as err:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ProtocolError, Gone) as err:
             for each in descriptors:
                 os.close(each)
-            raise ProtocolError(f"not a packet: {err}") if isinstance(err, msgspec.DecodeError) else err from None
+            raise err if isinstance(err, (ProtocolError, Gone)) else ProtocolError(f"not a packet: {err}") from None
 
     def close(self):
         self.socket.close()

@@ -41,7 +41,7 @@ async def _body(request, required, optional=None):
             raise UsageError(f"a request body of more than {BODY_MAX} bytes")
     try:
         value = json.loads(data or b"{}")
-    except ValueError as err:
+    except (ValueError, RecursionError) as err:  # lists in lists in lists
         raise UsageError(f"the request is not JSON: {err}") from err
     fields = required | (optional or {})
     if not isinstance(value, dict):

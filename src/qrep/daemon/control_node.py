@@ -36,20 +36,27 @@ def add(requests, node):
 
     @requests.route("/events", "GET")
     async def events(request):
-        query = request.query_params
-        try:
-            since = datetime.fromisoformat(query["since"]).timestamp() if "since" in query else 0.0
-            after = int(query.get("after", "0"))
-        except ValueError:
-            raise UsageError("since is not an ISO time, or after is not a number") from None
-        wanted = {"since": since, "job": query.get("job"), "level": query.get("level"), "codes": query.getlist("code")}
-        if wanted["level"] not in (None, *LEVELS):
-            raise UsageError(f"no level {wanted['level']!r}", hint=f"levels: {', '.join(LEVELS)}")
-        for code in wanted["codes"]:
-            if code not in CODES:
-                near = difflib.get_close_matches(code, CODES, 1)
-                raise UsageError(f"no event has the code {code!r}", hint=f"did you mean {near[0]}?" if near else "docs/EVENTS.md lists them")
-        return StreamingResponse(_events(node, after, wanted, query.get("follow") == "1", request), media_type="application/jsonl")
+        after, wanted = events_wanted(request.query_params)
+        return StreamingResponse(_events(node, after, wanted, request.query_params.get("follow") == "1", request), media_type="application/jsonl")
+
+
+def events_wanted(query):
+    """(after, the other arguments of EventLog.read) that a request asks for. Raises UsageError."""
+    try:
+        since = datetime.fromisoformat(query["since"]).timestamp() if "since" in query else 0.0
+        after = int(query.get("after", "0"))
+    except (ValueError, OverflowError):
+        raise UsageError("since is not an ISO time, or after is not a number") from None
+    if not 0 <= after < 1 << 63:
+        raise UsageError("after is not the number of an event")
+    wanted = {"since": since, "job": query.get("job"), "level": query.get("level"), "codes": query.getlist("code")}
+    if wanted["level"] not in (None, *LEVELS):
+        raise UsageError(f"no level {wanted['level']!r}", hint=f"levels: {', '.join(LEVELS)}")
+    for code in wanted["codes"]:
+        if code not in CODES:
+            near = difflib.get_close_matches(code, CODES, 1)
+            raise UsageError(f"no event has the code {code!r}", hint=f"did you mean {near[0]}?" if near else "docs/EVENTS.md lists them")
+    return after, wanted
 
 
 def problems_of(node):
