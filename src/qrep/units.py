@@ -58,7 +58,10 @@ def parse_space(text, volume_size):
             raise UsageError(f"{text!r} is not a multiple", hint="write it like 2x, 0.5x, or as a size like 100G")
         from fractions import Fraction  # here, because who only shows sizes does without
 
-        return math.ceil(Fraction(match[1]) * volume_size)
+        amount = math.ceil(Fraction(match[1]) * volume_size)
+        if amount > MAX_BYTES:
+            raise UsageError(f"{text!r} is more than any device holds", hint="write it like 2x, 0.5x, or as a size like 100G")
+        return amount
     return parse_size(text)
 
 

@@ -27,6 +27,7 @@ FOUND = [
     ("request", b"[" * 60_000),  # RecursionError: "internal error" instead of exit code 2
     ("query of events", {"after": "9" * 30}),  # OverflowError of SQLite
     ("query of events", {"since": "0001-01-01"}),
+    ("parse_space", "39999999999999999999x"),  # it was that many bytes
 ]
 
 
