@@ -133,7 +133,8 @@ def loop_device(undo_after, memory_dir):
         command = ["losetup", "--find", "--show", f"--sector-size={sector_size}", f"--offset={offset}"]
         command += [f"--direct-io={'on' if direct_io else 'off'}"]
         command += ["--read-only"] * read_only + ["--partscan"] * partscan
-        device = LoopDevice(run(*command, backing), backing, sector_size)
+        name = run(*command, backing)  # "loop5" alone where the device's own node was not there yet
+        device = LoopDevice(os.path.join("/dev", name), backing, sector_size)
         undo_after.callback(device.detach)
         return device
 

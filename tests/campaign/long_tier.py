@@ -4,7 +4,7 @@ import sys
 
 from campaign import outcome, pytests
 
-ELSEWHERE = {"tests/fault": "H4", "tests/model": "H14", "tests/system/test_soak.py": "H11"}  # slow tests of these are run by that harness
+ELSEWHERE = {"tests/fault": "H4", "tests/model": "H14", "tests/system/test_soak.py": "H11", "tests/security": "H17"}  # slow tests of these are run by that harness
 
 
 def run(seed, count, clock):

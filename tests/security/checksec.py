@@ -61,6 +61,6 @@ def fortified(path):
 
 
 def exports(path):
-    """Functions and data that others may take from it by name."""
+    """Functions that others may take from it by name."""
     lines = [line.split() for line in _readelf(path, "--dyn-syms").splitlines() if " UND " not in line]
-    return {line[7] for line in lines if len(line) > 7 and line[3] in ("FUNC", "OBJECT") and line[4] in ("GLOBAL", "WEAK")}
+    return {line[7] for line in lines if len(line) > 7 and line[3] == "FUNC" and line[4] in ("GLOBAL", "WEAK")}

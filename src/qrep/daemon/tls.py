@@ -17,6 +17,7 @@ PURPOSES = CONTROL, DATA, ASK, TEST = "qrep-control/1", "qrep-data/1", "qrep-ask
 HANDSHAKE_S = 10.0  # an accepted connection may take
 CONNECT_S, GREETING_S = 3.0, 5.0  # for a connection of ours: until it is there, and until the other end has let us in
 SILENCE_S = 5  # whole seconds in which not one acknowledgement came
+CERTIFICATE_NOT_YET_VALID, CERTIFICATE_EXPIRED = 9, 10  # X509_V_ERR_...
 # TLS 1.3 lets a client speak before the server has looked at its certificate. This byte says that it has, so that a host which is
 # not pinned there hears so here, and not as some broken stream later.
 WELCOME = b"\x01"
@@ -140,11 +141,20 @@ def dial(wrap, context, own, address, purpose, fingerprint, timeout=CONNECT_S, s
     return stream
 
 
+def is_date(error):
+    """Whether a certificate was refused for its dates, and nothing else was looked at."""
+    return error.verify_code in (CERTIFICATE_NOT_YET_VALID, CERTIFICATE_EXPIRED)
+
+
 def _check_server(stream, where, purpose, fingerprint):
     try:
         stream.do_handshake()
         pinned = fingerprint_of(stream.getpeercert(binary_form=True)) == fingerprint
-    except ssl.SSLCertVerificationError:
+    except ssl.SSLCertVerificationError as err:
+        if is_date(err):
+            raise Refused(
+                f"{where}: {err.verify_message}", hint="set the clocks of both hosts; a host whose certificate has ended needs a new key", code="certificate-date"
+            ) from err
         pinned = False
     except OSError as err:
         raise Unreachable(f"{where}: no TLS handshake: {err.strerror or err}") from err

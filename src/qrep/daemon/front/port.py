@@ -145,6 +145,8 @@ class Port:
 
 def _reason(err):
     if isinstance(err, ssl.SSLCertVerificationError):
+        if tls.is_date(err):
+            return f"{err.verify_message}; it was refused (the clocks of both hosts, or a new key on that one, mend it)"
         return "it presents a key that is not pinned here (qrep peer add pins it)"
     if isinstance(err, ssl.SSLError) and err.reason:
         return err.reason
