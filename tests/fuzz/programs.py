@@ -54,13 +54,13 @@ def build(out, canaries=CANARIES):
     return built
 
 
-def fuzz(program, directory, seed, seconds, corpus):
-    """Fuzz from a copy of the corpus; the process and what it said."""
+def fuzz(program, directory, seed, seconds, corpus, runs=-1):
+    """Fuzz from a copy of the corpus, so long or so often; the process and what it said."""
     found = directory / "found"
     found.mkdir()
     artifacts = os.environ.get("QREP_FUZZ_DIR", str(directory)) + "/"
     # Seed 0 means "random" to libFuzzer.
-    command = [str(program), f"-seed={seed % 2**32 or 1}", f"-max_total_time={seconds}", "-print_final_stats=1", "-max_len=4096",
+    command = [str(program), f"-seed={seed % 2**32 or 1}", f"-max_total_time={seconds}", f"-runs={runs}", "-print_final_stats=1", "-max_len=4096",
                "-timeout=5", "-rss_limit_mb=1024", f"-artifact_prefix={artifacts}", str(found), str(corpus)]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds + 60)
 

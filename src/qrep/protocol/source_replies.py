@@ -10,6 +10,7 @@ from qrep.protocol import features as known
 from qrep.protocol import messages as say
 from qrep.protocol.messages import GRANULES_PER_CHUNK, NO_ID
 
+EPOCH_MAX = 1 << 63  # no target gets there by Hellos of EPOCH_STEP_MAX; a source that believed more would have no numbers left for its next connections
 STALE_ANSWERS_MAX = 8  # a target that always knows a higher epoch is lying
 RETRY_NAKS = ("connection", "frame", "attempt-gone", "base", "busy")
 
@@ -28,7 +29,7 @@ class SourceReplies:
 
     def _on_stale(self, message):
         """The epoch was used. Before this run was ever accepted that is a number to step over; afterwards somebody took over."""
-        if message.max_epoch < self._epoch or message.max_epoch >= (1 << 64) - 1:
+        if message.max_epoch < self._epoch or message.max_epoch >= EPOCH_MAX:
             raise ProtocolError(f"the target refused epoch {self._epoch} and named {message.max_epoch}")
         if self._accepted:
             return self._superseded()
