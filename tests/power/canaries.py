@@ -83,6 +83,11 @@ def zombie_write(cuts, number, *, defect=""):
         number += 1
 
 
+def superseded_session(cuts, number, *, defect=""):
+    while not zombie.superseded(cuts, number, defect):
+        number += 1
+
+
 # name: what is done, how, and what is wrong then; without that it has to pass.
 CANARIES = {
     "the device of the target lies about flushes": (after_a_commit, {"lost": "data"}, {"lying": "data"}),
@@ -96,6 +101,7 @@ CANARIES = {
     ),
     "a failed flush is passed over": (failed_flush, {}, {"defect": "failed_flush_is_passed_over"}),
     "recovery does not take the claim": (zombie_write, {}, {"defect": "no_claim"}),
+    "a session does not wait for the writes of the one before it": (superseded_session, {}, {"defect": "lanes_not_drained"}),
 }  # fmt: skip
 
 

@@ -63,7 +63,18 @@ def open_is_cleared_before_the_restored_device_is_flushed():
     TargetMachine.undo_restored = hasty
 
 
+def lanes_not_drained():
+    """A session begins while writes of the one before it are under way (R12)."""
+    from qrep.target.lanes import TargetLanes
+
+    def drain(self):
+        self._await()
+        self.stop()
+
+    TargetLanes.drain = drain
+
+
 DEFECTS = {
     each.__name__: each
-    for each in (no_claim, no_device_flush, failed_flush_is_passed_over, superblock_not_flushed, open_is_cleared_before_the_restored_device_is_flushed)
+    for each in (no_claim, no_device_flush, failed_flush_is_passed_over, superblock_not_flushed, open_is_cleared_before_the_restored_device_is_flushed, lanes_not_drained)
 }

@@ -27,10 +27,12 @@ def says_nothing(process, seconds):
     return not select.select([process.stdout], [], [], seconds)[0]
 
 
-def run_until_detained(cuts, chance):
+def run_until_detained(cuts, chance, defect=""):
     """A run of which one write to the target's device is under way, on and on. Returns (target, source), or None if there were not so many writes."""
     scene, data = cuts.scene, cuts.scene.devices["data"]
+    scene.defect = defect
     target = scene.start("target")
+    scene.defect = ""
     ready = scene.ready(target)
     data.record(data=False)
     data.detain(chance.randint(1, max(1, cuts.requests["data"].write // 2)) if cuts.requests else 1)
@@ -88,18 +90,18 @@ def in_order(log):
             raise Early(f"a request at {record.begun} ns was before the dead process's write landed at {landed.done} ns")
 
 
-def superseded(cuts, number):
+def superseded(cuts, number, defect=""):
     """A source is killed with a write of its session under way; the next session is not served before that has landed (INV-F, R12). False: as zombie()."""
     chance, scene, data = random.Random(f"{cuts.seed}:superseded:{number}"), cuts.scene, cuts.scene.devices["data"]
     cuts.change(chance)
-    processes = run_until_detained(cuts, chance)
+    processes = run_until_detained(cuts, chance, defect)
     if processes is None:
         return False
     target, source = processes
     source.kill()
     source.wait()
     second = scene.start("source", scene.port)
-    if not says_nothing(second, NOT_YET_S):
+    if not says_nothing(second, LIMIT_S if defect else NOT_YET_S):
         raise Early(f"a session ended while a write of the one before it was under way: {second.communicate()}")
     data.land()
     out, err = second.communicate()
