@@ -91,6 +91,20 @@ def test_both_scans_find_the_same_batches(make_target):
     assert kinds == {disk.UNDO_DATA, disk.UNDO_ZERO}
 
 
+def test_a_file_that_ends_with_its_batches_is_read_like_one_that_is_allocated_beyond_them(make_target):
+    target = make_target(mixed_content(3, SIZE))
+    assert overwrite(target, mixed_content(4, SIZE), kinds=("runs", "full")).finish() == 0
+    batches, size = scan(target).batches, os.fstat(target.undo_fd).st_size
+    last = max(batches)
+    assert 0 < last.position + last.size - SEGMENT <= MIB < size - SEGMENT  # read at once, and with a ring
+    for end in (last.position + last.size, last.position + last.size + 512):
+        os.ftruncate(target.undo_fd, end)
+        assert scan(target) == (batches, None)
+    os.ftruncate(target.undo_fd, last.position + last.size - 4096)
+    assert scan(target) == (batches[:-1], None)
+    assert undo.scan(target.undo_fd, last.position + last.size, target.undo_header()) == (batches[:-1], None)  # it is shorter than it was said to be
+
+
 def test_a_leaf_written_twice_goes_back_to_its_first_content(make_target):
     old = mixed_content(5, SIZE)
     target = make_target(old)

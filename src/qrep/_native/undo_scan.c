@@ -1,6 +1,7 @@
 #include "undo_scan.h"
 
 #include "buffers.h"
+#include "punch.h"
 #include "ring.h"
 
 #include <errno.h>
@@ -113,6 +114,21 @@ static int scan_segments(struct reader *reader, const struct qrep_undo_header *h
     return rc;
 }
 
+/* What one request reads needs no ring: most files hold a segment's beginning only. */
+static int scan_small(int undo_fd, uint64_t size, const struct qrep_undo_header *header, struct qrep_undo_list *list)
+{
+    void *room = NULL;
+
+    if (posix_memalign(&room, QREP_PAGE_SIZE, (size_t)size))
+        return -ENOMEM;
+    memset(room, 0, (size_t)size);
+    int rc = qrep_pread_all(undo_fd, room, (size_t)size, QREP_UNDO_SEGMENT_SIZE);
+    if (rc == 0 || rc == -ENODATA) /* the file ended sooner: as a hole */
+        rc = scan_segment(list, header, room, size, QREP_UNDO_SEGMENT_SIZE);
+    free(room);
+    return rc;
+}
+
 int qrep_undo_scan_file(int undo_fd, uint64_t file_size, const struct qrep_undo_header *header, uint32_t backend, struct qrep_undo_list *list)
 {
     struct qrep_ring_options options = {.backend = backend, .entries = 64};
@@ -123,7 +139,17 @@ int qrep_undo_scan_file(int undo_fd, uint64_t file_size, const struct qrep_undo_
     if (file_size <= QREP_UNDO_SEGMENT_SIZE) /* no batch: the first segment is the header's */
         return 0;
     uint64_t batches = file_size - QREP_UNDO_SEGMENT_SIZE;
-    int rc = qrep_arena_open(&reader.arena, batches > QREP_UNDO_SEGMENT_SIZE ? 2 * (size_t)QREP_UNDO_SEGMENT_SIZE : (size_t)batches);
+    int rc;
+    batches -= batches % QREP_PAGE_SIZE; /* a batch is whole pages */
+    if (batches == 0)
+        return 0;
+    if (batches <= READ_SIZE) {
+        rc = scan_small(undo_fd, batches, header, list);
+        if (rc)
+            qrep_undo_list_free(list);
+        return rc;
+    }
+    rc = qrep_arena_open(&reader.arena, batches > QREP_UNDO_SEGMENT_SIZE ? 2 * (size_t)QREP_UNDO_SEGMENT_SIZE : (size_t)batches);
     if (rc == 0)
         rc = qrep_ring_open(&reader.ring, &options);
     if (rc == 0)
