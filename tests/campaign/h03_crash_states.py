@@ -11,9 +11,9 @@ from campaign import outcome
 from crash import canaries, recorder, scenes
 from crash.harness import Bench, Counts, Failure
 
-# States of one place: of three leaves that are being written, each whole, lost or torn in any of its ways, there are 28 ** 3.
-EXHAUSTIVE, LIMIT = 25_000, 3_000
-DOUBLE_LIMIT, RECOVERIES = 300, 60
+# States of one place: of three leaves that are being written, each whole, lost or torn in any of its ways, there are 28 ** 3. First a little of every life.
+FEW, LIMIT, EXHAUSTIVE = 200, 2_000, 25_000
+FEW_RECOVERIES, RECOVERIES, DOUBLE_LIMIT = 10, 80, 200
 FAILURES_MAX = 20
 
 
@@ -37,13 +37,15 @@ def run(seed, count, clock):
         found.canaries = len(canaries.CANARIES) - len(missed), len(canaries.CANARIES)
         for turn in itertools.count():
             for name in scenes.LIVES:
-                if clock.over() or (turn and counts.all >= count):
+                if clock.over() or counts.all >= count:
                     break
                 here = directory / f"{turn}-{name}"
                 bench = Bench(here / "bench", program, scenes.record(name, here / "life", program, seed + turn), seed + turn)
+                slow = 10 if name in scenes.SLOW else 1
+                limit = EXHAUSTIVE if name == "runs" and turn == 1 else LIMIT if turn else FEW
                 try:
-                    bench.doubles(counts, RECOVERIES, DOUBLE_LIMIT, clock.over)
-                    bench.singles(counts, EXHAUSTIVE if name == "runs" and turn == 0 else LIMIT, clock.over)
+                    bench.doubles(counts, (RECOVERIES if turn else FEW_RECOVERIES) // slow, DOUBLE_LIMIT, clock.over)
+                    bench.singles(counts, limit // slow, clock.over)
                 except Failure as failure:
                     found.failures.append(f"seed {seed + turn}, {failure}"[:700])
             if clock.over() or counts.all >= count or len(found.failures) >= FAILURES_MAX:
@@ -53,7 +55,7 @@ def run(seed, count, clock):
     found.also = {"double crashes": counts.doubles, "distinct": counts.distinct + counts.distinct_doubles, "distinct double crashes": counts.distinct_doubles}
     found.note = (
         f"{counts.exhausted} of {counts.places} places of {turn + 1} x {len(scenes.LIVES)} recorded logs exhausted, {counts.recoveries} recoveries recorded and crashed, "
-        f"{counts.taken_back} open generations taken back" + (f"; not noticed: {missed}" if missed else "")
+        f"{counts.taken_back} open generations taken back, {counts.finished} runs and {counts.rolled_back} rollbacks afterwards" + (f"; not noticed: {missed}" if missed else "")
     )
     return found
 

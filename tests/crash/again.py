@@ -10,10 +10,10 @@ from crash.trial import Ground, Trials
 
 def main():
     with open(sys.argv[1], "rb") as file:
-        scene, files, step = pickle.load(file)
+        scene, files, step, after = pickle.load(file)
     contents = Contents()
     with tempfile.TemporaryDirectory(prefix="qrep-test-", dir="/dev/shm") as directory:
-        Trials(Ground(directory, contents), scene).run({name: contents.number(content) for name, content in files.items()}, step)
+        Trials(Ground(directory, contents), scene).run({name: contents.number(content) for name, content in files.items()}, step, after)
     return 0
 
 

@@ -3,17 +3,15 @@
 import os
 from typing import NamedTuple
 
-import blake3
-
 from crash import recorder as log
 from crash import scenes, undofile
 from crash.harness import Bench, Counts, Failure
 from crash.model import World
-from qrep._native import disk
 from qrep.protocol import actions as do
 from qrep.protocol.target_machine import TargetMachine
 from qrep.target import undostore
 from qrep.target.driver import TargetDriver
+from qrep.target.groupcommit import GroupCommits
 from qrep.target.undostore import UndoStore
 
 NOTHING = log.Record(log.MARK, names=("nothing",))
@@ -221,13 +219,8 @@ def forgets_sync_points(patch):
     patch.setattr(UndoStore, "prune", prune)
 
 
-def believes_half_a_superblock(patch):
-    def sealed(slot):
-        return slot[:480] + blake3.blake3(slot[:480]).digest() if slot[:8] == b"QPERSBLK" else slot
-
-    from qrep.target import superblock
-
-    patch.setattr(superblock, "disk", Instead(disk, choose_superblock=lambda one, other: disk.choose_superblock(sealed(one), sealed(other))))
+def forgets_group_records(patch):
+    patch.setattr(GroupCommits, "decided", lambda self, volume_id, is_open: None)
 
 
 CANARIES = {
@@ -247,6 +240,8 @@ CANARIES = {
     "a merged undo file is renamed before it is flushed": Canary("merged", without(log.SYNC, lambda path, *_: path.endswith(".tmp"))),
     "what was merged goes before what it became is there": Canary("merged", moved(lambda path, each: each.kind == log.REMOVE, lambda path, each: each.kind == log.RENAME)),
     "a rollback does not flush its undo": Canary("rolled back", without(log.SYNC, is_undo)),
+    "the record of a group is renamed before it is flushed": Canary("in a group", without(log.SYNC, lambda path, *_: path.startswith("groups/"))),
+    "recovery forgets the record of a group": Canary("in a group", patch=forgets_group_records),
     "recovery skips the last undo record": Canary("runs", patch=skips_the_first_logged),
     "recovery believes a torn record": Canary("runs", patch=believes_a_torn_batch),
     "recovery takes what is open for committed": Canary("runs", patch=goes_forward),
@@ -263,8 +258,8 @@ def caught(name, directory, program, scene, seed, monkeypatch):
     canary = CANARIES[name]
     if canary.edit is not None:
         records = canary.edit(scene.records, paths_of(scene.records))
-        assert records != scene.records, "nothing was changed"
-        scene = scene._replace(records=records, steps=scenes.steps(records))
+        changed = next(at for at, (one, other) in enumerate(zip(records, scene.records, strict=True)) if one != other)
+        scene = scene._replace(records=records, steps=scenes.steps(records), first=changed)  # until there it is the log as it was
     with monkeypatch.context() as patch:
         if canary.patch is not None:
             canary.patch(patch)

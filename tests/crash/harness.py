@@ -8,14 +8,14 @@ from pathlib import Path
 
 
 from crash import recorder as log
-from crash import scenes
 from crash.model import World
 from crash.recorder import Recorder
 from crash.scenes import Step
-from crash.states import Contents, Places, states
-from crash.trial import Ground, Trials
+from crash.states import Contents, Places, others, states
+from crash.trial import ROLL_BACK, RUN, Ground, Trials
 
 RECOVERIES_PER_MOUNT = 40
+RUNS, ROLLBACKS = 1 / 400, 1 / 100  # the share of states after which one is made
 FEW = 60  # states of a place of which one is drawn
 NOBODY_UNDERSTANDS = (AssertionError, ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
 
@@ -26,11 +26,18 @@ class Failure(AssertionError):
 
 class Counts:
     """enumerated: states that a place may be left in. distinct: those of other contents or with other expectations, each of which was recovered.
-    places: positions in logs, and exhausted: those of which all states were tried. Of two crashes: doubles, distinct_doubles, recoveries (recorded)."""
+    places: positions in logs, and exhausted: those of which all states were tried. Of two crashes: doubles, distinct_doubles, recoveries (recorded).
+    taken_back: open generations; finished, rolled_back: runs and rollbacks that followed."""
 
     def __init__(self):
         self.enumerated = self.distinct = self.places = self.exhausted = 0
-        self.doubles = self.distinct_doubles = self.recoveries = self.taken_back = 0
+        self.doubles = self.distinct_doubles = self.recoveries = 0
+        self.taken_back = self.finished = self.rolled_back = 0
+
+    def take(self, trials):
+        """What trials.Trials has counted since it was asked last."""
+        self.taken_back, self.finished, self.rolled_back = self.taken_back + trials.recovered, self.finished + trials.finished, self.rolled_back + trials.rolled_back
+        trials.recovered = trials.finished = trials.rolled_back = 0
 
     @property
     def all(self):
@@ -47,6 +54,7 @@ class Bench:
         self.contents = Contents()
         self.trials = Trials(Ground(self.directory / "ground", self.contents), scene)
         self.tried = set()
+        self.generations = [new for new, image in scene.images.items() if image is not None]
         self.mounts = 0
         self.keeping = True  # a state that fails stays on disk, to be tried again
 
@@ -54,8 +62,8 @@ class Bench:
 
     def singles(self, counts, limit, stop=lambda: False):
         """Every place of the log, at most `limit` states of each."""
-        places = Places(self.contents, limit, self.chance)
-        for place in places.walk(World(), self.scene.records, self.scene.steps, self.scene.first):
+        world = World()
+        for place in Places(self.contents, limit, self.chance).walk(world, self.scene.records, self.scene.steps, self.scene.first):
             found, whole = states(place, limit, self.chance)
             counts.places += 1
             counts.exhausted += whole
@@ -63,28 +71,35 @@ class Bench:
                 if stop():
                     return
                 counts.enumerated += 1
-                counts.distinct += self.attempt(files, place.step, f"record {place.at}")
-            counts.taken_back, self.trials.recovered = counts.taken_back + self.trials.recovered, 0
+                counts.distinct += self.attempt(files, place.step, f"record {place.at}", world=world)
+            counts.take(self.trials)
 
-    def attempt(self, files, step, where, trials=None):
-        """Whether this state had not been tried yet. Raises Failure."""
+    def attempt(self, files, step, where, trials=None, world=None):
+        """Whether this state had not been tried yet. world: of which the source's files are drawn where a run follows. Raises Failure."""
         key = frozenset(files.items()), step
         if key in self.tried:
             return False
         self.tried.add(key)
+        after = None
+        drawn = self.chance.random()
+        if world is not None and drawn < RUNS:
+            after = RUN, self.chance.choice(self.generations)
+            files = {**files, **others(world, self.contents, self.chance)}
+        elif drawn > 1 - ROLLBACKS:
+            after = ROLL_BACK, self.chance.choice(self.generations)
         try:
-            (trials or self.trials).run(files, step)
+            (trials or self.trials).run(files, step, after)
         except NOBODY_UNDERSTANDS as err:
-            raise Failure(f"{self.scene.name}, {where}: {type(err).__name__}: {err}; {self.keep(files, step)}") from err
+            raise Failure(f"{self.scene.name}, {where}: {type(err).__name__}: {err}; {self.keep(files, step, after)}") from err
         return True
 
-    def keep(self, files, step):
+    def keep(self, files, step, after):
         """Have a state that failed on disk, for crash.again."""
         if not self.keeping:
             return "not kept"
         with tempfile.NamedTemporaryFile(prefix="qrep-crash-state-", suffix=".pickle", delete=False) as file:
             scene = self.scene._replace(records=[], steps=[])
-            pickle.dump((scene, {name: self.contents.all[number] for name, number in files.items()}, step), file)
+            pickle.dump((scene, {name: self.contents.all[number] for name, number in files.items()}, step, after), file)
         return f"python -m crash.again {file.name}"
 
     # ---- two ----
@@ -130,11 +145,12 @@ class Bench:
         records = mount.recover(files, place.step, where)
         counts.recoveries += 1
         before = (world if killed else mount.world).as_killed(mount.world)
-        seen = self._committed(files)
-        steps, committed = [], frozenset({seen, self._says(before)})
+        seen = self.trials.committed(files)
+        durable = {path: self.contents.number(one) for path, one in before.durable().items()}
+        steps, committed = [], frozenset({seen, self.trials.committed(durable)})
         superblock = next((node for node, path in before.paths().items() if path == "target/superblock"), None)
         for record in records:
-            if record.kind == log.SYNC and record.node == superblock:
+            if record.kind == log.SYNC and record.node == superblock and not self.scene.grouped:
                 committed = frozenset({seen})
             steps.append(Step(committed, place.step.points))
         # open() has returned: from here on what it says is so for ever.
@@ -150,19 +166,6 @@ class Bench:
     @staticmethod
     def _paths(found):
         return {path for files in found for path in files}
-
-    def _committed(self, files):
-        number = files.get("target/superblock")
-        block = self.trials.says(self.contents.all[number]) if number is not None else None
-        return block.committed_id if block is not None else scenes.NO_ID
-
-    def _says(self, world):
-        """What the durable superblock of a World says."""
-        for folder in world.folders.values():
-            node = folder.durable.get("superblock")
-            if node is not None:
-                return self._committed({"target/superblock": self.contents.number(world.files[node].durable())})
-        return scenes.NO_ID
 
 
 class Mount:

@@ -20,6 +20,7 @@ from crash import recorder as log
 
 SECTOR = 512
 ZEROES = bytes(SECTOR)
+SMALL = 1 << 17  # bytes of a file that is handled in one piece
 
 
 class Change(NamedTuple):
@@ -65,11 +66,11 @@ class File:
         return made
 
     def seen(self):
-        """(pieces, size), as processes see it."""
-        return pieces(self.sectors, self.size), self.size
+        """As content(), as processes see it."""
+        return packed(self.sectors, self.size)
 
     def durable(self):
-        return pieces(self.durable_sectors, self.durable_size), self.durable_size
+        return packed(self.durable_sectors, self.durable_size)
 
     def write(self, offset, data):
         sectors, end = {}, offset + len(data)
@@ -160,6 +161,10 @@ class World:
         """{number: path} of what processes see now."""
         return {node: folder.path + name for folder in self.folders.values() for name, node in folder.names.items()}
 
+    def durable(self):
+        """{path: content} if nothing else is left than what is durable."""
+        return {folder.path + name: self.files[node].durable() for folder in self.folders.values() for name, node in folder.durable.items()}
+
     def flush_all(self):
         """As after a clean shutdown."""
         self.settling = None
@@ -200,35 +205,40 @@ ALL, NONE = "all", "none"
 
 
 def content(file, kept, size):
-    """The sectors of a file of which `kept[i]` of change i is there: ALL, NONE or a set of sector numbers; cut off at `size` bytes."""
+    """What a file holds of which `kept[i]` of change i is there: ALL, NONE or a set of sector numbers; cut off at `size` bytes. As packed()."""
     sectors = dict(file.durable_sectors)
     for change, what in zip(file.changes, kept, strict=True):
         if what is ALL:
             sectors.update(change.sectors)
         elif what is not NONE:
             sectors.update({number: change.sectors[number] for number in what})
-    return pieces(sectors, size), size
+    return packed(sectors, size)
 
 
-def pieces(sectors, size):
-    """((offset, bytes), ...) of the sectors that are not zero, those that follow each other together."""
-    found, run, first, last = [], [], None, None
-    for number in sorted(sectors):
-        data = sectors[number]
-        if data == ZEROES or number * SECTOR >= size:
-            continue
-        if (number + 1) * SECTOR > size:
-            data = data[: size - number * SECTOR]
-        if last is not None and number == last + 1:
-            run.append(data)
-        else:
-            if run:
-                found.append((first * SECTOR, b"".join(run)))
-            run, first = [data], number
-        last = number
-    if run:
-        found.append((first * SECTOR, b"".join(run)))
-    return tuple(found)
+_numbers = {}  # tuples of numbers of sectors, each of them once: most contents have those of many others
+
+
+def packed(sectors, size):
+    """(numbers, sectors, size) of what is not zero: equal for equal contents, and it shares the bytes with what it was made of."""
+    numbers = tuple(number for number in sorted(sectors) if number * SECTOR < size and sectors[number] != ZEROES)
+    found = [sectors[number] for number in numbers]
+    if numbers and (numbers[-1] + 1) * SECTOR > size:
+        found[-1] = found[-1][: size - numbers[-1] * SECTOR].ljust(SECTOR, b"\0") if size <= SMALL else found[-1][: size - numbers[-1] * SECTOR]
+    return _numbers.setdefault(numbers, numbers), tuple(found), size
+
+
+def unpacked(content):
+    """(((offset, bytes), ...), size): sectors that follow each other are together, and a small file is in one piece."""
+    numbers, sectors, size = content
+    if size <= SMALL:
+        there = dict(zip(numbers, sectors, strict=True))
+        return ((0, b"".join([there.get(number, ZEROES) for number in range(-(-size // SECTOR))])[:size]),), size
+    found, first = [], 0
+    for at in range(1, len(numbers) + 1):
+        if at == len(numbers) or numbers[at] != numbers[at - 1] + 1:
+            found.append((numbers[first] * SECTOR, b"".join(sectors[first:at])))
+            first = at
+    return tuple(found), size
 
 
 def sizes(file, kept):

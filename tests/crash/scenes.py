@@ -6,6 +6,9 @@ What happens between two moments at which it is known what the volume holds is a
 import contextlib
 import os
 import random
+import secrets
+import subprocess
+import threading
 import time
 from typing import NamedTuple
 
@@ -16,6 +19,8 @@ from crash import recorder as log
 from crash.recorder import Recorder
 from qrep.errors import Interrupted
 from qrep.source import flow
+from qrep.store import Directory
+from qrep.target.groupcommit import GroupCommits
 
 KIB = 1 << 10
 LEAF, GRANULE, SIZE = 4 * KIB, 16 * KIB, 64 * KIB
@@ -40,14 +45,16 @@ class Scene(NamedTuple):
     images: dict
     options: dict
     first: int
+    grouped: bool = False  # its commits go through the record of a group
 
 
 class Life:
     """A volume and its source while they are recorded."""
 
-    def __init__(self, recorder, scratch, chance, **options):
-        self.recorder, self.chance = recorder, chance
+    def __init__(self, recorder, scratch, chance, *, connections=1, grouped=False, block=False, **options):
+        self.recorder, self.chance, self.connections = recorder, chance, connections
         self.options = {**OPTIONS, **options}
+        self.ends = contextlib.ExitStack()
         self.source, self.device = scratch / "source", recorder.path / "device"
         for path in (self.source, self.device):
             with open(path, "wb") as file:
@@ -56,10 +63,20 @@ class Life:
         folder = os.open(recorder.path, os.O_RDONLY)
         os.fsync(folder)
         os.close(folder)
-        self.site = Site(recorder.path, self.source, self.device, **self.options)
+        self.groups = None
+        if grouped:
+            self.groups = GroupCommits(self.ends.enter_context(Directory(recorder.path / "groups")))
+        self.site = Site(recorder.path, self.source, self._attached() if block else self.device, **self.options, groups=self.groups)
+        self.ends.callback(lambda: self.site.close())
         self.image, self.images = bytes(SIZE), {NO_ID: None}
         self.on = []  # leaves that are not zero
         self.recorder.mark(f"end {NO_ID.hex()}")
+
+    def _attached(self):
+        """The device as a block device."""
+        path = subprocess.run(["losetup", "-f", "--show", "--direct-io=on", self.device], capture_output=True, text=True, check=True).stdout.strip()
+        self.ends.callback(subprocess.run, ["losetup", "-d", path], check=True)
+        return path
 
     def change(self, data=3, zeroes=0):
         """The source changes: so many leaves get new data, and so many become zero."""
@@ -92,7 +109,8 @@ class Life:
 
     def run(self, **options):
         with self.step():
-            self.site.run(connections=1, **options)
+            together = Together(self.groups, self.site.volume) if self.groups is not None else None
+            self.site.run(connections=self.connections, together=together, **options)
 
     def interrupted(self, **options):
         """A run that ends when everything was applied, and before it asks for the commit."""
@@ -120,6 +138,28 @@ class Life:
             self.site.volume.rollback(point)
         self.image = self.images[point]
         write_at(self.source, 0, self.image)
+
+
+class Together:
+    """A consistency group of one volume, as a run sees it."""
+
+    in_group = True
+
+    def __init__(self, groups, volume):
+        self.groups, self.volume = groups, volume
+
+    def freeze(self, token, since, stopped):
+        return None
+
+    def share(self, *run):
+        pass
+
+    def left(self):
+        pass
+
+    def agree(self, action):
+        member = self.volume, action.attempt, action.new, action.epoch
+        threading.Thread(target=self.groups.commit, args=(secrets.token_bytes(16), "shop", [member])).start()
 
 
 def runs(life):
@@ -200,22 +240,29 @@ def rolled_back(life):
     life.run()
 
 
+# What is done, the volume's options, and how it is recorded.
 LIVES = {
-    "runs": (runs, {"sync_points": 3}), "beginning": (beginning, {"sync_points": 3}), "cut short": (cut_short, {"sync_points": 3}),
-    "pruned": (pruned, {"sync_points": 1}), "merged": (merged, {"sync_points": 7}), "rolled back": (rolled_back, {"sync_points": 7}),
+    "runs": (runs, {"sync_points": 3}, {}), "beginning": (beginning, {"sync_points": 3}, {}), "cut short": (cut_short, {"sync_points": 3}, {}),
+    "pruned": (pruned, {"sync_points": 1}, {}), "merged": (merged, {"sync_points": 7}, {}), "rolled back": (rolled_back, {"sync_points": 7}, {}),
+    "in a group": (runs, {"sync_points": 3}, {"grouped": True}), "on a block device": (cut_short, {"sync_points": 3}, {"block": True}),
+    "preallocated": (runs, {"sync_points": 3}, {"connections": 2, "preallocates": True}),
 }  # fmt: skip
 
 
-def record(name, scratch, program, seed, *, preallocates=False):
+SLOW = ("preallocated",)  # whose undo files are segments of 16 MiB, which recovery reads
+
+
+def record(name, scratch, program, seed):
     """The Scene of one life."""
-    function, options = LIVES[name]
-    with Recorder(scratch, program, preallocates=preallocates) as recorder:
-        life = Life(recorder, scratch, random.Random(f"{seed}:{name}"), **options)
-        with contextlib.closing(life.site):
+    function, options, how = LIVES[name]
+    how = dict(how)
+    with Recorder(scratch, program, preallocates=how.pop("preallocates", False)) as recorder:
+        life = Life(recorder, scratch, random.Random(f"{seed}:{name}"), **options, **how)
+        with life.ends:
             for _ in function(life):
                 recorder.mark("start")
         records = recorder.records()
-    return Scene(name, records, steps(records), life.images, life.options, next(at for at, each in enumerate(records) if each.names == ("start",)))
+    return Scene(name, records, steps(records), life.images, life.options, next(at for at, each in enumerate(records) if each.names == ("start",)), "grouped" in how)
 
 
 def steps(records):

@@ -1,16 +1,16 @@
 """The states that a crash may leave at each place of a recorded log, as contents of files to be put down and recovered.
 
-Only files that recovery reads are told apart: the device, the superblock, the undo files, the target's maps and what is in its directory. The pages
-of leaf values (`leaves`) are never flushed, and recovery does not look at them; they and the source's own files are drawn for the states on which a whole run follows.
+Only files that recovery reads are told apart: the device, the superblock, the undo files, the target's maps and what is in its directory. The pages of leaf values
+(`leaves`) are never flushed, and recovery does not look at them; they and the source's own files are drawn for the states on which a whole run follows.
 """
 
 import itertools
 from typing import NamedTuple
 
 from crash import recorder as log
-from crash.model import ALL, NONE, SECTOR, World, content, pieces, sizes, tears
+from crash.model import ALL, NONE, SECTOR, content, packed, sizes, tears, unpacked
 
-DEVICE, TARGET, LEAVES = "device", "target/", "leaves"
+DEVICE, RECORDS, LEAVES = "device", ("target/", "groups/"), "leaves"
 SUBSETS_MAX = 10  # writes of which all subsets are looked at
 
 
@@ -25,7 +25,7 @@ class Place(NamedTuple):
 
 
 class Contents:
-    """Contents of files, each once: number <-> (pieces, size)."""
+    """Contents of files, each once: number <-> model.packed()."""
 
     def __init__(self):
         self.all, self._known = [], {}
@@ -36,6 +36,10 @@ class Contents:
             found = self._known[one] = len(self.all)
             self.all.append(one)
         return found
+
+    def read(self, number):
+        """(((offset, bytes), ...), size)."""
+        return unpacked(self.all[number])
 
 
 def choices(file, limit, chance):
@@ -87,7 +91,29 @@ def shorn(file, chance):
                 sectors = dict(file.durable_sectors)
                 for change in earlier if kept is ALL else ():
                     sectors.update(change.sectors)
-                yield pieces({**sectors, **last.sectors, number: sector}, last.size), last.size
+                yield packed({**sectors, **last.sectors, number: sector}, last.size)
+
+
+def drawn(file, chance):
+    """One of the contents that a crash may leave of a file."""
+    keep = chance.choice((0.0, 0.5, 1.0, 1.0))
+    kept = tuple(
+        (ALL if chance.random() < keep else NONE) if chance.random() < 0.5 else [number for number in change.sectors if chance.random() < keep] or NONE
+        for change in file.changes
+    )
+    return content(file, kept, chance.choice(sizes(file, kept)))
+
+
+def others(world, contents, chance):
+    """{path: content id} of what recovery does not look at and a run does, as a crash may leave it."""
+    found = {}
+    for folder in world.folders.values():
+        if folder.path.startswith("sources/"):
+            for name, node in chance.choice(folder.versions()).items():
+                found[folder.path + name] = contents.number(drawn(world.files[node], chance))
+        elif LEAVES in folder.names:
+            found[folder.path + LEAVES] = contents.number(drawn(world.files[folder.names[LEAVES]], chance))
+    return found
 
 
 class Places:
@@ -123,7 +149,7 @@ class Places:
     def look(self, world, at, step):
         folders, files = [], {}
         for folder in world.folders.values():
-            if folder.path == "" or folder.path.startswith(TARGET):
+            if folder.path == "" or folder.path.startswith(RECORDS):
                 versions = folder.versions()
                 folders.append((folder.path, versions))
                 for names in versions:
@@ -168,6 +194,3 @@ def _state(place, chosen):
             if node in nodes:
                 found[path + name] = place.files[node][nodes[node]]
     return found
-
-
-__all__ = ["Contents", "Place", "Places", "World", "choices", "states"]

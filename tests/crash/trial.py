@@ -1,20 +1,32 @@
 """One state that a crash left: put down, opened by the shipping TargetVolume, and judged by what can be read afterwards without it."""
 
 import contextlib
+import json
 import os
 from pathlib import Path
 
 import oracle
 import plainblake3
-from flow.harness import VOLUME
+from flow.harness import JOB, VOLUME
 
 from crash import undofile
+from crash.model import SMALL
 from crash.scenes import GRANULE, NO_ID, SIZE
 from qrep import device
+from qrep.copy import LocalTarget, local_request
+from qrep.source.flow import Run
+from qrep.store import Directory
+from qrep.target.groupcommit import GroupCommits
 from qrep.target.volume import TargetVolume
 
-FOLDERS = ("target", "target/map", "target/undo")
+SOURCES = f"sources/{JOB.hex()}"
+FOLDERS = ("target", "target/map", "target/undo", "groups", SOURCES, f"{SOURCES}/map")
 UNKNOWN, HASHED, ZERO, MASK, HAS_VALUE = 0, 1, 2, 0x03, 0x20
+
+
+KNOWN_MAX = 2000
+CHANGING = ("device",)
+RUN, ROLL_BACK = "run", "rollback"
 
 
 class Lie(AssertionError):
@@ -25,44 +37,60 @@ class Ground:
     """A directory in which states are put down, one after the other. contents: states.Contents."""
 
     def __init__(self, directory, contents):
-        self.directory, self.contents = Path(directory), contents
+        self.directory, self.contents = str(directory), contents
         self.paths = {}
-        self.made = set()
+        self._used = {}  # {folder: whether something was put there}
+        self._known = {}  # {content id: what is read of it}, of what many states have in common
         for name in FOLDERS:
-            (self.directory / name).mkdir(mode=0o700, parents=True, exist_ok=True)
+            Path(self.directory, name).mkdir(mode=0o700, parents=True, exist_ok=True)
         self.lay("device", ((), SIZE))
-        self.info = device.inspect(self.directory / "device")
+        self.info = device.inspect(f"{self.directory}/device")
         self.descriptor = -1
 
     def lay(self, name, content):
         pieces, size = content
         path = self.paths.get(name)
         if path is None:
-            path = self.paths[name] = os.path.join(self.directory, name)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        for offset, data in pieces:
-            os.pwrite(descriptor, data, offset)
+            path = self.paths[name] = f"{self.directory}/{name}"
+        small = size <= SMALL  # written over what there was, which costs less than to make it anew
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | (0 if small else os.O_TRUNC), 0o600)
+        if small:
+            os.pwrite(descriptor, joined(content), 0)
+        else:
+            for offset, data in pieces:
+                os.pwrite(descriptor, data, offset)
         os.ftruncate(descriptor, size)
         os.close(descriptor)
 
     def put(self, files):
         """files: {path: content id}."""
         for folder in FOLDERS:
-            path = os.path.join(self.directory, folder)
-            for entry in os.scandir(path):
-                if f"{folder}/{entry.name}" not in files and entry.is_file():
-                    os.unlink(entry.path)
+            if not folder.startswith("target") and not self._used.get(folder):
+                continue
+            for name in os.listdir(f"{self.directory}/{folder}"):
+                path = f"{folder}/{name}"
+                if path not in files and path not in FOLDERS:
+                    os.unlink(f"{self.directory}/{path}")
+            self._used[folder] = False
         for name, number in files.items():
-            self.lay(name, self.contents.all[number])
+            self._used[name.rpartition("/")[0]] = True
+            content = self._known.get(number)
+            if content is None:
+                content = self.contents.read(number)
+                if name not in CHANGING and len(self._known) < KNOWN_MAX:
+                    self._known[number] = content
+            self.lay(name, content)
 
     def read(self, name):
         """(pieces, size) of a file, None if there is none."""
         try:
-            descriptor = os.open(os.path.join(self.directory, name), os.O_RDONLY)
+            descriptor = os.open(f"{self.directory}/{name}", os.O_RDONLY)
         except FileNotFoundError:
             return None
         try:
             size, offset, pieces = os.fstat(descriptor).st_size, 0, []
+            if size <= SMALL:
+                return ((0, os.pread(descriptor, size, 0)),), size
             while offset < size:
                 try:
                     offset = os.lseek(descriptor, offset, os.SEEK_DATA)
@@ -76,11 +104,13 @@ class Ground:
             os.close(descriptor)
 
     def names(self, folder):
-        return os.listdir(os.path.join(self.directory, folder))
+        return os.listdir(f"{self.directory}/{folder}")
 
 
 def joined(content):
     pieces, size = content
+    if len(pieces) == 1 and len(pieces[0][1]) == size:
+        return pieces[0][1]
     data = bytearray(size)
     for offset, piece in pieces:
         data[offset : offset + len(piece)] = piece
@@ -115,6 +145,7 @@ class Trials:
         self.ground, self.scene, self.truth = ground, scene, Truth(scene.images)
         self._superblocks = {}
         self.recovered = 0  # how often an open generation was taken back
+        self.finished = self.rolled_back = 0  # what was done with volumes afterwards
         self.moment = lambda: None  # called when a state was put down, and when it was recovered
 
     def says(self, content):
@@ -124,24 +155,67 @@ class Trials:
             found = self._superblocks[content] = oracle.superblock_in(joined(content), "superblock") if content is not None else None
         return found
 
-    def volume(self):
-        descriptor = os.open(os.path.join(self.ground.directory, "device"), os.O_RDWR | os.O_DIRECT)
-        return TargetVolume(self.ground.info, os.path.join(self.ground.directory, "target"), volume_id=VOLUME, claimed=descriptor, **self.scene.options)
-
-    def run(self, files, step):
-        """Put a state down, recover it, and judge. Raises Lie."""
+    def committed(self, files):
+        """The generation that a volume must hold: the superblock names it, or the record of a group does."""
+        for path, number in files.items():
+            if path.startswith("groups/") and not path.endswith(".tmp"):
+                head, _, body = joined(self.ground.contents.read(number)).partition(b"\n")
+                if head != b"qrep group commit 1 " + oracle.blake3.blake3(body).hexdigest().encode():
+                    raise Lie(f"{path}: a record of a group that cannot be believed")
+                return bytes.fromhex(json.loads(body)["members"][0]["new"])
         number = files.get("target/superblock")
-        before = self.says(self.ground.contents.all[number]) if number is not None else None
-        committed = before.committed_id if before is not None else NO_ID
+        block = self.says(self.ground.contents.read(number)) if number is not None else None
+        return block.committed_id if block is not None else NO_ID
+
+    @contextlib.contextmanager
+    def groups(self):
+        if not self.scene.grouped:
+            yield None
+            return
+        with Directory(f"{self.ground.directory}/groups") as directory:
+            yield GroupCommits(directory)
+
+    def volume(self, groups):
+        descriptor = os.open(f"{self.ground.directory}/device", os.O_RDWR | os.O_DIRECT)
+        return TargetVolume(self.ground.info, f"{self.ground.directory}/target", volume_id=VOLUME, claimed=descriptor, groups=groups, **self.scene.options)
+
+    def run(self, files, step, after=None):
+        """Put a state down, recover it, and judge. after: RUN or ROLL_BACK, and of which generation. Raises Lie."""
+        committed = self.committed(files)
         if committed not in step.committed:
             raise Lie(f"the superblock says {committed.hex()}, which cannot be: {[one.hex() for one in step.committed]}")
         self.ground.put(files)
-        with contextlib.closing(self.volume()) as volume:
+        with contextlib.ExitStack() as ends:
             self.moment()
+            volume = ends.enter_context(contextlib.closing(self.volume(ends.enter_context(self.groups()))))
             volume.open()
             self.moment()
             self.judge(volume, committed, step)
             self.recovered += volume.recovered
+            if after is not None:
+                self.go_on(volume, *after)
+
+    def go_on(self, volume, what, generation):
+        """What comes next finds a volume in order: a run brings what its source holds, whatever its maps believe; a sync point can be put back."""
+        if what == ROLL_BACK:
+            if generation not in volume.machine.chain[1:]:
+                return
+            volume.rollback(generation)
+            self.rolled_back += 1
+        elif volume.groups is None:
+            self.ground.lay("source", (((0, self.scene.images[generation]),), SIZE))
+            local = LocalTarget(volume)
+            request = local_request(
+                f"{self.ground.directory}/source", self.ground.directory, job_id=JOB, volume_id=VOLUME, connections=1,
+                leaf_size=volume.geometry.leaf_size, granule_size=volume.geometry.granule_size,
+            )  # fmt: skip
+            Run(request, local.dial, local.connect).run()
+            local.join()
+            self.finished += 1
+        else:
+            return
+        if joined(self.ground.read("device")) != self.scene.images[generation]:
+            raise Lie(f"{what} of {generation.hex()} after it, and the device holds something else")
 
     def judge(self, volume, committed, step):
         if volume.damaged is not None or volume.machine.phase == "faulted":
@@ -152,6 +226,8 @@ class Trials:
         data = joined(self.ground.read("device"))
         if committed == NO_ID:
             return self.judge_first(volume, after, data)
+        if self.scene.grouped and self.ground.names("groups"):
+            raise Lie("the record of a group is left, and every volume is where it says")
         image = self.scene.images[committed]
         if data != image:
             raise Lie(f"it says that it holds {committed.hex()}: {oracle.first_difference(image, data)}")

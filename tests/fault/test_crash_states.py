@@ -10,7 +10,7 @@ from crash import canaries, recorder, scenes
 from crash.harness import Bench, Counts
 
 SEED = 1
-LIMIT, RECOVERIES, DOUBLE_LIMIT = 40, 10, 20
+LIMIT, RECOVERIES, DOUBLE_LIMIT = 25, 5, 20
 
 pytestmark = pytest.mark.root
 
