@@ -5,6 +5,7 @@ import socket
 import threading
 import time
 
+import msgspec
 import pytest
 
 from qrep.errors import ProtocolError, TimedOut
@@ -185,3 +186,14 @@ def test_a_connection_that_never_comes_is_a_time_out():
     with pytest.raises(TimedOut):
         rendezvous.wait(token, 0.05)
     assert rendezvous.deliver(token, lambda index: pytest.fail("too late")) is None
+
+
+def test_a_peer_whose_first_message_is_none_is_told_why_and_with_which_versions():
+    one, other = socket.socketpair()
+    hello = {"t": "hello", "version_min": 2, "version_max": 3, "of_tomorrow": 1}
+    body = msgspec.msgpack.encode(hello)
+    one.sendall(len(body).to_bytes(4, "little") + body)
+    with pytest.raises(ProtocolError, match="protocol 1 to 1, the source 2 to 3"):
+        admit(Channel(other, "source"), tell=True)
+    told = Channel(one, "target").receive(5)
+    assert (told.code, told.hint) == ("version", "bring both ends to versions that overlap")

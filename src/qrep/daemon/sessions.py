@@ -21,7 +21,7 @@ class Sessions:
     def control(self, stream, peer):
         """A run of a pair: who may talk about which volume is decided before the volume hears a word."""
         channel = transport.Channel(stream, "source")
-        hello = transport.admit(channel)
+        hello = transport.admit(channel, tell=True)
         try:
             # A volume that is opened now may have to wait for a dead process's writes and put much back.
             if isinstance(hello, messages.Offer):

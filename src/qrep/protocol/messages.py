@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from qrep.errors import ProtocolError
+from qrep.protocol import skew
 
 VERSION_MIN, VERSION_MAX = 1, 1  # of the control protocol spoken by this program
 MESSAGE_MAX = 1 << 20  # bytes of a message body; a peer that announces more is cut off before it is read
@@ -559,7 +560,8 @@ def decode(body, sender):
     try:
         message = _decoders[sender].decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as err:
-        raise ProtocolError(f"the {sender} sent a message that is not one: {err}") from err
+        newer = skew.told(body, VERSION_MIN, VERSION_MAX) if sender == "source" else None
+        raise newer or ProtocolError(f"the {sender} sent a message that is not one: {err}") from err
     _check_wide(message)
     if isinstance(message, (Applied, Digests)):
         _check_chunk(message)

@@ -10,6 +10,7 @@ from qrep.protocol import features as known
 from qrep.protocol import messages as say
 from qrep.protocol.messages import NO_ID
 from qrep.protocol.records import OPEN_NONE, OPEN_RUN
+from qrep.protocol.skew import versions_apart
 
 
 class TargetRequests:
@@ -22,7 +23,7 @@ class TargetRequests:
 
     def expel(self, handle, error):
         """A peer broke the protocol (ProtocolError): say so, close its session, and nothing else."""
-        return self._expel(handle, error.code, error.message)
+        return self._expel(handle, error.code, error.message, error.hint)
 
     def message(self, handle, message):
         """One decoded message of the control session `handle`."""
@@ -51,8 +52,7 @@ class TargetRequests:
     def _on_hello(self, handle, hello):
         version = say.common_version(hello.version_min, hello.version_max)
         if version is None:
-            span = f"{say.VERSION_MIN} to {say.VERSION_MAX}, the source {hello.version_min} to {hello.version_max}"
-            return self._expel(handle, "version", f"the target speaks protocol {span}", "bring both ends to versions that overlap")
+            return self.expel(handle, versions_apart(say.VERSION_MIN, say.VERSION_MAX, hello.version_min, hello.version_max))
         if self._is_primary():
             return self._refuse_primary(handle)
         if self.phase not in ("idle", "open", "prepared"):

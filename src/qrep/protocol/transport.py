@@ -210,16 +210,25 @@ def join(stream, token, timeout=10.0):
         raise
 
 
-def admit(channel, timeout=10.0):
-    """The first message of an accepted connection, authenticated or not: a Hello of a control connection, or a Join.
+def admit(channel, timeout=10.0, *, tell=False):
+    """The first message of an accepted connection, authenticated or not: a Hello of a control connection, or a Join. tell: a peer whose message is none
+    is told why; only where the peer is known.
 
     Raises as Channel.receive; the channel is closed then.
     """
     try:
         return channel.receive(timeout, limit=FIRST_MAX, senders=FIRST)
-    except BaseException:
-        channel.close()
+    except BaseException as err:
+        refuse(channel, err) if tell else channel.close()
         raise
+
+
+def refuse(channel, error):
+    """Close a channel whose peer said something that is no message, perhaps because it is a newer program, and tell it so first."""
+    if isinstance(error, ProtocolError):
+        with contextlib.suppress(Disconnected):
+            channel.send(messages.Error(code=error.code, message=error.message[:2000], hint=error.hint[:2000]))
+    channel.close()
 
 
 def welcome(channel, index):

@@ -21,7 +21,7 @@ from qrep.protocol import messages as say
 from qrep.protocol.messages import PRIMARY, REPLICA
 from qrep.protocol.records import OPEN_RUN, TargetRecord
 from qrep.protocol.target_machine import TargetMachine
-from qrep.protocol.transport import Disconnected
+from qrep.protocol.transport import Disconnected, refuse
 from qrep.retention import Policy
 from qrep.store import Directory
 from qrep.target.driver import TargetDriver
@@ -139,6 +139,10 @@ class TargetVolume(Keeping, TargetDriver, Member):
 
     def _unless_outdated(self, record):
         """The record, None if it is older than what the device holds: putting back what lies on top of it would mix generations."""
+        later = self.undo.of_later_version() if record is not None else None
+        if later is not None:
+            self.damaged = f"{later.message}; {later.hint}"
+            return None
         newer = self.undo.newer(record.committed_id) if record is not None and record.committed_id != NO_ID else None
         if newer is None:
             return record
@@ -229,7 +233,7 @@ class TargetVolume(Keeping, TargetDriver, Member):
         except QrepError as err:
             log.info("%s: session %d: %s", self.name, handle, err)
             pulse.end()
-            channel.close()
+            refuse(channel, err)
             return None
         self._make_way(message)  # before the lock is asked for: the older session may hold it
         with self.lock:
