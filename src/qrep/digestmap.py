@@ -107,7 +107,12 @@ class DigestMap:
             return None
         try:
             return self._read_open(descriptor)
-        except (DamagedError, disk.RecordDamaged, disk.RecordNewer) as err:
+        except disk.RecordNewer as err:  # hands off: it is neither used nor replaced
+            path = f"{self.directory.path}/{name}"
+            raise DamagedError(
+                f"{path}: {err}", hint="use the version of qrep that wrote it; or move the file away, then everything is compared afresh", code="newer"
+            ) from err
+        except (DamagedError, disk.RecordDamaged) as err:
             return f"{self.directory.path}/{name}: {err}"
         finally:
             os.close(descriptor)

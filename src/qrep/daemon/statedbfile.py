@@ -156,7 +156,7 @@ def _checked(db, age):
         return Found()
     seal = _read_seal(db) if "seal" in tables else None
     if version != FORMAT:
-        if seal is None and version:
+        if version and (seal is None or seal["format"] == version):  # a seal of that format says so, too: a newer qrep wrote it
             raise OtherFormat(version)
         raise Damaged("its header is not what was written")
     if tables != SCHEMA:

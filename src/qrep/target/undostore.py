@@ -239,7 +239,10 @@ class UndoStore:
             return None
         try:
             header = disk.UndoHeader.unpack(read_exact(descriptor, disk.UNDO_HEADER_SIZE, 0))
-        except (disk.RecordDamaged, disk.RecordNewer) as err:
+        except disk.RecordNewer as err:
+            path = f"{self.directory.path}/{self.name(new)}"
+            raise DamagedError(f"undo file {path}: {err}", hint="use the version of qrep that wrote it; the target was left alone", code="newer") from err
+        except disk.RecordDamaged as err:
             raise self._damaged(new, str(err)) from err
         finally:
             os.close(descriptor)
@@ -267,6 +270,17 @@ class UndoStore:
                     header = self.header(bytes.fromhex(name.removesuffix(SUFFIX)))
                     above.setdefault(header.base_id, []).append(header.new_id)
         return next((new for new in above.get(bytes(committed), ()) if new in above), None)
+
+    def of_later_version(self):
+        """The DamagedError of a file that a newer qrep wrote, None if there is none."""
+        for name in self.directory.names():
+            if name.endswith(SUFFIX):
+                try:
+                    self.header(bytes.fromhex(name.removesuffix(SUFFIX)))
+                except (DamagedError, ValueError, OSError) as err:
+                    if getattr(err, "code", "") == "newer":
+                        return err
+        return None
 
     def chain(self, committed):
         """The Chain that begins with the generation the device holds: each undo file leads to the one before, whatever the superblock's history
