@@ -27,6 +27,8 @@ from iofail.injector import OPS, TARGET_SIDE, WAYS, Injector, Point
 from iofail.replica import ALLOWED, LEAF, RUN, TREE_OF, Replica, Unsynced, points_wanted
 
 from qrep.errors import QrepError
+from qrep.source.flow import Run
+from qrep.source.found import put_into_map
 
 HANG_S = 30.0
 FLUSH_FAILED = 71
@@ -260,10 +262,12 @@ class Sweep:
         replica = self.replica
         with replica.site() as site:
             if counter:
-                self._points_are_true(site, images, points_wanted(point.act, counter))
+                self._points_are_true(site, images, counter, points_wanted(point.act, counter))
             if point.act == "verify":
                 replica.repair(site)
-            report = site.run(**RUN)
+            request = site.make_run_request(**RUN)
+            put_into_map(request)  # what a verify has found is sent
+            report = Run(request, site.local.dial, site.local.connect).run()
         wanted = replica.images[4]
         if report.root != blake3.blake3(wanted).hexdigest() or oracle.read_direct(replica.directory / "device") != wanted:
             raise Wrong("the next run committed something else than the source holds")
@@ -272,16 +276,17 @@ class Sweep:
             raise Wrong(f"left behind: {left}")
 
     def _holds(self, point, image):
+        """A repair that is cut short leaves each sector of the leaf as it was or right."""
         found = oracle.read_direct(self.replica.directory / "device")
-        if found != image and not (point.act == "verify" and found == self.replica.damaged):
+        if found != image and not (point.act == "verify" and all(each in pair for each, *pair in zip(*map(sectors, (found, image, self.replica.damaged)), strict=True))):
             raise Wrong(f"the device is not the committed generation: {oracle.first_difference(image, found)}")
 
-    def _points_are_true(self, site, images, wanted):
+    def _points_are_true(self, site, images, counter, wanted):
         """INV-K. A rotten leaf that the device shares with an earlier point is that point's, too."""
         missing = wanted - {each.counter for each in site.volume.sync_points()}
         if missing:
             raise Wrong(f"sync points {missing} are out of reach")
-        if self.replica.device() == self.replica.damaged:
+        if self.replica.device() != images[counter]:
             return
         copy = self.replica.directory / "copy"
         for each in site.volume.sync_points():
@@ -290,6 +295,10 @@ class Sweep:
             if copy.read_bytes() != images[each.counter]:
                 raise Wrong(f"sync point {each.counter} shows something else than that generation")
         copy.unlink(missing_ok=True)
+
+
+def sectors(content):
+    return [content[start : start + 512] for start in range(0, len(content), 512)]
 
 
 def _repeatable(act):

@@ -1,7 +1,10 @@
 """The control messages: what is said arrives as it was said, and nothing else passes."""
 
+import json
+
 import msgspec
 import pytest
+from golden import check_golden
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -62,6 +65,17 @@ EXAMPLES = [
     ("tested", say.Error("code", "message", "hint")),
     ("tested", say.Pong()),
 ]
+
+
+def written_down():
+    """Every message once, the long ones shorter, as tests/golden/messages-v1.json has them."""
+    short = {say.Applied: say.Applied(0, b"\2" * 2, b"\1" * 2, DIGEST * 2), say.Repair: say.Repair(ID, 7, bytes(512))}
+    found = {f"{sender} {message.__struct_config__.tag}": say.encode(short.get(type(message), message))[4:].hex() for sender, message in EXAMPLES}
+    return json.dumps(found, indent=0, sort_keys=True).encode() + b"\n"
+
+
+def test_messages_have_not_changed_since_version_1():
+    check_golden("messages-v1.json", written_down())
 
 
 def refuse(body, sender):
