@@ -4,11 +4,13 @@ import difflib
 import os
 import stat
 
+from qrep import audit
 from qrep.config import KINDS, NAME, NODE_FILE, Config, Node, read
 from qrep.configparse import Problem, is_told, look
 from qrep.errors import ConfigError
 from qrep.tomlplaces import line_of, lines, path_of
 
+AUDIT_TOLD = 5
 LEVELS = ("info", "warning", "error")
 KEY_FILE = os.path.join("keys", "node.key")
 
@@ -20,7 +22,18 @@ def check(directory, file=None, *, state_dir=None, event_codes=()):
     """
     if file is not None:
         return _check_file(os.path.abspath(file), event_codes)
-    return survey(directory, state_dir=state_dir, event_codes=event_codes)[1]
+    problems = survey(directory, state_dir=state_dir, event_codes=event_codes)[1]
+    return problems + (_audit(state_dir) if state_dir else [])
+
+
+def _audit(state_dir):
+    """What was changed in the audit log, the first few places."""
+    try:
+        _lines, _head, wrong = audit.verify(state_dir)
+    except OSError as err:
+        return [Problem(os.path.join(state_dir, audit.NAME), "", f"cannot be read: {err.strerror}")]
+    hint = "somebody changed what the agent had written, or the disk did; copy the file away, the agent goes on behind it"
+    return [Problem(path, "", what, hint, line) for path, line, what in wrong[:AUDIT_TOLD]]
 
 
 def survey(directory, *, state_dir=None, event_codes=()):

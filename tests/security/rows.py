@@ -12,7 +12,7 @@ ROWS = {
         f"{STRANGERS}::test_a_plaintext_client", f"{STRANGERS}::test_tls_1_2_even_with_a_pinned_key", f"{STRANGERS}::test_a_key_that_is_not_pinned",
         f"{STRANGERS}::test_a_certificate_with_the_name_and_serial_of_a_pinned_one_and_another_key",
         f"{STRANGERS}::test_a_pinned_key_that_does_not_say_what_it_wants", f"{STRANGERS}::test_a_host_that_was_set_up_anew_is_not_the_one_that_was_pinned",
-        f"{PEERS}::test_a_hello_for_a_job_that_is_not_this_peers", f"{X}test_certificates.py", f"{X}test_pair_keys.py",
+        f"{PEERS}::test_a_hello_for_a_job_that_is_not_this_peers", f"{X}test_certificates.py", f"{X}test_pair_keys.py", f"{X}test_rotation.py",
     ),
     "who stands in between: strip, inject, truncate, replay, splice": (
         f"{X}test_middle.py", f"{PLAIN}::test_who_stands_on_the_wire_and_changes_frames_writes_nothing",
@@ -40,7 +40,7 @@ ROWS = {
         f"{U}test_source_machine.py::test_a_target_that_always_knows_a_higher_epoch_is_not_followed_for_ever",
         f"{S}test_agent_verify.py::test_planted_damage_is_found_leaf_by_leaf",
     ),
-    "another user of the host": (f"{X}test_local_user.py", f"{S}test_agent_privacy.py"),
+    "another user of the host": (f"{X}test_local_user.py", f"{S}test_agent_privacy.py", f"{U}test_audit.py"),
     "what the processes may do": (
         f"{S}test_agent_front.py::test_the_front_has_no_rights_no_files_and_no_devices_and_the_engine_no_network", f"{X}test_processes.py",
         f"{N}test_sandbox.py", f"{N}test_ring_native.py", f"{S}test_unit_file.py::test_it_is_rated_as_well_protected",

@@ -74,7 +74,7 @@ def sandbox_text(found):
 @click.argument("file", required=False, type=click.Path(exists=True, dir_okay=False))
 @click.pass_obj
 def check(app, file):
-    """Check all configuration files, or FILE: where an error is and what was probably meant. Needs no agent."""
+    """Check all configuration files, or FILE: where an error is and what was probably meant; and that nobody changed the audit log. Needs no agent."""
     from qrep.configcheck import check as check_files
     from qrep.daemon.events import CODES
 

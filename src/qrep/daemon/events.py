@@ -126,8 +126,9 @@ PRIORITIES = {"info": "<6>", "warning": "<4>", "error": "<3>"}  # of sd-daemon(3
 class EventLog:
     """Thread-safe. `db`: StateDb. With `echo` every event is also one line on stderr, for the service log."""
 
-    def __init__(self, db, echo=True):
-        self.db, self.echo = db, echo
+    def __init__(self, db, echo=True, audit=None):
+        """audit: an AuditLog that gets every event that is told, too."""
+        self.db, self.echo, self.audit = db, echo, audit
         self.counts = Counter()  # by level, since the agent started, with those that were not told
         self.group_of = lambda job: ""  # the consistency group of a job of this host
         self.observers = []  # called with (code, job, data) of every event, told or only counted: they must not wait
@@ -170,6 +171,8 @@ class EventLog:
         if self.echo:
             prefix = self._priorities.get(level, "")
             print(f"{prefix}qrep {level}: {code}: {job or volume or '-'}: {text}", file=sys.stderr, flush=True)
+        if self.audit is not None:
+            self.audit.add({"id": row, "time": now, "level": level, "code": code, "job": job, "volume": volume, "text": text, "data": data})
         event = {"id": row, "time": now, "level": level, "code": code, "job": job, "volume": volume, "text": text, "data": data}
         for listener in self.listeners:
             listener(_shown(event))
@@ -215,7 +218,8 @@ Generated from `src/qrep/daemon/events.py` by `python -m qrep.daemon.events`.
     qrep events -f                                  # goes on when the agent is restarted
 
 An event that repeats more than 30 times in a minute about one job, volume or peer is counted from then on, and the count is told when the
-minute is over (events-suppressed). The log keeps 100,000 events and 90 days, and its newest 1000 always (`[events]` in qrep.toml).
+minute is over (events-suppressed). What is told is a line of `audit.log` in the state directory as well, each with a hash of the line before it: `qrep check` says
+where a line was changed, taken out or put in, and the service log has the newest hash from every start of the agent. The log keeps 100,000 events and 90 days, and its newest 1000 always (`[events]` in qrep.toml).
 
 ## Hooks
 

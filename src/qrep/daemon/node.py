@@ -8,6 +8,7 @@ import time
 from datetime import UTC, datetime
 
 from qrep import __version__, config, store, timezone
+from qrep.audit import AuditLog
 from qrep.daemon import plain, snapshotkeeper, tls
 from qrep.daemon.attach import Attachments
 from qrep.daemon.clones import Clones
@@ -67,7 +68,8 @@ class Node:
         self.started = datetime.now(UTC)
         self.stopping = threading.Event()
         self.db = StateDb(os.path.join(self.state.path, "state.db"))
-        self.events = EventLog(self.db)
+        self.audit = AuditLog(self.state)
+        self.events = EventLog(self.db, audit=self.audit)
         self.leave = Leave(self.state)
         self.hooks = Hooks(self.settings.hooks, self.events)
         self.figures, self.metrics, self.metrics_file = Figures(self.events), Metrics(self), MetricsFile(self)
@@ -186,6 +188,7 @@ class Node:
         self.hooks.stop(max(0.2, min(HOOKS_S, deadline - time.monotonic())))
         self.hooks.tell_dropped()
         self.group_target.close()
+        self.audit.close()
         self.db.close()
         os.close(self._alone)
 

@@ -142,6 +142,7 @@ def run(*, config_dir, state_dir, socket_path, verbose=False):
                 file=sys.stderr,
                 flush=True,
             )
+            print(f"qrep: audit log: line {node.audit.count}, {node.audit.head}", file=sys.stderr, flush=True)
             server.run(sockets=[listening])
         finally:
             node.stop()
