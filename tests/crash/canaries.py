@@ -44,13 +44,13 @@ def paths_of(records):
     return found
 
 
-def without(kind, fits, most=None):
-    """Records of a kind are left out, where fits(path, record, the ones before it): the first `most` of them."""
+def without(kind, fits):
+    """Records of a kind are left out, where fits(path, record, the ones before it)."""
 
     def edit(records, paths):
         begin = next(at for at, each in enumerate(records) if each.names == ("start",))
         found = [at for at in range(begin, len(records)) if records[at].kind == kind and fits(paths[at], records[at], records[:at])]
-        return [NOTHING if at in found[:most] else each for at, each in enumerate(records)]
+        return [NOTHING if at in found else each for at, each in enumerate(records)]
 
     return edit
 
@@ -235,7 +235,7 @@ CANARIES = {
     "the name of the undo file is not flushed": Canary("runs", without(log.SYNC_DIRECTORY, lambda path, *_: path == "target/undo/")),
     "the number of batches is not flushed": Canary("runs", without(log.SYNC, follows(undofile.COPY))),
     "a superblock is renamed before it is flushed": Canary("beginning", without(log.SYNC, lambda path, *_: path.startswith("target/superblock."))),
-    "a checkpoint is saved before the device is flushed": Canary("beginning", without(log.SYNC, is_device, 1)),
+    "a checkpoint is saved before the device is flushed": Canary("beginning", without(log.SYNC, is_device)),
     "what was put back is not flushed before its undo goes": Canary("cut short", without(log.SYNC, is_device)),
     "a merged undo file is renamed before it is flushed": Canary("merged", without(log.SYNC, lambda path, *_: path.endswith(".tmp"))),
     "what was merged goes before what it became is there": Canary("merged", moved(lambda path, each: each.kind == log.REMOVE, lambda path, each: each.kind == log.RENAME)),

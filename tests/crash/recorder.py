@@ -85,6 +85,7 @@ class Recorder:
             if not os.path.ismount(self.path) or not subprocess.run(["umount", self.path], capture_output=True, check=False).returncode:
                 break
             time.sleep(0.05)
+        self._process.terminate()  # another mount namespace may have a copy of the mount, and would keep it alive
         try:
             self._process.wait(10)
         except subprocess.TimeoutExpired:

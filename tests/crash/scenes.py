@@ -7,13 +7,13 @@ import contextlib
 import os
 import random
 import secrets
-import subprocess
 import threading
 import time
 from typing import NamedTuple
 
 import pytest
 from flow.harness import Site, write_at
+from machine import run as run_tool
 
 from crash import recorder as log
 from crash.recorder import Recorder
@@ -74,8 +74,9 @@ class Life:
 
     def _attached(self):
         """The device as a block device."""
-        path = subprocess.run(["losetup", "-f", "--show", "--direct-io=on", self.device], capture_output=True, text=True, check=True).stdout.strip()
-        self.ends.callback(subprocess.run, ["losetup", "-d", path], check=True)
+        name = run_tool("losetup", "--find", "--show", "--direct-io=on", self.device)  # "loop5" alone where its node was not there yet
+        path = os.path.join("/dev", name)
+        self.ends.callback(run_tool, "losetup", "--detach", path)
         return path
 
     def change(self, data=3, zeroes=0):
