@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 
+from qrep import crashpoint
 from qrep.protocol import transport
 from qrep.source import watch
 
@@ -21,19 +22,27 @@ STALLED_S = 20.0  # instead of 30
 
 
 class Line:
-    """To the harness: {"sent": name, "at": seconds}, {"reached": name}. From it: {"hold": name}, {"go": true}."""
+    """To the harness: {"sent": name, "at": seconds}, {"reached": name}. From it: {"hold": name}, {"go": true},
+    {"crash": name of a crash point, "" for none}, {"canary": of TAKEN_BACK, "" for none}."""
 
     def __init__(self, path):
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket.connect(path)
-        self._held, self._go = "", threading.Event()
+        self._held, self._go, self._without_canary = "", threading.Event(), lambda: None
         threading.Thread(target=self._listen, name="chaos", daemon=True).start()
 
     def _listen(self):
         with contextlib.suppress(OSError):
             while data := self._socket.recv(4096):
                 said = json.loads(data)
-                if "hold" in said:
+                if "canary" in said:
+                    self._without_canary()
+                    self._without_canary = TAKEN_BACK[said["canary"]]() if said["canary"] else lambda: None
+                    self.say({"holding": said["canary"]})
+                elif "crash" in said:
+                    crashpoint.arm(f"{said['crash']}:1" if said["crash"] else "")
+                    self.say({"holding": said["crash"]})
+                elif "hold" in said:
                     self._go.clear()
                     self._held = said["hold"]
                     self.say({"holding": said["hold"]})
@@ -108,6 +117,49 @@ def leak():
     transport.Channel.__init__ = leaking
 
 
+# These are there and gone when it is asked for: each returns how it is taken back.
+
+
+def replaced(owner, name, by):
+    was = getattr(owner, name)
+    setattr(owner, name, by)
+    return lambda: setattr(owner, name, was)
+
+
+def takes_over_whatever():
+    """A replica becomes primary though its source answers and is primary: nobody asked for it by --force."""
+    from qrep.jobs import roles
+
+    return replaced(roles, "promote", lambda job, ours, theirs, *, force=False, other="": "forced")
+
+
+def equal_whatever():
+    """A planned switch without its last run, that takes both sides for equal."""
+    from qrep.daemon.roles import Roles
+    from qrep.jobs import roles
+
+    gave_up = Roles.give_up_here
+    again = replaced(Roles, "give_up_here", lambda self, task, part, *, last_run, **facts: gave_up(self, task, part, last_run=False, **facts))
+    differ = replaced(roles, "equal", lambda ours, theirs: True)
+    return lambda: (again(), differ())
+
+
+def one_id():
+    """Changes of role do not have fresh ids."""
+    from qrep.daemon import rolesteps
+
+    class Os:
+        def __getattr__(self, name):
+            return getattr(os, name)
+
+        @staticmethod
+        def urandom(size):
+            return b"i" * size
+
+    return replaced(rolesteps, "os", Os())
+
+
+TAKEN_BACK = {"takes-over": takes_over_whatever, "equal": equal_whatever, "one-id": one_id}
 CANARIES = {"one-key": one_key, "one-session": one_session, "no-other-path": no_other_path, "leak": leak}
 
 

@@ -1,6 +1,6 @@
 """Several stations at once, each in a process of its own, because most of what happens in a scenario is waiting.
 
-    crew = Crew(seed, [*numbers, *names of canaries], workers=4)
+    crew = Crew(seed, [*numbers, *names of canaries], workers=4)      # of scenarios.py; of roles.py: "role:NUMBER.REPEAT"
     crew.run(over=lambda: False)            # results: {number or name: dict}; rests: what a station held at its end
     python -m chaos.crew SEED               # a worker: tasks come in on stdin, one per line, and a JSON line answers each
 """
@@ -39,8 +39,9 @@ class Crew:
     def _work(self, over):
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent / "src"), *filter(None, sys.path)])}
         process = subprocess.Popen(
-            [sys.executable, "-m", "chaos.crew", str(self.seed)], cwd=TESTS, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+            [sys.executable, "-m", "chaos.crew", str(self.seed)], cwd=TESTS, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            start_new_session=True,  # whoever is killed here, it hears the end of its stdin and takes down what it made
+        )  # fmt: skip
         try:
             while not over():
                 try:
@@ -70,22 +71,31 @@ class Crew:
 
 
 def work(seed):
-    from chaos import canaries
+    from chaos import canaries, rolecanaries
+    from chaos.roles import RoleStation
     from chaos.scenarios import draw
     from chaos.station import Station
 
+    own = canaries.CANARIES
+    on_any = {**canaries.ON_ANY_STATION, **rolecanaries.ON_ANY_STATION}
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that namespaces and devices go
     station = None
     with tempfile.TemporaryDirectory(prefix="qrep-test-", dir="/dev/shm") as scratch:
         try:
             for count, line in enumerate(sys.stdin):
                 task = line.strip()
-                if station is None and task not in canaries.CANARIES:
-                    station = Station(Path(scratch, "station"), "s").__enter__()
-                if task in canaries.CANARIES:
-                    answer = canaries.CANARIES[task](Path(scratch, task), count)
-                elif task in canaries.ON_ANY_STATION:
-                    answer = canaries.ON_ANY_STATION[task](station)
+                if station is None and task not in own:
+                    made = RoleStation if task.startswith("role") else Station
+                    station = made(Path(scratch, "station"), "s").__enter__()
+                if task in own:
+                    answer = own[task](Path(scratch, task), count)
+                elif task in on_any:
+                    answer = on_any[task](station)
+                elif task.startswith("role:"):
+                    number, _, repeat = task.removeprefix("role:").partition(".")
+                    if station.played == REST_AFTER:
+                        station.rest()
+                    answer = dataclasses.asdict(station.play(seed, int(number), int(repeat)))
                 else:
                     if station.played == REST_AFTER:
                         station.rest()
