@@ -70,7 +70,7 @@ class PowerScene(Scene):
     def close(self):
         for device in self.devices.values():
             device.lie(False)
-            device.land()
+            device.hold(False)  # nobody can be ended whose request is not answered
         self._undone.close()
 
     # ---- power ----
@@ -94,8 +94,10 @@ class PowerScene(Scene):
             for _name, point in reversed(self.mounts[host]):
                 while os.path.ismount(point):
                     result = subprocess.run(["umount", point], capture_output=True, text=True, check=False)
-                    if result.returncode and time.monotonic() > deadline:  # what a dead process had under way keeps it busy for a moment
-                        raise RuntimeError(result.stderr)
+                    if result.returncode:  # what a dead process had under way keeps it busy for a moment
+                        if time.monotonic() > deadline:
+                            raise RuntimeError(result.stderr)
+                        time.sleep(0.01)
 
     def start(self, role, *arguments, crash="", how=""):
         if self.defect and role == "target":
