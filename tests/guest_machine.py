@@ -31,6 +31,7 @@ KERNEL_TLS = "tls", "gcm", "ctr", "ghash_generic", "aes_generic", "seqiv", "aesn
 BASE_MODULES = "virtio_pci", "virtio_rng", "9pnet_virtio", "9p", "overlay"
 ROOT = Path(__file__).resolve().parents[1]
 MARK = "qrep-guest-exit:"
+PYTEST = "-m", "pytest", "-q", "-rs", "-s", "-p", "no:cacheprovider"
 
 INIT = """#!/bin/sh
 mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
@@ -134,10 +135,12 @@ class Guest:
             *(word for drive in drives for word in ("-drive", f"file={drive},format=raw,if=virtio,cache=unsafe")),
         ]  # fmt: skip
         try:
-            done = subprocess.run(arguments, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=seconds)
+            done = subprocess.run(arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=seconds)
+            output = done.stdout.decode(errors="replace")
+        except subprocess.TimeoutExpired as err:
+            output = f"{(err.stdout or b'').decode(errors='replace')}\nit did not end in {seconds} s"
         finally:
             initramfs.unlink()
-        output = done.stdout + done.stderr
         found = re.search(rf"{MARK}(\d+)", output)
         return Result(int(found[1]) if found else None, output)
 
@@ -148,17 +151,22 @@ class Guest:
         return result.output
 
     def pytest(self, *arguments, **options):
-        """Run tests of this checkout in the guest."""
-        return self.python("-m", "pytest", "-q", "-rs", "-s", "-p", "no:cacheprovider", *arguments, **options)
+        """check() of tests of this checkout."""
+        return self.check(self.python(*PYTEST, *arguments), **options)
 
-    def python(self, *arguments, path=None, **options):
-        """check() of the interpreter that runs us, in this checkout. path: its PYTHONPATH, ours if not told."""
+    def pytest_result(self, *arguments, **options):
+        """run() of tests of this checkout."""
+        return self.run(self.python(*PYTEST, *arguments), **options)
+
+    @staticmethod
+    def python(*arguments, path=None):
+        """The script that starts the interpreter that runs us, in this checkout. path: its PYTHONPATH, ours if not told."""
         lines = [
             f"cd {shlex.quote(str(ROOT))}", f"export PATH={shlex.quote(os.environ['PATH'])}:/usr/sbin:/sbin QREP_GUEST=1",
             f"export PYTHONPATH={shlex.quote(os.environ.get('PYTHONPATH', '') if path is None else path)} PYTHONDONTWRITEBYTECODE=1",
-            shlex.join([sys.executable, *map(str, arguments)]),
+            *([f"export QREP_SEED={shlex.quote(os.environ['QREP_SEED'])}"] if "QREP_SEED" in os.environ else []), shlex.join([sys.executable, *map(str, arguments)]),
         ]  # fmt: skip
-        return self.check("\n".join(lines), **options)
+        return "\n".join(lines)
 
 
 def _apt(command, directory=None):

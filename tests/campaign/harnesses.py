@@ -37,7 +37,10 @@ HARNESSES = (
         "H5", "power cuts under target, undo and state, on devices with a volatile cache", ("h05_power",), 200, "power cuts", 10 * MINUTE,
         also=(("writes of the dead", 10), ("failed flushes", 20), ("sessions superseded", 5), ("cuts of a recovery", 10)),
     ),  # fmt: skip
-    Harness("H6", "a stock kernel's dm-log-writes replayed, cut by cut", ("h06_kernel",), 1000, "power cuts", 8 * MINUTE),
+    Harness(
+        "H6", "a stock kernel's dm-log-writes replayed, and its dm-flakey", ("h06_kernel",), 600, "power cuts", 8 * MINUTE,
+        also=(("cases of failing devices", 14),),
+    ),  # fmt: skip
     Harness(
         "H8", "networks that cut, stall, reorder, damage and replay, between namespaces", ("h08_network",), 120, "scenarios", 8 * MINUTE,
         also=(("flips detected", 1000),),

@@ -44,8 +44,9 @@ def record(directory, seed, size, generations, machine=None, seconds=300):
     bases = {"data": data.read_bytes(), "state": state.read_bytes()}
     machine = machine or Guest(cache())
     plan = seed, size, generations
-    machine.python(
-        "-m", "replay.record", "--seed", seed, "--size", size, "--generations", generations, path=f"{ROOT / 'src'}:{ROOT / 'tests'}", modules=MODULES, cpus=1,
+    arguments = "-m", "replay.record", "--seed", seed, "--size", size, "--generations", generations
+    machine.check(
+        machine.python(*arguments, path=f"{ROOT / 'src'}:{ROOT / 'tests'}"), modules=MODULES, cpus=1,
         drives=[data, logs["data"], state, logs["state"], told], seconds=seconds,
     )  # fmt: skip
     with open(told, "rb") as file:
