@@ -14,6 +14,7 @@ FOUND = [
     "second record.flush 1 eio",  # what was written beside run.json stayed for ever
     "second target-map.write 4 zero-always",  # it wrote nothing for ever
     "second source-map.write 9 zero-always",
+    "merge undo.open 22 eio",  # an earlier sync point was lost with the one that was deleted, for its undo file could not be opened just then
     "verify target-map.read 4 eio",  # what reads the device for a verify ended, and its source waited for ever
 ]
 

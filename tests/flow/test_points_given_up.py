@@ -1,5 +1,6 @@
 """Sync points of a volume in one process: given up by hand and by policy while they are read, pinned, or in the way of something else."""
 
+import errno
 import os
 import shutil
 import threading
@@ -8,7 +9,7 @@ import pytest
 from flow.harness import MIB, packaged, write_at
 from flow.test_view import Reader, change
 
-from qrep.errors import DamagedError, NotFound, Refused, UndoSpaceError
+from qrep.errors import DamagedError, NotFound, QrepError, Refused, UndoSpaceError
 from qrep.retention import Policy
 from qrep.target import undomerge
 
@@ -114,6 +115,28 @@ def test_what_is_damaged_or_has_no_room_is_refused_and_changes_nothing(site, ran
             site.volume.delete_point(ids[1])
         assert [point.id for point in site.volume.sync_points()] == before[:2], "what lies behind the damage is out of reach, and stays on disk"
         assert len(site.volume.undo.directory.names()) == 3
+
+
+def test_what_cannot_be_read_just_now_is_not_lost_with_the_point_before_it(site, random_source, memory_dir, monkeypatch):
+    with site:
+        images = some_points(site, random_source, 4)
+        ids, store, real = list(images), site.volume.undo, site.volume.undo.header
+
+        def header(new):
+            if new == ids[1]:
+                raise OSError(errno.EMFILE, "Too many open files")
+            return real(new)
+
+        monkeypatch.setattr(store, "header", header)
+        with pytest.raises(QrepError, match="cannot be read now"):
+            site.volume.delete_point(ids[1])  # it looks like the last one, and the way to the first one leads through it
+        site.volume.set_policy(Policy(count=1))
+        site.volume.retain()
+        monkeypatch.undo()
+        assert [point.id for point in site.volume.sync_points()] == ids[::-1]
+        assert [shown(site, point, memory_dir / "copy") for point in ids] == list(images.values())
+        site.volume.retain()
+        assert [point.id for point in site.volume.sync_points()] == ids[:1:-1]
 
 
 def test_an_undo_directory_that_is_not_there_is_not_made_below_its_mount_point(site, random_source, memory_dir):

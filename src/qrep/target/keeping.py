@@ -17,6 +17,8 @@ log = logging.getLogger("qrep.target")
 class Keeping(Thinning):
     """Mixed into TargetVolume, whose lock, machine, undo, points, device and policy it uses."""
 
+    _unread = None  # why what lies behind the last sync point within reach could not be read when it was looked at
+
     def sync_points(self):
         """The points.SyncPoints within reach, newest first; the first is what the device holds."""
         with self.lock:
@@ -28,6 +30,7 @@ class Keeping(Thinning):
         chain = self.undo.chain(self.machine.record.committed_id)
         if chain.damage:
             log.warning("%s: sync points behind %s are out of reach: %s", self.name, chain.ids[-1].hex(), chain.damage)
+        self._unread = chain.damage if chain.unread else None
         self.machine.set_chain(chain.ids)
         return self.machine.chain
 
@@ -109,11 +112,20 @@ class Keeping(Thinning):
             try:
                 plan = self.retention()
                 if plan.cut:
+                    self._check_read()
                     chain = self.machine.chain
                     self.undo.cut(chain[chain.index(plan.cut[0]) - 1 :])
                     self._given_up()
             except (OSError, QrepError) as err:
                 log.warning("%s: an undo file that is not needed any more stays: %s", self.name, err)
+
+    def _check_read(self):
+        """Before the last sync point within reach is cut off, and with it the way to those behind it that could not be read just now."""
+        if self._unread is not None:
+            raise QrepError(
+                f"{self.name}: sync points behind the last one within reach cannot be read now: {self._unread}", code="undo-unread",
+                hint=f"see what is wrong with the filesystem of {self.undo.directory.path} (dmesg), then try again",
+            )  # fmt: skip
 
     def _check_not_pinned(self, point):
         if self._pins[bytes(point)]:

@@ -26,6 +26,7 @@ class Thinning:
             if at == 0:
                 raise Refused(f"{self.name} holds that sync point now", hint="only earlier ones can be deleted", code="current-point")
             if at == len(chain) - 1:
+                self._check_read()
                 self.undo.cut([chain[at - 1]])
                 self._given_up()
                 return before - self.undo.used()

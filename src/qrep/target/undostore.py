@@ -64,10 +64,12 @@ def undo_directory(own, elsewhere, volume_id, committed):
 
 
 class Chain(NamedTuple):
-    """ids: the generations within reach, newest first. damage: why what lies behind the last is out of reach; None: there is nothing."""
+    """ids: the generations within reach, newest first. damage: why what lies behind the last is out of reach; None: there is nothing. unread: it could not
+    be read now, and may be well: what leads there must stay."""
 
     ids: tuple
     damage: str | None = None
+    unread: bool = False
 
 
 class UndoStore:
@@ -292,7 +294,7 @@ class UndoStore:
             try:
                 header = self.header(ids[-1])
             except (DamagedError, OSError) as err:
-                return Chain(tuple(ids), str(err))
+                return Chain(tuple(ids), str(err), isinstance(err, OSError))
             if header is None:
                 return Chain(tuple(ids))
             if header.base_id in ids or header.base_id == NO_ID or len(ids) == CHAIN_MAX:
