@@ -113,6 +113,9 @@ class Injector:
     def disarm(self):
         self._library.iofail_disarm()
 
+    def over(self, point):
+        """In the process that forked: the fork has ended."""
+
     def counts(self):
         """{(kind, op): calls} of the last process that was watched."""
         return {(kind, op): self.shared.counts[i][j] for i, kind in enumerate(CLASSES) for j, op in enumerate(OPS) if self.shared.counts[i][j]}

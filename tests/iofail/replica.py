@@ -49,14 +49,19 @@ class Replica:
     @contextlib.contextmanager
     def site(self):
         """Open, and closed whatever happens."""
-        with contextlib.closing(Site(self.directory, self.directory / "source", self.directory / "device", **OPTIONS)) as site:
+        with contextlib.closing(Site(self.directory, self.path_of("source"), self.path_of("device"), **OPTIONS)) as site:
             yield site.open()
+
+    def tree(self):
+        """All there is now: files that can be put back."""
+        return Tree(self.directory)
 
     def put(self, name, content):
         (self.directory / name).write_bytes(content)
 
-    def device(self):
-        return (self.directory / "device").read_bytes()
+    def path_of(self, name):
+        """Of source or device."""
+        return self.directory / name
 
     def clear(self):
         for path in self.directory.iterdir():
@@ -66,26 +71,26 @@ class Replica:
         self.clear()
         self.put("device", bytes(SIZE))
         self.put("source", self.images[4])
-        self.trees["empty"] = Tree(self.directory)
+        self.trees["empty"] = self.tree()
         for counter in range(1, 4):
             self.put("source", self.images[counter])
             with self.site() as site:
                 site.run(**RUN)
         self.put("source", self.images[4])
-        self.trees["changed"] = Tree(self.directory)  # three generations are there, the fourth waits
+        self.trees["changed"] = self.tree()  # three generations are there, the fourth waits
         self._dies(lambda: self._run_once(), "target-flush-before:1")
-        self.trees["open"] = Tree(self.directory)  # all of the fourth is on the device, nothing of it flushed
+        self.trees["open"] = self.tree()  # all of the fourth is on the device, nothing of it flushed
         self.trees["changed"].restore()
         self._dies(lambda: self._run_once(), "superblock-write-durable:3")
-        self.trees["lost-ack"] = Tree(self.directory)
+        self.trees["lost-ack"] = self.tree()
         self.trees["changed"].restore()
         self._run_once()
-        self.trees["committed"] = Tree(self.directory)
+        self.trees["committed"] = self.tree()
         damaged = bytearray(self.images[4])
         damaged[5 * LEAF : 6 * LEAF] = b"\xaa" * LEAF
         self.damaged = bytes(damaged)
         self.put("device", self.damaged)
-        self.trees["rotten"] = Tree(self.directory)
+        self.trees["rotten"] = self.tree()
 
     def _run_once(self):
         with self.site() as site:

@@ -21,18 +21,21 @@ FAILURES_MAX = 20
 BEYOND = 3  # calls more than were counted that are tried: what two threads do may differ by one
 
 
-def start(arguments, *, timeout):
-    """Run this module as a process of its own with the library loaded. Returns (what it printed as JSON, exit code, stderr)."""
+def start(arguments, *, timeout, powered=False):
+    """Run this module as a process of its own with the library loaded. Returns (what it printed as JSON, exit code, stderr). powered: without the library,
+    on block devices of tests/power."""
     from iofail.injector import build
 
     with tempfile.TemporaryDirectory(prefix="qrep-test-", dir="/dev/shm") as scratch:
         place = Path(scratch, "replica")
         place.mkdir()
-        library = build(scratch)
         environment = {
-            **os.environ, "LD_PRELOAD": str(library), "QREP_RING": "threads1", "QREP_CRASH": "", "PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path]),
-            "IOFAIL_LIBRARY": str(library), "IOFAIL_DIRECTORY": str(place),
+            **os.environ, "QREP_RING": "uring", "QREP_CRASH": "", "PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path]), "IOFAIL_DIRECTORY": str(place),
+            "IOFAIL_POWERED": scratch,
         }  # fmt: skip
+        if not powered:
+            library = str(build(scratch))
+            environment |= {"LD_PRELOAD": library, "QREP_RING": "threads1", "IOFAIL_LIBRARY": library, "IOFAIL_POWERED": ""}
         result = subprocess.run(
             [sys.executable, "-m", "iofail.running", *arguments], env=environment, cwd=TESTS, capture_output=True, text=True, timeout=timeout, check=False
         )
@@ -70,6 +73,24 @@ def canaries(sweep):
     return {"caught": len(CANARIES) - len(missed), "seeded": len(CANARIES), "missed": missed, "told": told}
 
 
+def play(sweep, points, tally, until, one_in):
+    """Whether all were tried before `until`, and not too many failed."""
+    answer = None
+    while True:
+        try:
+            point = points.send(answer)
+        except StopIteration:
+            return True
+        answer = None
+        if zlib.crc32(str(point).encode()) % one_in:
+            continue
+        attempt = sweep.attempt(point)
+        tally.take(attempt)
+        answer = attempt.hit
+        if time.monotonic() > until or len(tally.failures) >= FAILURES_MAX:
+            return False
+
+
 class Tally:
     def __init__(self):
         self.points = self.voids = 0
@@ -92,8 +113,8 @@ class Tally:
 
 
 def main():
-    from iofail.injector import Point
-    from iofail.replica import TREE_OF
+    from iofail.injector import Injector, Point
+    from iofail.replica import TREE_OF, Replica
     from iofail.sweep import Sweep
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -106,33 +127,35 @@ def main():
     parser.add_argument("points", nargs="*")
     arguments = parser.parse_args()
     began = time.monotonic()
-    sweep = Sweep(os.environ["IOFAIL_DIRECTORY"], arguments.seed, os.environ["IOFAIL_LIBRARY"])
-    acts = arguments.acts.split(",")
-    if arguments.counts:
-        print(json.dumps({act: {".".join(key): count for key, count in sweep.calls(act).items()} for act in acts}))
-        return 0
-    if arguments.canaries:
-        print(json.dumps(canaries(sweep)))
-        return 0
-    tally, complete = Tally(), True
-    for text in arguments.points:
-        attempt = sweep.attempt(Point.of(text))
-        tally.take(attempt)
-        print(text, "hit" if attempt.hit else "not reached", attempt.ended, attempt.told, attempt.problem, f"{attempt.seconds:.3f} s", file=sys.stderr)
-    if not arguments.points or arguments.one_in > 1:
-        points, answer = all_points(sweep, acts), None
-        with contextlib.suppress(StopIteration):
-            while True:
-                point = points.send(answer)
-                answer = None
-                if zlib.crc32(str(point).encode()) % arguments.one_in:
-                    continue
-                attempt = sweep.attempt(point)
-                tally.take(attempt)
-                answer = attempt.hit
-                if time.monotonic() - began > arguments.seconds or len(tally.failures) >= FAILURES_MAX:
-                    complete = False
-                    break
+    directory, scratch = os.environ["IOFAIL_DIRECTORY"], os.environ["IOFAIL_POWERED"]
+    acts, tally = arguments.acts.split(","), Tally()
+    with contextlib.ExitStack() as stack:
+        if scratch:
+            from iofail.powered import Powered
+            from power.device import Unavailable
+
+            try:
+                sweep = stack.enter_context(Powered(directory, scratch, arguments.seed))
+            except Unavailable as err:
+                print(json.dumps({"unavailable": str(err)}))
+                return 0
+            points = sweep.points()
+        else:
+            sweep = Sweep(Replica(directory, arguments.seed), Injector(os.environ["IOFAIL_LIBRARY"], directory))
+            points = all_points(sweep, acts)
+        if arguments.counts:
+            print(json.dumps({act: {".".join(key): count for key, count in sweep.calls(act).items()} for act in acts}))
+            return 0
+        if arguments.canaries:
+            print(json.dumps(canaries(sweep)))
+            return 0
+        for text in arguments.points:
+            attempt = sweep.attempt(Point.of(text))
+            tally.take(attempt)
+            reached = "hit" if attempt.hit else "not reached"
+            print(text, reached, attempt.ended, attempt.told, attempt.problem, f"{attempt.seconds:.3f} s", file=sys.stderr)
+        chosen = not arguments.points or arguments.one_in > 1
+        complete = not chosen or play(sweep, points, tally, began + arguments.seconds, arguments.one_in)
     usage = os.times()
     print(json.dumps({
         "points": tally.points, "voids": tally.voids, "longest": round(tally.longest, 1), "acts": acts, "states": sweep.states, "complete": complete, "failures": tally.failures,
@@ -143,9 +166,10 @@ def main():
 
 
 if __name__ == "__main__":
-    if "IOFAIL_LIBRARY" in os.environ:
+    if "IOFAIL_DIRECTORY" in os.environ:
         sys.exit(main())
-    found, code, errors = start(sys.argv[1:], timeout=1200)
+    powered = "--powered" in sys.argv
+    found, code, errors = start([each for each in sys.argv[1:] if each != "--powered"], timeout=1200, powered=powered)
     print(errors, file=sys.stderr, end="")
     print(json.dumps(found, indent=1))
     sys.exit(code)

@@ -1,6 +1,6 @@
 """One point after the other: a fork in which one call fails, what it says of that, and what a fresh start finds when the fault is gone.
 
-    sweep = Sweep(directory, seed)                # in a process that has interpose.c loaded: see running.py
+    sweep = Sweep(Replica(directory, seed), Injector(library, directory))     # in a process that has interpose.c loaded: see running.py
     sweep.calls("second")                         # {(kind, op): how many calls the act makes}
     sweep.attempt(Point(...))                     # Attempt; its `problem` is None or what must not be
 """
@@ -21,10 +21,9 @@ import time
 import blake3
 import oracle
 import plainblake3
-from fault.rot import Tree
 from iofail import states
-from iofail.injector import OPS, TARGET_SIDE, WAYS, Injector, Point
-from iofail.replica import ALLOWED, LEAF, RUN, TREE_OF, Replica, Unsynced, points_wanted
+from iofail.injector import TARGET_SIDE, WAYS, Point
+from iofail.replica import ALLOWED, LEAF, RUN, TREE_OF, Unsynced, points_wanted
 
 from qrep.errors import QrepError
 from qrep.source.flow import Run
@@ -56,10 +55,9 @@ class Attempt:
 class Sweep:
     """defect(): carried out in the fork, a canary; None: there is none."""
 
-    def __init__(self, directory, seed, library):
+    def __init__(self, replica, injector):
         plainblake3.subtree = functools.lru_cache(maxsize=4096)(plainblake3.subtree)
-        self.replica = Replica(directory, seed)
-        self.injector = Injector(library, directory)
+        self.replica, self.injector = replica, injector
         self._recovered, self._gone_on = {}, set()
         self.defect = None
         logging.basicConfig(stream=sys.stderr, level=logging.ERROR)
@@ -84,6 +82,7 @@ class Sweep:
         began = time.monotonic()
         code, said, errors = self._forked(point)
         attempt.seconds = time.monotonic() - began
+        self.injector.over(point)
         attempt.hit = self.injector.shared.hits > 0
         attempt.void = self.injector.shared.voids >= self.injector.shared.hits > 0
         try:
@@ -227,7 +226,7 @@ class Sweep:
 
     def _go_on(self, point, attempt):
         """The state that was left recovers by itself to one that may be, from which the next run commits. What was found of a state is not tried again."""
-        left = point.act, states.digest(Tree(self.replica.directory))
+        left = point.act, states.digest(self.replica.tree())
         if left not in self._recovered:
             self._recovered[left] = self._recover(point)
         counter = self._recovered[left]
@@ -250,7 +249,7 @@ class Sweep:
         images = self._images(point)
         if found.counter:
             self._holds(point, images[found.counter])
-        state = point.act, states.digest(Tree(place), states.meaning(place / "target"))
+        state = point.act, states.digest(self.replica.tree(), states.meaning(place / "target"))
         if state not in self._gone_on:
             self._gone_on.add(state)
             for each in (place / "target/map", self.replica.source_map()):
@@ -269,7 +268,7 @@ class Sweep:
             put_into_map(request)  # what a verify has found is sent
             report = Run(request, site.local.dial, site.local.connect).run()
         wanted = replica.images[4]
-        if report.root != blake3.blake3(wanted).hexdigest() or oracle.read_direct(replica.directory / "device") != wanted:
+        if report.root != blake3.blake3(wanted).hexdigest() or oracle.read_direct(replica.path_of("device")) != wanted:
             raise Wrong("the next run committed something else than the source holds")
         left = [path.name for path in replica.directory.rglob("*.tmp")]
         if left:
@@ -277,7 +276,7 @@ class Sweep:
 
     def _holds(self, point, image):
         """A repair that is cut short leaves each sector of the leaf as it was or right."""
-        found = oracle.read_direct(self.replica.directory / "device")
+        found = oracle.read_direct(self.replica.path_of("device"))
         if found != image and not (point.act == "verify" and all(each in pair for each, *pair in zip(*map(sectors, (found, image, self.replica.damaged)), strict=True))):
             raise Wrong(f"the device is not the committed generation: {oracle.first_difference(image, found)}")
 
@@ -286,7 +285,7 @@ class Sweep:
         missing = wanted - {each.counter for each in site.volume.sync_points()}
         if missing:
             raise Wrong(f"sync points {missing} are out of reach")
-        if self.replica.device() != images[counter]:
+        if oracle.read_direct(self.replica.path_of("device")) != images[counter]:
             return
         copy = self.replica.directory / "copy"
         for each in site.volume.sync_points():
@@ -309,6 +308,3 @@ def _repeatable(act):
     secrets.randbits = chance.getrandbits
     time.time_ns = lambda: NOW_NS
     time.time = lambda: NOW_NS / 1e9
-
-
-__all__ = ["OPS", "Attempt", "Sweep", "Wrong"]
