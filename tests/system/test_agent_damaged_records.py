@@ -30,3 +30,28 @@ def test_a_superblock_with_both_slots_damaged_takes_its_volume_out_of_service_un
     a.qrep("job", "create", "db", "--source", "db", "--target", "site-b:db", "--initial", "compare", "-y")
     report = a.run()
     assert report["root"] == b3sum(target) == root and report["changed"] == 0, "compared, and nothing had to be sent"
+
+
+def test_an_agent_whose_remembered_state_has_rotted_serves_tells_and_gives_nobody_leave_that_had_none(agents, loop_device, fill):
+    source, target = loop_device(SIZE), loop_device(SIZE)
+    fill(source, SIZE)
+    a, b = agents.replica(source, target)
+    a.run()
+    b.kill()
+    pairs = (b.state / "pairs.a").read_bytes()
+    (b.state / "pairs.a").write_bytes(pairs.replace(b'"peer": "site-a"', b'"peer": "site-c"'))
+    for name in ("state.db", "state.db-wal"):
+        (b.state / name).write_bytes(b"\xff" * 8192)
+    b.start()
+    assert "pairs.a" in b.events("records-healed")[0]["text"] and "state.db" in b.events("records-damaged")[0]["text"]
+    assert (b.state / "pairs.a").read_bytes() != pairs and [pair["peer"] for pair in b.db_pairs()] == ["site-a"]
+    fill(source, MIB)
+    assert a.run()["root"] == b3sum(target) == b3sum(source)
+
+    b.kill()
+    for name in ("pairs.a", "pairs.b"):
+        (b.state / name).write_bytes(pairs[:-1])
+    code, _out, err = b.run_command("--config-dir", b.config, "--state-dir", b.state, "check")
+    assert code == 2 and "pairs.a" in err + _out and "pairs.b" in err + _out
+    with pytest.raises(AssertionError, match="who may write to volumes here cannot be told"):
+        b.start()

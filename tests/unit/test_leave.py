@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from qrep import store
-from qrep.daemon.leave import NAMES, Leave, LeaveError
+from qrep.daemon.leave import NAMES, Leave, LeaveError, problems
 
 PAIR = {"peer": "a", "fingerprint": "SHA256:00", "job": "db", "source": "db", "volume": "db", "size": 4096, "sync_points": 7}
 
@@ -132,3 +132,13 @@ def test_a_change_stands_from_the_first_copy_on_whenever_the_agent_dies(director
     assert subprocess.run([sys.executable, "-c", program, tmp_path], env=environment, check=False).returncode == -9
     assert ids(Leave(directory)) == []
     assert Leave(directory).healed == ""
+
+
+def test_check_names_the_copy_that_is_wrong_and_changes_nothing(directory, state, tmp_path):
+    assert problems(tmp_path) == [] == problems(tmp_path / "nowhere")
+    (tmp_path / NAMES[1]).write_bytes(state[2][NAMES[1]][:-2])
+    [problem] = problems(tmp_path)
+    assert problem.file == str(tmp_path / NAMES[1]) and "not what was written" in problem.message and "the other one" in problem.hint
+    (tmp_path / NAMES[0]).write_bytes(b"")
+    assert [each.file for each in problems(tmp_path)] == [str(tmp_path / name) for name in NAMES]
+    assert "does not start" in problems(tmp_path)[0].hint and (tmp_path / NAMES[0]).read_bytes() == b""

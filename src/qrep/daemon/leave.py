@@ -6,12 +6,14 @@ start, for nobody can tell then who has leave. What holds is in memory: what rot
 """
 
 import logging
+import os
 import threading
 import time
 
 import msgspec
 
-from qrep import sealed
+from qrep import sealed, store
+from qrep.configparse import Problem
 from qrep.crashpoint import crashpoint
 from qrep.errors import DamagedError, QrepError
 
@@ -183,6 +185,19 @@ def look(directory):
     if len(ages) > 1 and max(ages) - min(ages) > 1:  # one apart: the agent ended between the two
         wrong += [f"{directory.path}/{name}: it is an older one" for name, content in copies.items() if content["sequence"] < max(ages)]
     return copies, wrong
+
+
+def problems(state_dir):
+    """[Problem]: what is wrong with the files of this state directory, whether an agent runs or not."""
+    if not os.path.isdir(state_dir):
+        return []
+    try:
+        with store.Directory(state_dir) as directory:
+            copies, wrong = look(directory)
+    except (QrepError, OSError) as err:  # of another format; or the directory itself is not as it must be
+        return [Problem(str(state_dir), "", getattr(err, "message", str(err)), getattr(err, "hint", ""))]
+    hint = "the next start of the agent makes it anew of the other one" if copies else f"put {' or '.join(NAMES)} back from a copy: the agent does not start without"
+    return [Problem(text.partition(": ")[0], "", text.partition(": ")[2], hint) for text in wrong]
 
 
 def _checked(content, where):
