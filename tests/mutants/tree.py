@@ -75,12 +75,13 @@ class Tree:
         objects, archive = self._objects()
         fresh = self.root / f"{path.stem}.mutant.o"
         _run(*CC, *CFLAGS, f"-I{self.native}", "-c", path, "-o", fresh)
-        symbols = _functions(fresh)
+        symbols = _functions(fresh, "T")
+        holding = [module for module in sorted(self.native.glob("*.abi3.so")) if symbols & self._functions_of(module)]
+        if not holding:
+            raise ValueError(f"no module holds code of {path.name}")
         with contextlib.ExitStack() as undo:
-            for module in sorted(self.native.glob("*.abi3.so")):
+            for module in holding:
                 name = module.name.partition(".")[0]
-                if name not in objects or not symbols & self._functions_of(module):
-                    continue
                 kept = module.with_suffix(".kept")
                 os.rename(module, kept)
                 undo.callback(os.rename, kept, module)
@@ -90,16 +91,16 @@ class Tree:
 
     @functools.cache
     def _functions_of(self, module):
-        return _functions(module)
+        return _functions(module, "tT")
 
     @functools.cache
     def _objects(self):
         """({module: its object}, the archive of everything else), as the build left them; built once if it did not."""
-        found = _find_objects(ROOT / "build")
-        if found is None:
+        if _find_objects(ROOT / "build"):
+            shutil.copytree(ROOT / "build", self.root / "build", ignore=shutil.ignore_patterns("lib.*", "bdist.*", "*.c"))
+        else:
             _build(self.root)
-            found = _find_objects(self.root / "build")
-        return found
+        return _find_objects(self.root / "build")
 
 
 def _find_objects(build):
@@ -121,9 +122,9 @@ def _libraries():
     return [_run(*CC, f"-print-file-name={name}").strip() for name in ("liburing.a", "libzstd.a")]
 
 
-def _functions(path):
-    """Names of functions that an object or a module defines for others of ours."""
-    return {name for *_, kind, name in map(str.split, _run("nm", "--defined-only", path).splitlines()) if kind in "tT" and name.startswith("qrep_")}
+def _functions(path, kinds):
+    """Names of functions that an object or a module defines. kinds: of nm, T those for other files. In a module all of them are local."""
+    return {name for *_, kind, name in map(str.split, _run("nm", "--defined-only", path).splitlines()) if kind in kinds}
 
 
 def _run(*command, cwd=None):

@@ -33,5 +33,5 @@ def run(arguments, out):
     import pytest
 
     verdict = Verdict()
-    pytest.main([*arguments, "-q", "-x", "-p", "no:cacheprovider", "-p", "no:randomly"], plugins=[verdict])
+    pytest.main([*arguments, "-q", "-x", "-m", "not slow and not alone", "-p", "no:cacheprovider"], plugins=[verdict])
     os.write(out, verdict.line().encode())

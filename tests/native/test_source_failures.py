@@ -73,7 +73,11 @@ def test_an_end_before_ours_is_refused(make_run, source_device, undo_after):
     run = make_run()
     line = Transport("tcp", 0, undo_after)
     line.send(wire.FrameWriter(GEOMETRY, ATTEMPT, SESSION, wire.ANSWER, KEY).end())
-    assert run.lane(source_device, line.connection) == errno.EPROTO
+    result = []
+    lane = threading.Thread(target=lambda: result.append(run.lane(source_device, line.connection)), daemon=True)
+    lane.start()
+    lane.join(10)
+    assert result == [errno.EPROTO]
 
 
 @pytest.mark.parametrize("kind", ["tcp", "pipes", "stream"])

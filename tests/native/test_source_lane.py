@@ -241,6 +241,16 @@ def test_a_page_that_is_not_the_granules_costs_bandwidth_and_nothing_else(volume
     assert sum(frame.data_size for frame in data_frames(peer)) == GRANULE
 
 
+def test_a_value_counts_to_its_last_byte(volume):
+    """R11: of another generation, and as good as any other that is not the granule's."""
+    volume.values[4 * 32 - 1] ^= 1
+    volume.image[3 * GRANULE : 4 * GRANULE] = os.urandom(GRANULE)
+    _, peer = volume.send()
+    assert volume.image == volume.data
+    assert {frame.granule for frame in data_frames(peer)} == {3}
+    assert sum(frame.data_size for frame in data_frames(peer)) == GRANULE
+
+
 def test_a_scan_fills_the_map_and_counts_without_sending(volume):
     volume.change(1, 1)
     volume.change(1, 2)

@@ -8,6 +8,7 @@ from target_rig import (
     HAS_VALUE, HASHED, IS_ZERO, LEAF, SESSION, Target, granule_value, mixed_content, sealed,
 )
 
+from qrep._native import wire
 from qrep._native.wire import HEADER_SIZE
 
 SMALL = 4 * LEAF  # a granule
@@ -175,6 +176,19 @@ def test_a_second_pass_is_computed_from_what_the_first_one_left(make_target, ran
     assert target.device == content
     assert target.value(1) == granule_value(target.geometry, content, 1)
     assert target.run.fresh_states[1] & (HASHED | HAS_VALUE) == HASHED | HAS_VALUE
+
+
+def test_a_pass_after_one_in_parts_is_not_computed_from_what_was_before_both(make_target, random_source):
+    """Nobody knows what the leaves are that the first pass left out, so what is announced for the whole counts, without a page."""
+    target = make_target(bytes(SIZE), base_states=bytes([IS_ZERO] * 6))
+    content = bytearray(SIZE)
+    content[SMALL : SMALL + 2 * LEAF] = random_source.randbytes(2 * LEAF)
+    session = target.serve(content)
+    data, digest = session.source.runs_parts(1, [(0, 1, False)])
+    session.send(session.source.writer.runs(1, [(0, 1, False)], len(data), digest, wire.LAST | wire.PARTS) + data)
+    session.source.runs(1, [(1, 1, False)])
+    assert session.finish() == 0 and target.run.failure() is None
+    assert target.device == content and target.run.fresh_states[1] == HASHED | HAS_VALUE
 
 
 def test_a_second_pass_after_zeroes_is_computed_from_zeroes(make_target, random_source):

@@ -258,6 +258,26 @@ def test_run_data_that_is_not_what_was_announced_is_not_written(refusal):
     refused(target, session, old, "digest")
 
 
+@pytest.mark.parametrize("what", ["full", "runs", "value"])
+def test_a_digest_counts_to_its_last_byte(refusal, what):
+    target, session, old = refusal
+    source = session.source
+
+    def spoilt(digest):
+        return digest[:-1] + bytes([digest[-1] ^ 1])
+
+    if what == "full":
+        start, data = source.node(1, 0, 64)
+        source.full(1, digest=spoilt(hasher.subtree(data, start, LEAF)))
+    elif what == "runs":
+        source.content[:LEAF] = b"x" * LEAF
+        source.runs(0, [(0, 1, False)], digest=spoilt(source.runs_parts(0, [(0, 1, False)])[1]))
+    else:
+        source.full(2, value=spoilt(source.value(2)))
+    session.hang_up()
+    refused(target, session, old, "value" if what == "value" else "digest")
+
+
 def test_a_block_sent_for_another_place_is_not_written(refusal):
     target, session, old = refusal
     start, data = session.source.node(0, 0, 64)

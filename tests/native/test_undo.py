@@ -173,6 +173,26 @@ def test_a_device_that_cannot_be_read_is_not_overwritten(make_target):
     assert target.device == old
 
 
+def test_a_device_that_ended_before_what_is_overwritten_is_not_overwritten(make_target):
+    """What would be logged is nothing that it held."""
+    target = make_target(mixed_content(17, SIZE))
+    os.truncate(target.device_path, GRANULE + LEAF)
+    old = target.device
+    session = target.serve(mixed_content(18, SIZE))
+    session.source.full(1)
+    session.hang_up()
+    assert session.result() == errno.ENODATA
+    assert target.run.failure() == ("shrunk", errno.ENODATA, 0, 1)
+    assert target.device == old
+
+
+def test_an_undo_file_that_cannot_be_read_is_not_an_empty_one(make_target):
+    target = make_target(mixed_content(17, SIZE))
+    assert overwrite(target, mixed_content(18, SIZE), kinds=("full",)).finish() == 0
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        undo.scan(target.open(target.undo_path, os.O_WRONLY | os.O_DIRECT), os.fstat(target.undo_fd).st_size, target.undo_header())
+
+
 def damage(target, place):
     with open(target.undo_path, "r+b") as file:
         file.seek(place)

@@ -151,7 +151,7 @@ def test_another_magic_or_version_is_damage(change):
     ("runs", "data_size"),
     [
         ([(0, 0, False)], 0), ([(16, 1, False)], 4 * KIB), ([(15, 2, False)], 8 * KIB), ([(0, 2**31 - 1, False)], 64 * KIB),
-        ([(2**32 - 1, 1, True)], 0), ([(0, 2, False), (1, 1, True)], 8 * KIB), ([(4, 1, False), (0, 1, False)], 8 * KIB),
+        ([(2**32 - 1, 1, True)], 0), ([(15, 2, True)], 0), ([(0, 2, False), (1, 1, True)], 8 * KIB), ([(4, 1, False), (0, 1, False)], 8 * KIB),
         ([(0, 1, False), (1, 1, False)], 8 * KIB), ([(0, 1, True), (1, 1, True)], 0), ([(0, 1, False)], 8 * KIB),
         ([(0, 1, True)], 4 * KIB), ([(0, 2, False)], 4 * KIB),
     ],

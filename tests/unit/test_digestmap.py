@@ -93,6 +93,11 @@ def test_only_the_pending_generation_can_be_folded(opened, image, geometry):
     found = committed(opened, image, geometry)
     with pytest.raises(ValueError, match="no pending map"):
         found.fold(SECOND)
+    found.write_pending(SECOND, found.tag, 2, found.states, found.values)
+    with pytest.raises(ValueError, match="no pending map"):
+        found.fold(bytes(15) + b"x")
+    found.fold(SECOND)
+    assert found.tag == SECOND
 
 
 def test_the_root_is_the_plain_blake3_of_the_device(opened, image, geometry):
@@ -141,6 +146,9 @@ def test_a_leaf_page_is_believed_only_if_it_merges_to_the_value(opened, image, g
     assert found.leaf_page(1) is None
     store_page(found, 1, page)
     assert found.leaf_page(1) == page
+    found.values[2 * 32 - 1] ^= 1  # all of the value counts (R11)
+    assert found.leaf_page(1) is None
+    found.values[2 * 32 - 1] ^= 1
     offset = digesttree.page_offset(geometry, 1, found.states[1])
     os.pwrite(found.leaves_fd, bytes([page[0] ^ 1]), offset)
     assert found.leaf_page(1) is None
