@@ -85,12 +85,13 @@ class Recorder:
             if not os.path.ismount(self.path) or not subprocess.run(["umount", self.path], capture_output=True, check=False).returncode:
                 break
             time.sleep(0.05)
-        self._process.terminate()  # another mount namespace may have a copy of the mount, and would keep it alive
-        try:
-            self._process.wait(10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        for end in (self._process.terminate, self._process.kill):  # another mount namespace may have a copy of the mount, and would keep it alive
+            try:
+                self._process.wait(2)
+                break
+            except subprocess.TimeoutExpired:
+                end()
+        self._process.wait()
         with contextlib.suppress(OSError):
             self.path.rmdir()
 
