@@ -1,11 +1,16 @@
-"""H2: the simulator plays seeds, in one process; every failed one is named with the line that replays it."""
+"""H2: the simulator plays seeds, in one process; every failed one is named with the line that replays it. Its canaries first, with groups, hints and checks.
+
+How often each kind of fault comes is drawn by the seed; each ends with everything healed, and a run must commit then.
+"""
 
 import sys
 
-from campaign import outcome
+from campaign import outcome, pytests
 from sim.scenario import Scenario, play
 
 REPLAYED_ONE_IN = 500
+SLOW = ("tests/sim",)
+CANARIES = [*SLOW, "-m", "not slow", "-k", "a_defect_is_caught or is_caught"]
 
 
 def log_of(seed):
@@ -17,6 +22,10 @@ def log_of(seed):
 def run(seed, count, clock):
     """Seeds from seed * 1,000,000 on; one in REPLAYED_ONE_IN is played twice more, and its two event logs must be the same."""
     found, first = outcome.Outcome(), seed * 1_000_000
+    canaries = pytests.run(CANARIES, seed, clock)
+    found.canaries = canaries.passed, canaries.passed + len(canaries.failed)
+    others = pytests.run([*SLOW, "-m", "slow"], seed, clock)
+    found.failures += others.failed
     replayed = 0
     for each in range(first, first + count):
         if clock.over():
@@ -30,7 +39,7 @@ def run(seed, count, clock):
         except Exception as err:  # whatever it is, it is this seed's
             found.failures.append(f"python -m sim {each}: {type(err).__name__}: {err}"[:400])
         found.count += 1
-    found.note = f"{replayed} replayed to the same log"
+    found.note = f"{replayed} replayed to the same log; {others.passed} further suites of groups, hints and checks"
     return found
 
 

@@ -11,12 +11,14 @@ from unit.test_flatness import held_before_and_after
 
 import flatness
 
+SLOW = ("tests/system/test_soak.py",)
+
 
 def run(seed, count, clock):
     """count: seconds of it."""
     found = outcome.Outcome()
     found.canaries = sum(kind in flatness.grown(*held_before_and_after(kind)) for kind in flatness.KINDS), len(flatness.KINDS)
-    soak = pytests.run(["tests/system/test_soak.py", "-m", "slow", "-s"], seed, clock, {"QREP_SOAK_SECONDS": str(count)})
+    soak = pytests.run([*SLOW, "-m", "slow", "-s"], seed, clock, {"QREP_SOAK_SECONDS": str(count)})
     found.failures += soak.failed + soak.skipped
     told = re.search(r"^soak: (.*)$", soak.output, re.MULTILINE)
     if soak.passed and not soak.failed:

@@ -4,10 +4,12 @@ import sys
 
 from campaign import outcome, pytests
 
+SLOW = ("tests/model",)
+
 
 def run(seed, count, clock):
     found = outcome.Outcome()
-    model = pytests.run(["tests/model", "-m", "slow or not slow"], seed, clock)
+    model = pytests.run([*SLOW, "-m", "slow or not slow"], seed, clock)
     found.count = model.passed
     found.failures += model.failed + model.skipped
     mutants = sum("a_seeded_bug_is_caught" in name for name in model.failed)

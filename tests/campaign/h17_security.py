@@ -8,6 +8,8 @@ from security.rows import NODES
 from security.sabotage import SABOTAGE
 from security.test_canaries import noticed
 
+SLOW = ("tests/security",)
+
 
 def run(seed, count, clock):
     """count: checks, of which each is a test of pytest's."""

@@ -94,7 +94,7 @@ class Nest:
         with theirs:
             self._helper = subprocess.Popen(
                 [sys.executable, __file__, str(theirs.fileno())], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL,
-                env={**os.environ, "QREP_CRASH": ""},
+                env={**os.environ, "QREP_CRASH": "", "PYTHONPATH": os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), str(ENDS.parents[1]))))},
             )  # fmt: skip
         self.ask({"do": "poll", "pid": 0})  # it is there, with all its imports
 

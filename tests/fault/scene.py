@@ -25,6 +25,7 @@ class Scene:
     def __init__(self, nest, source, target, state, backend="none"):
         self.nest, self.source, self.target, self.state, self.backend = nest, str(source), str(target), Path(state), backend
         self.images, self.worst_ready_s = {}, 0.0
+        self.defect = ""  # of power/defects.py: what the targets have that are started from now on
         self._running = []
 
     # ---- processes ----
@@ -32,7 +33,8 @@ class Scene:
     def start(self, role, *arguments, crash="", how=""):
         device = self.source if role in ("source", "verify") else self.target
         extra = [self.backend, how] if role in ("source", "verify") else []
-        process = self.nest.start(role, device, self.state, *arguments, *extra, crash=crash)
+        defect = ["defect", self.defect] if self.defect and role == "target" else []
+        process = self.nest.start(*defect, role, device, self.state, *arguments, *extra, crash=crash)
         self._running.append(process)
         return process
 

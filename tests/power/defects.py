@@ -74,7 +74,62 @@ def lanes_not_drained():
     TargetLanes.drain = drain
 
 
+def nothing_is_put_back():
+    """A recovery says that it has restored what it has not touched."""
+    from qrep.protocol import actions as do
+    from qrep.target.driver import TargetDriver
+
+    def idle(self, action):
+        self._end_attempt()
+        return self.machine.undo_restored()
+
+    TargetDriver._handlers[do.RestoreUndo] = idle
+
+
+def the_last_batch_is_not_put_back():
+    """A recovery passes over what was logged last."""
+    from qrep.target import undostore
+
+    order = undostore.undo.restore_order
+    undostore.undo.restore_order = lambda places: order(places)[1:]
+
+
+def something_is_written_after_the_recovery():
+    """As a write of a dead process would be that lands late."""
+    from qrep.protocol import actions as do
+    from qrep.target.driver import TargetDriver
+
+    restore = TargetDriver._restore_undo
+
+    def and_more(self, action):
+        actions = restore(self, action)
+        with open(self.device.path, "r+b") as file:
+            file.write(b"late" * 128)
+        return actions
+
+    TargetDriver._handlers[do.RestoreUndo] = and_more
+
+
+def the_map_tells_of_another_content():
+    """The value of the last granule that is known is another one than the device's."""
+    from qrep._native import disk
+    from qrep.digestmap import DigestMap
+
+    following = DigestMap.following
+
+    def wrong(self, new, base, counter, states, values, **options):
+        values = bytearray(bytes(values))
+        granule = max(granule for granule, state in enumerate(states) if state & disk.STATE_MASK == disk.STATE_HASHED)
+        values[32 * granule] ^= 1
+        return following(self, new, base, counter, states, values, **options | {"zeroes": None, "marked": None})
+
+    DigestMap.following = wrong
+
+
 DEFECTS = {
     each.__name__: each
-    for each in (no_claim, no_device_flush, failed_flush_is_passed_over, superblock_not_flushed, open_is_cleared_before_the_restored_device_is_flushed, lanes_not_drained)
-}
+    for each in (
+        no_claim, no_device_flush, failed_flush_is_passed_over, superblock_not_flushed, open_is_cleared_before_the_restored_device_is_flushed, lanes_not_drained,
+        nothing_is_put_back, the_last_batch_is_not_put_back, something_is_written_after_the_recovery, the_map_tells_of_another_content,
+    )
+}  # fmt: skip

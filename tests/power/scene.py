@@ -59,7 +59,7 @@ class PowerScene(Scene):
             self._undone.close()
             raise
         self.port = 0  # of the target that came up last
-        self.period, self.defect = None, ""  # of power/defects.py: what the targets have that are started from now on
+        self.period = None
 
     def __enter__(self):
         return self
@@ -100,11 +100,7 @@ class PowerScene(Scene):
                         time.sleep(0.01)
 
     def start(self, role, *arguments, crash="", how=""):
-        if self.defect and role == "target":
-            process = self.nest.start("defect", self.defect, role, self.target, self.state, *arguments, crash=crash)
-            self._running.append(process)
-        else:
-            process = super().start(role, *arguments, crash=crash, how=how)
+        process = super().start(role, *arguments, crash=crash, how=how)
         process.host = "source" if role == "source" else "target"
         return process
 

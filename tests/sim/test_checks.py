@@ -40,7 +40,7 @@ def test_rot_is_told_and_healed_under_everything_else_and_nothing_else_is():
 
 @pytest.mark.slow
 def test_rot_is_told_and_healed_in_the_long_tier():
-    play_all(FIRST + 1_000_000, 3000)
+    play_all(FIRST + 1_000_000, 2000)
 
 
 def machine_with(**methods):

@@ -36,7 +36,7 @@ def test_no_seed_breaks_an_invariant(focus):
 
 @pytest.mark.slow
 def test_no_seed_of_the_long_tier_breaks_an_invariant():
-    play(range(1000, 3000))
+    play(range(1000, 2000))
 
 
 def a_hint_used_over_the_map_of_another_generation():
