@@ -41,6 +41,7 @@ HARNESSES = (
         "H6", "a stock kernel's dm-log-writes replayed, and its dm-flakey", ("h06_kernel",), 600, "power cuts", 8 * MINUTE,
         also=(("cases of failing devices", 14),),
     ),  # fmt: skip
+    Harness("H7", "every call fails at its n-th time, once and for good", ("h07_io_failures",), 5_000, "points", 6 * MINUTE),
     Harness(
         "H8", "networks that cut, stall, reorder, damage and replay, between namespaces", ("h08_network",), 120, "scenarios", 8 * MINUTE,
         also=(("flips detected", 1000),),
@@ -52,8 +53,8 @@ HARNESSES = (
     Harness("H10", "the C parsers under libFuzzer, ASan and UBSan", ("h10_parsers",), 100_000_000, "executions", 9 * MINUTE),
     Harness("H10b", "the parsers in Python, and sessions with both machines", ("h10_python",), 5_000_000, "executions", 6 * MINUTE, also=(("sessions", 200_000),)),
     Harness("H11", "soak: writers, cuts, kills, rates, connections, at random", ("h11_soak",), 300, "seconds", 7 * MINUTE, cores=2),
-    Harness("H13", "other versions: on the wire, message by message, and on disk", ("h13_version_skew",), 400, "cases", 4 * MINUTE),
     Harness("H12", "volumes that change hands: killed, cut, at once, a leader that comes back", ("h12_roles",), 120, "scenarios", 7 * MINUTE),
+    Harness("H13", "other versions: on the wire, message by message, and on disk", ("h13_version_skew",), 400, "cases", 4 * MINUTE),
     Harness("H14", "Spin model of the commit protocol, and its mutants", ("h14_model",), 30, "checks", 6 * MINUTE),
     Harness("H15", "defects seeded in the implementation, noticed by the fast tests", ("h15_mutants",), 150, "mutants", 6 * MINUTE),
     Harness("H17", "every attack of the threat model, and agents without one of their checks", ("h17_security",), 300, "checks", 5 * MINUTE),
