@@ -8,6 +8,7 @@ Its canaries first. A trial is repeated as its failure says, but for the timing 
 import argparse
 import contextlib
 import dataclasses
+import itertools
 import os
 import sys
 import tempfile
@@ -21,7 +22,7 @@ from power.scene import FILESYSTEMS, PowerScene
 from power.trial import Cuts, Tally
 
 TESTS = Path(__file__).resolve().parents[1]
-CUTS_OF_A_SCENE = 50  # then begins another one, on another filesystem
+CUTS_IN_A_ROW = 50  # then it begins anew, on another filesystem
 DEAD_OF = 20  # cuts: one write of the dead
 FLUSHES_OF, FLUSHES_LEAST = 10, 3
 
@@ -30,14 +31,21 @@ class Harness:
     def __init__(self, nest, seed):
         self.nest, self.seed = nest, seed
         self.found, self.tally = outcome.Outcome(), Tally()
-        self.scenes = 0
+        self._made, self._places = {}, contextlib.ExitStack()
 
-    @contextlib.contextmanager
-    def cuts(self, kind, name, **options):
-        """Cuts on a scene of its own. kind: of the undo store's filesystem."""
-        self.scenes += 1
-        with tempfile.TemporaryDirectory(prefix="qrep-test-", dir="/dev/shm") as directory, PowerScene(self.nest, directory, kind) as scene:
-            yield Cuts(scene, f"{self.seed}:{name}", self.tally, **options)
+    def cuts(self, kind, name):
+        """Cuts on a scene that is as after its first runs, by a seed of this name. kind: of the undo store's filesystem."""
+        if kind not in self._made:
+            directory = self._places.enter_context(tempfile.TemporaryDirectory(prefix="qrep-test-", dir="/dev/shm"))
+            self._made[kind] = Cuts(self._places.enter_context(PowerScene(self.nest, directory, kind)), f"{self.seed}:{kind}", self.tally)
+            self._made[kind].save()
+        cuts = self._made[kind]
+        cuts.restore()
+        cuts.seed = f"{self.seed}:{name}"
+        return cuts
+
+    def close(self):
+        self._places.close()
 
     def attempt(self, what, trial, *arguments):
         """Its result; None: it failed, which is noted, and the scene is not fit for another one."""
@@ -48,26 +56,21 @@ class Harness:
             return None
 
     def canaries(self):
-        caught = []
-        for name in CANARIES:
-            with self.cuts("ext4", "canary", measured=False) as cuts:
-                caught.append(bool(complaint(name, cuts)))
-                if not caught[-1]:
-                    self.found.failures.append(f"canary not noticed: {name}")
+        caught = [bool(complaint(name, self.cuts("ext4", "canary"))) for name in CANARIES]
+        self.found.failures += [f"canary not noticed: {name}" for name, noticed in zip(CANARIES, caught) if not noticed]
         self.found.canaries = sum(caught), len(caught)
 
-    def scene_of_cuts(self, kind, first, count, clock):
-        """Up to `count` cuts on one scene, or to the first failure."""
-        with self.cuts(kind, f"cuts from {first}") as cuts:
-            number, until, fine = 0, self.tally.cuts + count, True
-            while fine and self.tally.cuts < until and not clock.over():
-                fine = self.attempt(f"--again {first} --kind {kind}, trial {number}", cuts.trial, number)
-                number += 1
+    def cuts_in_a_row(self, kind, first, count, clock):
+        """Up to `count` cuts, one trial on top of the other, or to the first failure."""
+        cuts, number, until, fine = self.cuts(kind, f"cuts from {first}"), 0, self.tally.cuts + count, True
+        while fine and self.tally.cuts < until and not clock.over():
+            fine = self.attempt(f"--again {first} --kind {kind}, trial {number}", cuts.trial, number)
+            number += 1
 
     def power_cuts(self, count, clock):
-        kinds = sorted(FILESYSTEMS)
+        kinds = itertools.cycle(sorted(FILESYSTEMS))
         while self.tally.cuts < count and not clock.over() and len(self.found.failures) < outcome.FAILURES_TOLD:
-            self.scene_of_cuts(kinds[self.scenes % len(kinds)], self.tally.cuts, min(CUTS_OF_A_SCENE, count - self.tally.cuts), clock)
+            self.cuts_in_a_row(next(kinds), self.tally.cuts, min(CUTS_IN_A_ROW, count - self.tally.cuts), clock)
         self.found.count = self.tally.cuts
 
     @staticmethod
@@ -75,15 +78,14 @@ class Harness:
         """(what, function of Cuts) of each case."""
         return [(what.format(case), lambda cuts, case=case: trial(cuts, case)) for case in cases]
 
-    def on_one_scene(self, name, wanted, trials):
+    def in_a_row(self, name, wanted, trials):
         """Until so many of the trials (what, function of Cuts) have come to what they are about; how many have."""
-        met = 0
-        with self.cuts("ext4", name) as cuts:
-            for what, trial in trials:
-                result = self.attempt(what, trial, cuts) if met < wanted else None
-                if result is None:
-                    break
-                met += result
+        met, cuts = 0, self.cuts("ext4", name)
+        for what, trial in trials:
+            result = self.attempt(what, trial, cuts) if met < wanted else None
+            if result is None:
+                break
+            met += result
         return met
 
 
@@ -91,8 +93,8 @@ class Harness:
 def harness(seed):
     namespace.enter()
     os.environ["PYTHONPATH"] = os.pathsep.join([str(TESTS), *sys.path])  # of the processes that begin with a defect
-    with contextlib.closing(Nest()) as nest:
-        yield Harness(nest, seed)
+    with contextlib.closing(Nest()) as nest, contextlib.closing(Harness(nest, seed)) as made:
+        yield made
 
 
 def run(seed, count, clock):
@@ -101,10 +103,10 @@ def run(seed, count, clock):
         found, tally = h05.found, h05.tally
         h05.canaries()
         dead, failed = -(-count // DEAD_OF), max(FLUSHES_LEAST, count // FLUSHES_OF)
-        found.also["writes of the dead"] = h05.on_one_scene("dead", dead, h05.trials("write {} of the dead", zombie.zombie, range(3 * dead)))
+        found.also["writes of the dead"] = h05.in_a_row("dead", dead, h05.trials("write {} of the dead", zombie.zombie, range(3 * dead)))
         superseded = -(-dead // 2)
-        found.also["sessions superseded"] = h05.on_one_scene("superseded", superseded, h05.trials("superseded session {}", zombie.superseded, range(3 * superseded)))
-        found.also["failed flushes"] = h05.on_one_scene("flushes", failed, h05.trials("failed flush {}", flushes.failed_flush, flushes.of_a_run()))
+        found.also["sessions superseded"] = h05.in_a_row("superseded", superseded, h05.trials("superseded session {}", zombie.superseded, range(3 * superseded)))
+        found.also["failed flushes"] = h05.in_a_row("flushes", failed, h05.trials("failed flush {}", flushes.failed_flush, flushes.of_a_run()))
         h05.power_cuts(count, clock)
     found.also["cuts of a recovery"] = tally.in_recovery
     found.note = ", ".join(f"{name.replace('_', ' ')} {round(value, 2)}" for name, value in dataclasses.asdict(tally).items() if name != "cuts")
@@ -119,7 +121,7 @@ def again(arguments):
     parser.add_argument("--kind", choices=sorted(FILESYSTEMS), required=True)
     chosen = parser.parse_args(arguments)
     with harness(chosen.seed) as h05:
-        h05.scene_of_cuts(chosen.kind, chosen.again, CUTS_OF_A_SCENE, outcome.Clock(600))
+        h05.cuts_in_a_row(chosen.kind, chosen.again, CUTS_IN_A_ROW, outcome.Clock(600))
     print(*h05.found.failures or [f"{h05.tally.cuts} cuts, no failure"], sep="\n")
     return len(h05.found.failures)
 

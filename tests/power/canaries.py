@@ -1,4 +1,4 @@
-"""Defects of devices and of qrep that the judges of the power cuts have to notice by what comes of them, each in a scene that is thrown away then."""
+"""Defects of devices and of qrep that the judges of the power cuts have to notice by what comes of them."""
 
 import random
 
@@ -106,7 +106,7 @@ CANARIES = {
 
 
 def complaint(name, cuts, *, seeded=True):
-    """What a judge says of the canary, "" if it is not noticed; not seeded: of the same without what is wrong. `cuts` is not to be used any more."""
+    """What a judge says of the canary, "" if it is not noticed; not seeded: of the same without what is wrong. `cuts` is to be restored then."""
     act, how, wrong = CANARIES[name]
     try:
         act(cuts, list(CANARIES).index(name), **how, **(wrong if seeded else {}))

@@ -16,6 +16,8 @@ enum command {
     COMMAND_COUNT,  /* -> reads, writes, flushes, zeroes asked for, bytes not flushed, requests kept, log incomplete, held */
     COMMAND_RECORD, /* 0 off, 1 on, 2 with data; the log begins anew */
     COMMAND_SYNC,   /* the log is in its files */
+    COMMAND_SAVE,
+    COMMAND_RESTORE,
 };
 
 #define FAIL_STICKY 1u /* and all after it */

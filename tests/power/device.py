@@ -33,7 +33,7 @@ BLKFLSBUF = 0x1261
 STICKY, LOSE = 1, 2
 REQUEST, ANSWER, RECORD = struct.Struct("<5Q"), struct.Struct("<q8Q"), struct.Struct("<5Q2I")
 NO_DATA = 2**64 - 1
-HOLD, CUT, POWER_ON, FAIL, DETAIN, LAND, HOLD_AT, LIE, COUNT, RECORDING, SYNC = range(1, 12)
+HOLD, CUT, POWER_ON, FAIL, DETAIN, LAND, HOLD_AT, LIE, COUNT, RECORDING, SYNC, SAVE, RESTORE = range(1, 14)
 
 
 class Unavailable(Exception):
@@ -187,6 +187,19 @@ class Device:
 
     def power_on(self, wait_s=60.0):
         """The machine is on again. Waits until nobody of before has the device claimed or mounted any more; TimeoutError."""
+        self._wait_unused(wait_s)
+        self._tell(POWER_ON)
+
+    def save(self):
+        """Remember what is durable now, for restore()."""
+        self._tell(SAVE)
+
+    def restore(self, wait_s=60.0):
+        """What save() remembered is there, durable, nothing else, and the power is on. Waits as power_on()."""
+        self._wait_unused(wait_s)
+        self._tell(RESTORE)
+
+    def _wait_unused(self, wait_s):
         deadline = time.monotonic() + wait_s
         while True:
             try:
@@ -194,10 +207,9 @@ class Device:
                 break
             except OSError as err:
                 if err.errno != errno.EBUSY or time.monotonic() > deadline:
-                    raise TimeoutError(f"{self.path} ({self.name}) is still in use {wait_s:g} s after its power was cut") from err
+                    raise TimeoutError(f"{self.path} ({self.name}) is still in use after {wait_s:g} s") from err
             time.sleep(0.005)
         fcntl.ioctl(self._descriptor, BLKFLSBUF)  # the kernel's memory of it is gone, too
-        self._tell(POWER_ON)
 
     # ---- faults ----
 

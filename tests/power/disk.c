@@ -162,6 +162,12 @@ int64_t disk_obey(struct disk *disk, const struct request *request, uint64_t *va
         return recorder_start(&disk->recorder, a[0] != 0, a[0] == 2);
     case COMMAND_SYNC:
         return recorder_sync(&disk->recorder);
+    case COMMAND_SAVE:
+        medium_save(&disk->medium);
+        return 0;
+    case COMMAND_RESTORE:
+        medium_restore(&disk->medium);
+        return 0;
     default:
         return -EINVAL;
     }

@@ -15,9 +15,10 @@ int medium_open(struct medium *medium, uint64_t size)
 {
     if (size == 0 || size % POWER_PAGE)
         return -EINVAL;
-    *medium = (struct medium){.size = size, .view = zeroes(size), .durable = zeroes(size), .differs = zeroes(size / POWER_PAGE)};
+    uint64_t pages = size / POWER_PAGE;
+    *medium = (struct medium){.size = size, .view = zeroes(size), .durable = zeroes(size), .saved = zeroes(size), .differs = zeroes(pages), .used = zeroes(pages)};
     medium->end = &medium->first;
-    return medium->view && medium->durable && medium->differs ? 0 : -ENOMEM;
+    return medium->view && medium->durable && medium->saved && medium->differs && medium->used ? 0 : -ENOMEM;
 }
 
 /* Whole pages of zeroes are given back to the kernel, so that a sparse disk stays one. */
@@ -36,6 +37,17 @@ static void put(uint8_t *image, uint64_t offset, uint64_t size, const uint8_t *d
     memset(image + last, 0, offset + size - last);
 }
 
+static void mark(uint8_t *pages, uint64_t offset, uint64_t size)
+{
+    memset(pages + offset / POWER_PAGE, 1, (offset + size - 1) / POWER_PAGE - offset / POWER_PAGE + 1);
+}
+
+static void make_durable(struct medium *medium, uint64_t offset, uint64_t size, const uint8_t *data)
+{
+    put(medium->durable, offset, size, data);
+    mark(medium->used, offset, size);
+}
+
 static uint64_t cost(const struct unflushed *entry) { return sizeof *entry + (entry->data ? entry->size : 0); }
 
 static void drop_first(struct medium *medium)
@@ -52,7 +64,7 @@ static void drop_first(struct medium *medium)
 
 static void settle_first(struct medium *medium)
 {
-    put(medium->durable, medium->first->offset, medium->first->size, medium->first->data);
+    make_durable(medium, medium->first->offset, medium->first->size, medium->first->data);
     drop_first(medium);
 }
 
@@ -87,7 +99,7 @@ int medium_write(struct medium *medium, uint64_t offset, uint64_t size, const vo
             return rc;
     }
     put(medium->view, offset, size, data);
-    memset(medium->differs + offset / POWER_PAGE, 1, (offset + size - 1) / POWER_PAGE - offset / POWER_PAGE + 1);
+    mark(medium->differs, offset, size);
     return 0;
 }
 
@@ -124,7 +136,7 @@ struct cut medium_cut(struct medium *medium, uint64_t seed, unsigned keep_percen
             if (part > write->size - done)
                 part = write->size - done;
             if (draw(&seed) % 100 < keep_percent) {
-                put(medium->durable, at, part, write->data ? write->data + done : NULL);
+                make_durable(medium, at, part, write->data ? write->data + done : NULL);
                 cut.kept++;
             } else {
                 cut.lost++;
@@ -143,4 +155,22 @@ void medium_power_on(struct medium *medium)
         medium->differs[page] = 0;
     }
     medium->dead = 0;
+}
+
+void medium_save(struct medium *medium)
+{
+    for (uint64_t page = 0; page < medium->size / POWER_PAGE; page++)
+        if (medium->used[page])
+            memcpy(medium->saved + page * POWER_PAGE, medium->durable + page * POWER_PAGE, POWER_PAGE);
+}
+
+void medium_restore(struct medium *medium)
+{
+    medium_forget(medium);
+    for (uint64_t page = 0; page < medium->size / POWER_PAGE; page++)
+        if (medium->used[page]) {
+            memcpy(medium->durable + page * POWER_PAGE, medium->saved + page * POWER_PAGE, POWER_PAGE);
+            medium->differs[page] = 1;
+        }
+    medium_power_on(medium);
 }

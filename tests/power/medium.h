@@ -22,6 +22,8 @@ struct medium {
     uint64_t size;
     uint8_t *view, *durable;
     uint8_t *differs; /* a byte per page: view and durable may not be the same there */
+    uint8_t *used;    /* a byte per page: it was ever durable, or is saved */
+    uint8_t *saved;   /* what medium_save() found */
     struct unflushed *first, **end;
     uint64_t unflushed_bytes;
     int dead; /* from a cut until power is back: what is written now is seen, and never becomes durable */
@@ -48,5 +50,9 @@ struct cut medium_cut(struct medium *medium, uint64_t seed, unsigned keep_percen
 
 /* The power is back: reads find what is durable, nothing else. */
 void medium_power_on(struct medium *medium);
+
+/* Remember what is durable, or what is seen is again what was durable then, and nothing is unflushed. */
+void medium_save(struct medium *medium);
+void medium_restore(struct medium *medium);
 
 #endif

@@ -13,7 +13,7 @@ from pathlib import Path
 import blake3
 import oracle
 from fault.scene import MIB, SIZE, Scene
-from power.device import Device, cut
+from power.device import KINDS, Device, cut
 from power.writelog import Period
 
 KEEPS = (0, 20, 50, 80, 100)
@@ -68,10 +68,18 @@ class PowerScene(Scene):
         self.close()
 
     def close(self):
+        self.answer_all()
+        self._undone.close()
+
+    def answer_all(self):
+        """No injection is left: nobody can be ended whose request is not answered."""
         for device in self.devices.values():
             device.lie(False)
-            device.hold(False)  # nobody can be ended whose request is not answered
-        self._undone.close()
+            for kind in KINDS:
+                device.fail(kind, 0)
+                device.hold_at(kind, 0)
+            device.detain(0)
+            device.hold(False)
 
     # ---- power ----
 
@@ -98,6 +106,25 @@ class PowerScene(Scene):
                         if time.monotonic() > deadline:
                             raise RuntimeError(result.stderr)
                         time.sleep(0.01)
+
+    def save(self):
+        """Remember everything, nobody being at work; for restore()."""
+        self.unmount(self.mounts)
+        for device in self.devices.values():
+            device.save()
+        self._saved = dict(self.images), Path(self.source).read_bytes()
+        self.mount(self.mounts)
+
+    def restore(self):
+        """Everything is as save() found it, whatever was done since."""
+        self.answer_all()
+        self.stop_all()
+        self.unmount(self.mounts)
+        for device in self.devices.values():
+            device.restore()
+        self.images, self.period, self.defect = dict(self._saved[0]), None, ""
+        self.write(self._saved[1])
+        self.mount(self.mounts)
 
     def start(self, role, *arguments, crash="", how=""):
         process = super().start(role, *arguments, crash=crash, how=how)

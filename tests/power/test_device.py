@@ -249,6 +249,17 @@ def test_the_log_says_what_was_written_when_on_one_clock_for_all_devices(memory_
     assert [(record.kind, record.data) for record in first.log()] == [("write", None)]
 
 
+def test_what_was_saved_comes_back_whatever_was_written_since(device):
+    write(device, 0, b"s" * 4096, flush=True)
+    device.save()
+    write(device, 0, b"t" * 8192, flush=True)
+    write(device, 16384, b"u" * 4096)
+    device.restore()
+    assert read(device, 0, 20480) == b"s" * 4096 + bytes(16384)
+    lose_power(device)
+    assert read(device, 0, 20480) == b"s" * 4096 + bytes(16384)
+
+
 def test_zeroes_that_are_not_written_are_as_volatile_as_what_is(device):
     write(device, 0, b"z" * 8192, flush=True)
     device.record()

@@ -27,24 +27,28 @@ class Tally:
 
 
 class Cuts:
-    """Trials on one PowerScene, after a first run. measured: and a second one, of which trial() has to know how long it takes and what it asks of the
-    devices."""
+    """Trials on one PowerScene, after a first run and one that was measured: how long it took, and what it asked of the devices. seed: of the trials."""
 
-    def __init__(self, scene, seed, tally=None, *, measured=True):
-        self.scene, self.seed, self.tally, self.requests = scene, seed, tally or Tally(), None
+    def __init__(self, scene, seed, tally=None):
+        self.scene, self.seed, self.tally = scene, seed, tally or Tally()
         chance = random.Random(f"{seed}:first")
         self.image = mixed(4 * MIB, chance) + bytes(2 * MIB)
         scene.write(self.image)
         scene.complete(self.image)
-        if measured:
-            self._measure(chance)
-
-    def _measure(self, chance):
         self.change(chance)
         before, began = self._requests(), time.monotonic()
-        self.scene.complete(self.image)
+        scene.complete(self.image)
         self.length = time.monotonic() - began
         self.requests = {name: type(now)(*(a - b for a, b in zip(now, before[name]))) for name, now in self._requests().items()}
+
+    def save(self):
+        self.scene.save()
+        self._saved = self.image
+
+    def restore(self):
+        """Everything is as it was when it was saved."""
+        self.scene.restore()
+        self.image = self._saved
 
     def _requests(self):
         return {name: device.counts() for name, device in self.scene.devices.items()}

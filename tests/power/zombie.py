@@ -35,7 +35,7 @@ def run_until_detained(cuts, chance, defect=""):
     scene.defect = ""
     ready = scene.ready(target)
     data.record(data=False)
-    data.detain(chance.randint(1, max(1, cuts.requests["data"].write // 2)) if cuts.requests else 1)
+    data.detain(chance.randint(1, max(1, cuts.requests["data"].write // 2)))
     source = scene.start("source", ready["port"])
     until(lambda: data.counts().detained or source.poll() is not None, "a write is under way, or the run is over")
     if data.counts().detained:
