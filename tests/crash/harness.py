@@ -6,18 +6,18 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-
 from crash import recorder as log
 from crash.model import World
 from crash.recorder import Recorder
 from crash.scenes import Step
 from crash.states import Contents, Places, others, states
 from crash.trial import ROLL_BACK, RUN, Ground, Trials
+from qrep.errors import QrepError
 
 RECOVERIES_PER_MOUNT = 40
 RUNS, ROLLBACKS = 1 / 400, 1 / 100  # the share of states after which one is made
 FEW = 60  # states of a place of which one is drawn
-NOBODY_UNDERSTANDS = (AssertionError, ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
+WRONG = (AssertionError, ArithmeticError, AttributeError, LookupError, OSError, QrepError, RuntimeError, TypeError, ValueError)
 
 
 class Failure(AssertionError):
@@ -89,7 +89,7 @@ class Bench:
             after = ROLL_BACK, self.chance.choice(self.generations)
         try:
             (trials or self.trials).run(files, step, after)
-        except NOBODY_UNDERSTANDS as err:
+        except WRONG as err:
             raise Failure(f"{self.scene.name}, {where}: {type(err).__name__}: {err}; {self.keep(files, step, after)}") from err
         return True
 

@@ -21,6 +21,7 @@ class Place(NamedTuple):
     step: object
     files: dict  # {node: [content id]} of every file that may be seen
     folders: list  # [(path, [names])]
+    complete: bool  # these are all contents that the files may have, each write lost, there, or torn in one of model.tears()
     shorn: tuple = ()  # (node, [content id]): what else the file holds whose write the crash came into
 
 
@@ -122,7 +123,6 @@ class Places:
     def __init__(self, contents, limit, chance):
         self.contents, self.limit, self.chance = contents, limit, chance
         self._known = {}  # {node: (version, [content id], whether all)}
-        self.complete = True
 
     def of_file(self, node, file):
         known = self._known.get(node)
@@ -156,7 +156,7 @@ class Places:
                     for name, node in names.items():
                         if name != LEAVES and (folder.path or name == DEVICE) and node not in files:
                             files[node] = self.of_file(node, world.files[node])
-        return Place(at, step, files, folders)
+        return Place(at, step, files, folders, all(self._known[node][2] for node in files))
 
 
 def states(place, limit, chance):
@@ -172,7 +172,7 @@ def states(place, limit, chance):
         for base in (0, -1):
             extra += [_state(place._replace(files={**place.files, node: [one]}), [0 if at == len(place.folders) + list(place.files).index(node) else part[base] for at, part in enumerate(parts)]) for one in found]
     if count <= limit:
-        return [_state(place, chosen) for chosen in itertools.product(*parts)] + extra, True
+        return [_state(place, chosen) for chosen in itertools.product(*parts)] + extra, place.complete
     picked = {}
     for base in (0, -1):
         corner = [part[base] for part in parts]
