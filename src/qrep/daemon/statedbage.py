@@ -8,6 +8,7 @@ import os
 import struct
 
 from qrep._native import hasher
+from qrep.store import read_exact, write_all
 
 log = logging.getLogger("qrep.agent")
 MAGIC = b"QREPAGE1"
@@ -22,7 +23,11 @@ class Age:
         self.path, self.wrong = path, ""
         self.sequence = self.event = 0
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        data = os.pread(self._descriptor, SIZE, 0)
+        try:
+            data = bytes(read_exact(self._descriptor, SIZE, 0))
+        except OSError:
+            self.close()
+            raise
         if data:
             magic, sequence, event = BODY.unpack(data[: BODY.size].ljust(BODY.size, b"\0"))
             if magic == MAGIC and data[BODY.size :] == hasher.hash(data[: BODY.size]):
@@ -33,7 +38,7 @@ class Age:
     def note(self, sequence, event):
         body = BODY.pack(MAGIC, sequence, event)
         try:
-            os.pwrite(self._descriptor, body + hasher.hash(body), 0)
+            write_all(self._descriptor, body + hasher.hash(body), 0)
         except OSError as err:
             log.warning("%s: %s; should the state database lose its last changes, that is not noticed", self.path, err.strerror)
 
