@@ -47,4 +47,4 @@ def _powered(found, seed, clock):
 
 
 if __name__ == "__main__":
-    sys.exit(outcome.main(run, count=5_000, seconds=240))
+    sys.exit(outcome.main(run, count=8_000, seconds=420))

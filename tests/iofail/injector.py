@@ -22,7 +22,7 @@ TARGET_SIDE = {"device", "undo", "superblock", "target-map"}
 PATTERNS = (  # fnmatch on the path below the root; the first that fits
     ("source", "source"), ("device", "device"), ("target/undo/*", "undo"), ("target/undo", "undo"), ("target/superblock*", "superblock"),
     ("target/map/*", "target-map"), ("target/map", "target-map"), ("sources/*/map/*", "source-map"), ("sources/*/map", "source-map"),
-    ("statedb/*", "statedb"), ("statedb", "statedb"), ("target", "record"), ("target/*", "record"), ("sources*", "record"), ("records*", "record"),
+    ("records/db*", "statedb"), ("target", "record"), ("target/*", "record"), ("sources*", "record"), ("records*", "record"),
 )  # fmt: skip
 EVENTS = len(CLASSES) * len(OPS)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from fault.rot import Tree
 from flow.harness import JOB, Site
+from iofail.records import Records
 
 from qrep import crashpoint, devicesafety, deviceusers, filesystems
 from qrep.errors import NotFound, Unsynced
@@ -38,6 +39,7 @@ class Replica:
 
     def __init__(self, directory, seed):
         self.directory, self.images, self.trees = Path(directory), {0: bytes(SIZE)}, {}
+        self.records = Records(self.directory)
         devicesafety.check_target = lambda *arguments, **options: []
         deviceusers.users = lambda info: []
         filesystems.mounts = functools.cache(filesystems.mounts)
@@ -92,6 +94,10 @@ class Replica:
         self.put("device", self.damaged)
         self.trees["rotten"] = self.tree()
 
+        self.trees["committed"].restore()
+        self.records.make()
+        self.trees["recorded"] = self.tree()
+
     def _run_once(self):
         with self.site() as site:
             site.run(**RUN)
@@ -142,6 +148,10 @@ class Replica:
         report = verify(site.make_run_request(), site.local.dial, repair=True)
         return report.as_dict()["repair"]["healed_leaves"]
 
+    def act_records(self):
+        self.records.change()
+        return {"done": True, "counter": 4}
+
     def act_copy(self):
         with self.site() as site:
             site.volume.copy_out(self._point(site, 2), str(self.directory / "copy"))
@@ -162,10 +172,10 @@ class Replica:
 
 TREE_OF = {
     "first": "empty", "second": "changed", "settle": "lost-ack", "recover": "open", "rollback": "committed", "merge": "committed", "verify": "rotten",
-    "copy": "committed",
+    "copy": "committed", "records": "recorded",
 }  # fmt: skip
 # Which generations may be the committed one afterwards, by counter.
-ALLOWED = {"first": {0, 1}, "second": {3, 4}, "settle": {4, 5}, "recover": {3}, "rollback": {4, 5}, "merge": {4}, "verify": {4}, "copy": {4}}
+ALLOWED = {"first": {0, 1}, "second": {3, 4}, "settle": {4, 5}, "recover": {3}, "rollback": {4, 5}, "merge": {4}, "verify": {4}, "copy": {4}, "records": {4}}
 
 
 def points_wanted(act, counter):

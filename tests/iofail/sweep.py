@@ -144,6 +144,7 @@ class Sweep:
             except OSError as err:
                 told = {"error": "os", "message": str(err)}
             self.injector.disarm()
+            told["steps"] = self.replica.records.done
             told["open"] = self._still_open()
         except BaseException:
             import traceback
@@ -226,6 +227,11 @@ class Sweep:
 
     def _go_on(self, point, attempt):
         """The state that was left recovers by itself to one that may be, from which the next run commits. What was found of a state is not tried again."""
+        if point.act == "records":
+            wrong = self.replica.records.wrong(attempt.told.get("steps", []))
+            if wrong:
+                raise Wrong(wrong)
+            return
         left = point.act, states.digest(self.replica.tree())
         if left not in self._recovered:
             self._recovered[left] = self._recover(point)
