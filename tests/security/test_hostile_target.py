@@ -62,6 +62,7 @@ def test_answers_that_do_not_fit_what_was_asked_end_the_connection():
 
 
 @pytest.mark.root
+@pytest.mark.slow
 def test_a_change_that_a_target_hides_is_found_by_verify_and_by_a_stranger(agents, loop_device, fill):
     """Its map says what the source wants to hear, the device holds something else: a run skips it, and verify reads the device."""
     source, target = loop_device(8 * MIB), loop_device(8 * MIB)

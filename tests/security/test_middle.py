@@ -69,7 +69,7 @@ def test_tls_is_not_stripped_for_either_end(attacked):
     assert b3sum(target) == before
 
 
-@pytest.mark.parametrize("what", ["a message", "a token", "half a handshake"])
+@pytest.mark.parametrize("what", ["a message", *(pytest.param(name, marks=pytest.mark.slow) for name in ("a token", "half a handshake"))])
 def test_what_was_put_before_the_handshake_ends_it(attacked, what):
     """As with STARTTLS, had there been one: what came in the clear would be taken for what came after."""
     a, b, _source, target, middle = attacked
@@ -81,7 +81,7 @@ def test_what_was_put_before_the_handshake_ends_it(attacked, what):
     assert b3sum(target) == before
 
 
-@pytest.mark.parametrize("attack", ["cut", "a record of its own", "a bit", "a record twice", "records exchanged"])
+@pytest.mark.parametrize("attack", ["cut", "a bit", *(pytest.param(name, marks=pytest.mark.slow) for name in ("a record of its own", "a record twice", "records exchanged"))])
 def test_a_stream_that_is_changed_far_behind_its_handshake_is_given_up_and_the_rest_is_sent_anew(attacked, attack):
     a, b, source, target, middle = attacked
     done, held = [], []

@@ -51,7 +51,7 @@ def test_a_size_that_is_none_is_refused(agent, size):
     assert made(agent) == before
 
 
-@pytest.mark.parametrize("what", ["the key", "the directory of keys", "the state database", "the state directory"])
+@pytest.mark.parametrize("what", ["the key", *(pytest.param(name, marks=pytest.mark.slow) for name in ("the directory of keys", "the state database", "the state directory"))])
 def test_a_symbolic_link_in_place_of_what_the_agent_keeps_is_not_followed(agents, memory_dir, what):
     agent = agents.agent("site-b")
     agent.terminate()

@@ -8,7 +8,7 @@ import pytest
 from agents import MIB, b3sum, wait_until
 from machine import need_tool
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.slow]
 FORBIDDEN = {
     "open", "openat", "openat2", "creat", "execve", "execveat", "fork", "vfork", "clone3", "ptrace", "process_vm_readv", "process_vm_writev", "io_uring_setup",
     "io_uring_enter", "io_uring_register", "mount", "umount2", "chroot", "pivot_root", "setns", "unshare", "bpf", "kexec_load", "init_module", "finit_module",

@@ -3,7 +3,7 @@
 import pytest
 from agents import MIB, b3sum
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.slow]
 SIZE = 16 * MIB
 
 

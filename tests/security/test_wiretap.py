@@ -30,7 +30,7 @@ def secrets_of(content, root, devices):
     return found | {f"name {name}": str(name).encode() for name in (*devices, "ledger", "archive", "nightly", "site-a", "site-b")}
 
 
-@pytest.mark.parametrize("trusted", [False, True], ids=["encrypted", "a path that both trust"])
+@pytest.mark.parametrize("trusted", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["encrypted", "a path that both trust"])
 def test_of_a_full_run_neither_content_nor_digests_nor_names_are_on_the_wire(agents, loop_device, cables, trusted):
     """Where both administrators trust the path the content is heard: that this listener hears at all is shown by it."""
     source, target = loop_device(SIZE), loop_device(SIZE)
