@@ -30,4 +30,4 @@ def run(seed, count, clock):
 
 
 if __name__ == "__main__":
-    sys.exit(outcome.main(run, count=300, seconds=300))
+    sys.exit(outcome.main(run, count=580, seconds=300))

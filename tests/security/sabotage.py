@@ -78,7 +78,10 @@ SABOTAGE = {
         """
         from qrep.protocol.transport import Rendezvous
         good = Rendezvous.deliver
-        Rendezvous.deliver = lambda self, token, make, fits=None: good(self, token, make, lambda owner: True) or make(0) and 0
+        def deliver(self, token, make, fits=lambda owner: owner is None):
+            index = good(self, token, make, fits)
+            return index if index is not None else (make(0), 0)[1]
+        Rendezvous.deliver = deliver
         """,
         f"{S}test_agent_port_peers.py::test_a_join_with_a_wrong_token",
     ),
