@@ -41,7 +41,9 @@ HARNESSES = (
         "H6", "a stock kernel's dm-log-writes replayed, and its dm-flakey", ("h06_kernel",), 600, "power cuts", 8 * MINUTE,
         also=(("cases of failing devices", 14),),
     ),  # fmt: skip
-    Harness("H7", "every call fails at its n-th time, once and for good", ("h07_io_failures",), 5_000, "points", 6 * MINUTE),
+    Harness(
+        "H7", "every call fails at its n-th time, once and for good", ("h07_io_failures",), 8_000, "points", 7 * MINUTE, also=(("points with io_uring", 40),),
+    ),  # fmt: skip
     Harness(
         "H8", "networks that cut, stall, reorder, damage and replay, between namespaces", ("h08_network",), 120, "scenarios", 8 * MINUTE,
         also=(("flips detected", 1000),),
