@@ -29,7 +29,7 @@ HARNESSES = (
     Harness("H1", "unit tests, and properties over examples of other seeds", ("h01_properties",), 30_000, "examples", 6 * MINUTE),
     Harness("H2", "simulator over the shipping protocol classes", ("h02_simulator",), 50_000, "seeds", 17 * MINUTE),
     Harness(
-        "H3", "crash states of recorded logs, recovered by the shipping code", ("h03_crash_states",), 500_000, "states", 8 * MINUTE,
+        "H3", "crash states of recorded logs, recovered by the shipping code", ("h03_crash_states",), 500_000, "states", 10 * MINUTE,
         also=(("double crashes", 50_000), ("distinct", 200_000)),
     ),
     Harness("H4", "kill -9 at every crash point, and at random times", ("h04_kills",), 300, "random kills", 9 * MINUTE),
