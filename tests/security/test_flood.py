@@ -15,7 +15,7 @@ from security.hand import Control
 from qrep.daemon import tls
 from qrep.protocol import messages as say
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.slow]
 SIZE = 8 * MIB
 GROWTH_MAX = 64 * MIB  # of what is resident, in both processes of an agent together
 TINY = 1_000_000
@@ -46,8 +46,7 @@ def descriptors(agent):
     return sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in processes(agent))
 
 
-@pytest.mark.parametrize("count", [20_000, pytest.param(TINY, marks=pytest.mark.slow)])
-def test_tiny_messages_by_the_million_take_time_and_no_memory(replica, count):
+def test_tiny_messages_by_the_million_take_time_and_no_memory(replica):
     a, b, _target = replica
     before = resident(b), descriptors(b)
     with Control(a, b) as control:
@@ -57,7 +56,7 @@ def test_tiny_messages_by_the_million_take_time_and_no_memory(replica, count):
         assert isinstance(answer, say.State)
         control.stream.settimeout(120)
         block, answers, heard = say.encode(say.Ping()) * 1000, 1000 * len(say.encode(say.Pong())), 0
-        for number in range(1, count // 1000 + 1):  # what it says is read, by the thread that asks: a TLS stream is not for two
+        for number in range(1, TINY // 1000 + 1):  # what it says is read, by the thread that asks: a TLS stream is not for two
             control.stream.sendall(block)
             while heard < number * answers:
                 part = control.stream.recv(1 << 18)
@@ -67,7 +66,6 @@ def test_tiny_messages_by_the_million_take_time_and_no_memory(replica, count):
     wait_until(lambda: descriptors(b) <= before[1] + 2, seconds=10)
 
 
-@pytest.mark.slow
 def test_a_peer_that_asks_and_never_reads_is_given_up_and_its_answers_are_not_kept(replica):
     """Each question is answered by half a megabyte; what nobody takes fills the socket, and then the questions wait."""
     a, b, _target = replica
@@ -89,7 +87,6 @@ def test_a_peer_that_asks_and_never_reads_is_given_up_and_its_answers_are_not_ke
     wait_until(lambda: descriptors(b) <= before[1] + 2, seconds=10)
 
 
-@pytest.mark.slow
 def test_connections_of_a_good_key_are_bounded_and_leave_room(replica):
     """A peer has half of all places; what comes above is closed, and everything is as before in ten seconds."""
     a, b, _target = replica

@@ -2,11 +2,14 @@
 
 import ctypes
 import os
+import shutil
 import socket
+import tempfile
 from pathlib import Path
 
 import pytest
-from agents import MIB
+from agents import MIB, Agents
+from machine import loop_devices
 from system.test_agent_privacy import as_nobody
 
 pytestmark = pytest.mark.root
@@ -25,18 +28,22 @@ def denied(action):
     return as_nobody(attempt)
 
 
-@pytest.fixture
-def running(agents, loop_device, fill, memory_dir):
-    """Two agents with a job that ran, in directories that anyone may enter as far as the agents' own."""
-    source, target = loop_device(8 * MIB), loop_device(8 * MIB)
-    fill(source, 4 * MIB)
-    a, b = agents.replica(source, target)
-    a.run()
-    fill(source, MIB)
-    a.run()  # so that there is an undo file with content of the device
-    for directory in (memory_dir, a.directory, b.directory):
-        directory.chmod(0o755)
-    return a, b
+@pytest.fixture(scope="module")
+def running():
+    """Two agents with a job that ran twice, so that there is an undo file; in directories that anyone may enter as far as the agents' own."""
+    directory = Path(tempfile.mkdtemp(prefix="qrep-test-", dir="/dev/shm"))
+    for name in ("source", "target"):
+        (directory / name).write_bytes(os.urandom(8 * MIB) if name == "source" else bytes(8 * MIB))
+    with loop_devices(directory / "source", directory / "target") as (source, target), Agents(directory) as agents:
+        a, b = agents.replica(source, target)
+        a.run()
+        with open(source, "r+b") as file:
+            file.write(os.urandom(MIB))
+        a.run()
+        for place in (directory, a.directory, b.directory):
+            place.chmod(0o755)
+        yield a, b
+    shutil.rmtree(directory)
 
 
 def ptrace(pid):
