@@ -4,7 +4,7 @@ opens them.
     rot = StateRot(directory, seed)
     rot.trial(number)              # raises Lie, or whatever qrep should not have raised
 
-A pair is what was written last, or nobody has leave. A record is what was written last, or damage is told; an event is what was noted, or told as damaged.
+A pair is what was written last, or nobody may write. A record is what was written last, or damage is told; an event is what was noted, or told as damaged.
 A standing, which counts only with the superblock that it was written for, is one that was written, or refused.
 """
 
@@ -18,7 +18,7 @@ from fault.rot import PAGE, Lie, Tree
 
 from qrep import store
 from qrep.daemon import standing
-from qrep.daemon.leave import NAMES, Leave, LeaveError
+from qrep.daemon.grants import NAMES, Grants, GrantsError
 from qrep.daemon.statedb import StateDb, StateDbError
 from qrep.errors import DamagedError
 
@@ -47,18 +47,18 @@ class StateRot:
         chance = random.Random(self.seed)
         for stage in range(STAGES):
             with store.Directory(self.directory) as directory:
-                leave, db = Leave(directory), StateDb(self.directory / "state.db")
-                self._change(chance, stage, leave, db)
+                grants, db = Grants(directory), StateDb(self.directory / "state.db")
+                self._change(chance, stage, grants, db)
                 self.trees["killed"].append(Tree(self.directory))  # its last changes are in the WAL
                 db.close()
             self.trees["closed"].append(Tree(self.directory))
-        self.pairs, self.once = leave.pairs(), leave.all_once()
+        self.pairs, self.once = grants.pairs(), grants.all_once()
         self.records = {where: values[-1] for where, values in self.ever.items()}
 
     def _note(self, kind, key, value):
         self.ever.setdefault((kind, key), [None]).append(None if value is None else json.dumps(value))
 
-    def _change(self, chance, stage, leave, db):
+    def _change(self, chance, stage, grants, db):
         self.standings.append(
             standing.StandingFile(
                 id=chance.randbytes(16).hex(), role=chance.choice(["primary", "replica"]), job_id="0" * 32, job="job0", peer=f"host{stage}", other="s",
@@ -69,14 +69,14 @@ class StateRot:
         for number in range(JOBS):
             job, volume = f"{number:032x}", f"volume{number}"
             if stage == 0 or chance.random() < 0.3:
-                leave.add_pair(
+                grants.add_pair(
                     job, peer=f"host{chance.randrange(9)}", fingerprint=f"SHA256:{chance.randbytes(32).hex()}", job=f"job{number}", source="s",
                     volume=volume, size=chance.randrange(1 << 40), sync_points=chance.randrange(256), keep="",
                 )  # fmt: skip
             if chance.random() < 0.2:
-                leave.drop_pair(job)
+                grants.drop_pair(job)
             if chance.random() < 0.1:
-                leave.add_once(job, peer="", fingerprint="", volume_id=chance.randbytes(16).hex())
+                grants.add_once(job, peer="", fingerprint="", volume_id=chance.randbytes(16).hex())
             state, problem = chance.choice(["idle", "running", "failed"]), chance.choice([None, {"code": "x", "text": "y" * chance.randrange(300)}])
             db.set_job(job, state, problem, stage)
             self._note("job", job, {"state": state, "problem": problem, "taken_up": stage})
@@ -165,15 +165,15 @@ class StateRot:
 
     def _look_at_pairs(self, done, directory, touched):
         try:
-            leave = Leave(directory)
-        except LeaveError as err:
+            grants = Grants(directory)
+        except GrantsError as err:
             if not touched >= set(NAMES):
                 raise Lie(f"{done}: one copy was whole, and it refuses: {err.message}") from err
             self.refused += 1
             return
-        if leave.pairs() != self.pairs or leave.all_once() != self.once:
-            raise Lie(f"{done}: somebody else has leave, or another one")
-        self.healed += bool(leave.healed)
+        if grants.pairs() != self.pairs or grants.all_once() != self.once:
+            raise Lie(f"{done}: somebody else may write, or another one")
+        self.healed += bool(grants.healed)
 
     def _look_at_standing(self, done):
         try:

@@ -1,4 +1,4 @@
-"""Rot of what the agent remembers: nobody gets leave that he had not, nothing is told that was not noted, and what is lost is told (INV-C)."""
+"""Rot of what the agent remembers: nobody may write who might not before, nothing is told that was not noted, and what is lost is told (INV-C)."""
 
 import contextlib
 import json
@@ -10,7 +10,7 @@ from fault.rot import Lie
 from fault.staterot import FILES, StateRot
 
 from qrep import sealed
-from qrep.daemon import leave, standing, statedbage, statedbfile
+from qrep.daemon import grants, standing, statedbage, statedbfile
 from qrep.errors import DamagedError
 
 TRIALS, CANARY_TRIALS = 200, 1500
@@ -32,9 +32,9 @@ def test_rot_of_what_the_agent_remembers_is_never_believed(rot):
 def test_an_older_pair_of_pairs_is_the_only_one_that_cannot_be_told(rot):
     """What docs/FAILURES.md says is not told: both copies of before, put back together."""
     rot.trees["closed"][-1].restore()
-    for name in leave.NAMES:
+    for name in grants.NAMES:
         (rot.directory / name).write_bytes(rot.trees["closed"][0].read(name, 0, rot.trees["closed"][0].files[name][0]))
-    with pytest.raises(Lie, match="somebody else has leave"):
+    with pytest.raises(Lie, match="somebody else may write"):
         rot._look(random.Random(1), "both put back", set())
 
 
@@ -89,17 +89,17 @@ def _age(patch):
 
 
 def _pairs(patch):
-    patch.setattr(leave.sealed, "load", unchecked)
+    patch.setattr(grants.sealed, "load", unchecked)
 
 
 def _sequence(patch):
-    look = leave.look
+    look = grants.look
 
     def first(directory):
         copies, wrong = look(directory)
         return {name: content | {"sequence": 1} for name, content in copies.items()}, wrong
 
-    patch.setattr(leave, "look", first)
+    patch.setattr(grants, "look", first)
 
 
 def _standing(patch):
@@ -111,8 +111,8 @@ CANARIES = {
     "records of the state database whose digests are not looked at": (_records, ("state.db",), ("flip", "zero")),
     "records of the state database of which some may be missing": (_seal, ("state.db",), ("older page",)),
     "a state database whose age is not looked at": (_age, FILES, ("older database",)),
-    "pairs whose digest is not looked at": (_pairs, leave.NAMES, ("flip",)),
-    "pairs whose sequence is not looked at": (_sequence, leave.NAMES, ("older file",)),
+    "pairs whose digest is not looked at": (_pairs, grants.NAMES, ("flip",)),
+    "pairs whose sequence is not looked at": (_sequence, grants.NAMES, ("older file",)),
     "a standing whose digest is not looked at": (_standing, (standing.NAME,), ("flip",)),
 }
 

@@ -21,7 +21,7 @@ from fuzz.mutate import NUMBERS, bytes_of, fields_of, one_of, packed, text_of
 from golden import GOLDEN
 from qrep import config, configparse, retention, sealed, settings, times, units, unixhttp, weekly
 from qrep._native import disk, hasher
-from qrep.daemon import asks, control, control_node, leave, plain, standing, tls
+from qrep.daemon import asks, control, control_node, grants, plain, standing, tls
 from qrep.daemon.front import talk
 from qrep.daemon.front.screen import Screen
 from qrep.errors import DamagedError, ProtocolError, UsageError
@@ -321,7 +321,7 @@ class Files:
 
 
 PAIRS = {
-    "format": 1, "sequence": 5, "once": [example(leave.Once)],
+    "format": 1, "sequence": 5, "once": [example(grants.Once)],
     "pairs": [{"job_id": "a" * 32, "peer": "a", "fingerprint": "f", "job": "db", "source": "db", "volume": "db", "size": 1, "sync_points": 7, "created": 1.5, "keep": ""}],
 }  # fmt: skip
 RUN = {name: "00" * 16 if kind is bytes else 7 if kind is int else kind() for name, kind in runrecord._KINDS.items()}
@@ -484,7 +484,7 @@ def parsers():
         Parser("schedule", schedule, usage, lambda chance: text_of(chance, crons, CRON_TOKENS), 0.05),
         Parser("window of the week", window, usage, lambda chance: text_of(chance, days, [*CRON_TOKENS, "tue", ":", "24:00", "00:60"]), 0.5),
         Parser("grid", grid, usage, lambda chance: text_of(chance, grids, UNIT_TOKENS), 0.5),
-        sealed_file("pairs", PAIRS, lambda data: leave._checked(sealed.load(data, "pairs.a"), "pairs.a"), (DamagedError, leave.LeaveError)),
+        sealed_file("pairs", PAIRS, lambda data: grants._checked(sealed.load(data, "pairs.a"), "pairs.a"), (DamagedError, grants.GrantsError)),
         sealed_file("standing", STANDING, Standing(), (DamagedError,)), sealed_file("run record", RUN, run_record),
         sealed_file("kept snapshot", KEPT, lambda data: kept._load(Files(data))), sealed_file("points", POINTS, lambda data: points.Points(Files(data)).facts(ID, 1)),
         sealed_file("shared snapshots", {"t:1": ["a", "b"]}, lambda data: shared.SharedTokens(Files(data)).tokens()),

@@ -2,7 +2,7 @@
 
 from qrep import config, settings
 from qrep.daemon import standing
-from qrep.daemon.leave import Leave
+from qrep.daemon.grants import Grants
 from qrep.daemon.statedb import StateDb
 from qrep.store import Directory
 
@@ -34,8 +34,8 @@ class Records:
         self.done.clear()
         with Directory(self.path) as directory:
             directory.sub("db").close()
-            leave = Leave(directory)
-            leave.add_pair("a" * 32, **PAIR | {"sync_points": number})
+            grants = Grants(directory)
+            grants.add_pair("a" * 32, **PAIR | {"sync_points": number})
             self.done.append("pair")
         database = StateDb(self.path / "db" / "state.db")
         if database.damage and UNTOLD not in database.damage:
@@ -63,7 +63,7 @@ class Records:
 
     def _read(self):
         with Directory(self.path) as directory:
-            pair = Leave(directory).pair("a" * 32)["sync_points"]
+            pair = Grants(directory).pair("a" * 32)["sync_points"]
         database = StateDb(self.path / "db" / "state.db")
         try:
             if database.damage and UNTOLD not in database.damage:

@@ -31,7 +31,7 @@ SABOTAGE = {
         """
         from qrep.daemon.sessions import Sessions
         def _admit(self, hello, peer):
-            pair = self.node.leave.pairs()[0]
+            pair = self.node.grants.pairs()[0]
             return self.node.volumes.get(pair["volume"]).replica(), pair
         Sessions._admit = _admit
         """,

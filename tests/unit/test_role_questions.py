@@ -1,4 +1,4 @@
-"""What a peer may make this node do about roles: nothing of a job that it has no part in, and no giving up without leave."""
+"""What a peer may make this node do about roles: nothing of a job that it has no part in, and no giving up without permission."""
 
 from types import SimpleNamespace
 

@@ -10,7 +10,7 @@ from versions.relay import SIZE
 from versions.wire import Skewed, committed
 
 from qrep import config, sealed
-from qrep.daemon import leave, standing, statedb, statedbfile
+from qrep.daemon import grants, standing, statedb, statedbfile
 from qrep.errors import DamagedError, QrepError
 from qrep.store import Directory
 
@@ -116,11 +116,11 @@ def state_db(site, version, sealed_so):
 
 def pairs(site, names):
     with Directory(site.directory / "records") as directory:
-        leave.Leave(directory)
+        grants.Grants(directory)
         for name in names:
-            content = {"format": leave.FORMAT + 1, "sequence": 1, "pairs": [], "once": [], "grants": ["of tomorrow"]}
+            content = {"format": grants.FORMAT + 1, "sequence": 1, "pairs": [], "once": [], "grants": ["of tomorrow"]}
             sealed.write(directory, name, content)
-            _refused(site, lambda: leave.Leave(directory), "version of qrep that wrote it", "pairs.", [str(site.directory / "records")])
+            _refused(site, lambda: grants.Grants(directory), "version of qrep that wrote it", "pairs.", [str(site.directory / "records")])
 
 
 JOB_FILE = f'id = "{"0" * 32}"\nsource = "a"\ntarget = "b"\ntarget_volume = "{"0" * 32}"\nsize = {SIZE}\nleaf = 4096\ngranule = 32768'
@@ -172,7 +172,7 @@ def cases():
     for version in (statedbfile.FORMAT + 1, 99):
         for sealed_so in (True, False):
             yield f"state.db {version} {sealed_so}", functools.partial(state_db, version=version, sealed_so=sealed_so)
-    for names in (leave.NAMES, leave.NAMES[:1], leave.NAMES[1:]):
+    for names in (grants.NAMES, grants.NAMES[:1], grants.NAMES[1:]):
         yield f"{names}", functools.partial(pairs, names=names)
     yield "standing.json", functools.partial(standing_file, more={"of_tomorrow": 1})
     yield "volumes", functools.partial(settings, kind="volumes", text=f'id = "{"0" * 32}"\ndevice = "/dev/x"')

@@ -76,11 +76,11 @@ def sandbox_text(found):
 def check(app, file):
     """Check all configuration files, or FILE: where an error is and what was probably meant; and that nobody changed the audit log. Needs no agent."""
     from qrep.configcheck import check as check_files
-    from qrep.daemon import leave
+    from qrep.daemon import grants
     from qrep.daemon.events import CODES
 
     problems = check_files(app.config_dir, file, state_dir=app.state_dir, event_codes=CODES)
-    problems += [] if file else leave.problems(app.state_dir)
+    problems += [] if file else grants.problems(app.state_dir)
     if not problems:
         app.data({"problems": []}, f"{file or app.config_dir}: no errors")
         return 0

@@ -127,20 +127,20 @@ class Clones:
         """The superblock goes first, then the pair, so that a crash before the end is seen at the next start."""
         volume.forget_target()
         crashpoint("clone-let-go")
-        self.node.leave.drop_pair(job_id)
+        self.node.grants.drop_pair(job_id)
 
     def settle(self):
         """At start, before any device is claimed: volumes whose conversion was decided and that were not let go, and rebuilds that were not tidied up."""
         for _name, runner in self.node.jobs.all():
             if runner.settings.has_target:
                 tidy(self.node.state.path, runner.settings)
-            pair = None if runner.settings.target else self.node.leave.pair(runner.settings.id)
+            pair = None if runner.settings.target else self.node.grants.pair(runner.settings.id)
             if pair is None or pair["peer"]:
                 continue
             try:
                 self._let_go(self.node.volumes.get(pair["volume"]), runner.settings.id)
             except NotFound:  # the volume was removed meanwhile
-                self.node.leave.drop_pair(runner.settings.id)
+                self.node.grants.drop_pair(runner.settings.id)
 
     def delete(self, source):
         """Forget the clone; its device keeps its bytes and is nobody's replica any more."""
@@ -150,6 +150,6 @@ class Clones:
         self.node.jobs.delete(runner.name)
         with contextlib.suppress(NotFound):
             volume = self.node.volumes.get(target)
-            if not self.node.leave.pairs(target):
+            if not self.node.grants.pairs(target):
                 volume.forget_target()
         return {"deleted": source, "target": target}

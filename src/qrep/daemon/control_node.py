@@ -10,7 +10,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import PlainTextResponse, StreamingResponse
 
 from qrep.configcheck import check
-from qrep.daemon import leave
+from qrep.daemon import grants
 from qrep.daemon.events import CODES, LEVELS
 from qrep.daemon.status import status
 from qrep.errors import Refused, UsageError
@@ -61,7 +61,7 @@ def events_wanted(query):
 
 
 def problems_of(node):
-    return check(node.config.directory, state_dir=node.state.path, event_codes=CODES) + leave.problems(node.state.path)
+    return check(node.config.directory, state_dir=node.state.path, event_codes=CODES) + grants.problems(node.state.path)
 
 
 def _task(node, request):

@@ -16,13 +16,13 @@ class GroupTarget:
         members = [self._member(member, peer) for member in question.members]
         self.commits.commit(_id(question.id), question.group, members)
         for member in question.members:
-            pair = self.node.leave.pair(member.job_id)
+            pair = self.node.grants.pair(member.job_id)
             self.node.events.add("group-committed", f"group {question.group} of {peer or 'this host'}", volume=pair["volume"], job=pair["job"])
         return {}
 
     def _member(self, member, peer):
         """(TargetVolume, attempt, new, epoch), if this peer's job may write there: as at the begin of a session."""
-        pair = self.node.leave.pair(member.job_id)
+        pair = self.node.grants.pair(member.job_id)
         if pair is None or pair["peer"] != (peer or "") or (peer and pair["fingerprint"] != self.node.peers.fingerprint(peer)):
             raise Refused(f"{self.node.name} has no pair for a member of this group", hint="delete the job and create it again", code="not-paired")
         volume = self.node.volumes.get(pair["volume"])

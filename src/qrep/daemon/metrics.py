@@ -131,7 +131,7 @@ def _jobs(node, samples):
         moved = runner.moved_now()
         for what in MOVED:
             samples.put(f"qrep_job_{what}_bytes_total", moved.get(what, 0), job["name"], "source")
-    for pair in node.leave.pairs():
+    for pair in node.grants.pairs():
         if pair["peer"]:
             _job(samples, received(node, pair))
     runs = node.slots.as_dict()

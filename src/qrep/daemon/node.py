@@ -14,6 +14,7 @@ from qrep.daemon.attach import Attachments
 from qrep.daemon.clones import Clones
 from qrep.daemon.events import EventLog
 from qrep.daemon.figures import Figures
+from qrep.daemon.grants import Grants
 from qrep.daemon.grouptarget import GroupTarget
 from qrep.daemon.hooks import Hooks
 from qrep.daemon.housekeeping import Housekeeping
@@ -21,7 +22,6 @@ from qrep.daemon.retaining import Retaining
 from qrep.daemon.identity import Identity
 from qrep.daemon.joblist import Jobs
 from qrep.daemon.known import KnownPeers
-from qrep.daemon.leave import Leave
 from qrep.daemon.listener import Listener
 from qrep.daemon.metrics import Metrics
 from qrep.daemon.metricsfile import MetricsFile
@@ -70,7 +70,7 @@ class Node:
         self.db = StateDb(os.path.join(self.state.path, "state.db"))
         self.audit = AuditLog(self.state)
         self.events = EventLog(self.db, audit=self.audit)
-        self.leave = Leave(self.state)
+        self.grants = Grants(self.state)
         self.hooks = Hooks(self.settings.hooks, self.events)
         self.figures, self.metrics, self.metrics_file = Figures(self.events), Metrics(self), MetricsFile(self)
         self.identity = Identity(self.state.sub("keys"), self.name)
@@ -135,7 +135,7 @@ class Node:
         self.group_target.tell_unsettled()
         self.roles.steps.recover()
         self.volumes.recover(self.pairs.policy_of)
-        for pair in self.leave.pairs():
+        for pair in self.grants.pairs():
             self.pairs.once.look_after(pair["volume"])
         self.network.open()
         self.events.add("agent-started", f"qrep {__version__}, port {self.settings.node.port}", pid=os.getpid())
@@ -152,8 +152,8 @@ class Node:
         """What was not what had been written, of the records that say so themselves."""
         if self.db.damage:
             self.events.add("records-damaged", self.db.damage)
-        if self.leave.healed:
-            self.events.add("records-healed", f"{self.leave.healed}; made anew of the other copy")
+        if self.grants.healed:
+            self.events.add("records-healed", f"{self.grants.healed}; made anew of the other copy")
 
     def watch(self, signs):
         """Let systemd know that all is well while `signs` and our own threads show themselves. Before start()."""
@@ -219,8 +219,8 @@ class Node:
     def remove_volume(self, name):
         self.volumes.get(name)
         self.check_unused(name)
-        for pair in self.leave.pairs(name):  # of hosts that are not known any more
-            self.leave.drop_pair(pair["job_id"])
+        for pair in self.grants.pairs(name):  # of hosts that are not known any more
+            self.grants.drop_pair(pair["job_id"])
         self.volumes.remove(name)
         return {"removed": name}
 

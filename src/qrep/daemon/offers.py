@@ -103,7 +103,7 @@ class Conversation:
 
     def _say_adopted(self, version, volume, question):
         """It is this very job's already, and its source has not heard of it."""
-        pair = self.node.leave.pair(question.job_id)
+        pair = self.node.grants.pair(question.job_id)
         if pair is None or pair["volume"] != volume.name or pair["peer"] != (self.peer or "") or not self.node.pairs.lives(pair):
             raise Refused(
                 f"{self._name(volume)} has sync points of another job",

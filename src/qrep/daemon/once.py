@@ -46,22 +46,22 @@ class Once:
             )
 
     def begin(self, job_id, peer, volume):
-        self.node.leave.add_once(
+        self.node.grants.add_once(
             job_id, peer=peer or "", fingerprint=self._fingerprint(peer), volume_id=volume.settings.id
         )
 
     def forget(self, job_id, peer):
         """The job was deleted."""
-        row = self.node.leave.once(job_id)
+        row = self.node.grants.once(job_id)
         if row is not None and (row["peer"], row["fingerprint"]) == (peer or "", self._fingerprint(peer)):
-            self.node.leave.drop_once(job_id)
+            self.node.grants.drop_once(job_id)
 
     # ---- given back ----
 
     def give_back(self, job_id, peer):
         """Let the volume of a committed copy go. Again: nothing more happens. Raises NotFound, Refused while nothing is committed."""
         row = self._row(job_id, peer)
-        pair = self.node.leave.pair(job_id)
+        pair = self.node.grants.pair(job_id)
         if pair is None:
             return {"generation": row["generation"], "counter": row["counter"]}
         volume = self.node.volumes.get(pair["volume"])
@@ -75,7 +75,7 @@ class Once:
                 raise Refused(f"{volume.name}: nothing is committed yet", hint="run the job first", code="not-committed")
             self.node.note_root(target)
             crashpoint("copy-committed")
-            self.node.leave.finish_once(job_id, status["committed_id"], status["committed_counter"])
+            self.node.grants.finish_once(job_id, status["committed_id"], status["committed_counter"])
             crashpoint("copy-given-back")
             volume.forget_target()
         self.node.events.add(
@@ -86,8 +86,8 @@ class Once:
 
     def look_after(self, volume):
         """A session with this volume has ended, or the agent starts: what was committed once is given back, whether its source says so or not."""
-        for pair in self.node.leave.pairs(volume):
-            row = self.node.leave.once(pair["job_id"])
+        for pair in self.node.grants.pairs(volume):
+            row = self.node.grants.once(pair["job_id"])
             if row is None or row["generation"]:
                 continue
             target = self.node.volumes.get(volume).target
@@ -100,8 +100,8 @@ class Once:
         """At start, before any device is claimed: what was decided and not done. A volume that is another job's replica since is left alone."""
         from qrep.target.superblock import SuperblockFile
 
-        decided = {row["generation"]: row for row in self.node.leave.all_once() if row["generation"]}
-        paired = {pair["volume"] for pair in self.node.leave.pairs()}
+        decided = {row["generation"]: row for row in self.node.grants.all_once() if row["generation"]}
+        paired = {pair["volume"] for pair in self.node.grants.pairs()}
         for volume in self.node.volumes.all():
             if not decided or not volume.is_replica() or volume.name in paired:
                 continue
@@ -120,7 +120,7 @@ class Once:
     # ---- what its source is told ----
 
     def is_over(self, job_id):
-        row = self.node.leave.once(job_id)
+        row = self.node.grants.once(job_id)
         return row is not None and bool(row["generation"])
 
     def tell(self, channel, hello, peer):
@@ -132,7 +132,7 @@ class Once:
             if hello is None:
                 closing.callback(channel.close)
                 hello = channel.receive(HELLO_S)
-            row = self.node.leave.once(hello.job_id.hex()) if isinstance(hello, say.Hello) else None
+            row = self.node.grants.once(hello.job_id.hex()) if isinstance(hello, say.Hello) else None
             if row is None or not row["generation"] or (row["peer"], row["fingerprint"]) != (peer or "", self._fingerprint(peer)):
                 return False
             closing.callback(channel.close)
@@ -164,7 +164,7 @@ class Once:
         return self.node.peers.fingerprint(peer) if peer else ""
 
     def _row(self, job_id, peer):
-        row = self.node.leave.once(job_id)
+        row = self.node.grants.once(job_id)
         if row is None or (row["peer"], row["fingerprint"]) != (peer or "", self._fingerprint(peer)):
             raise NotFound("no such pair here", code="no-such-pair")
         return row

@@ -71,10 +71,10 @@ class Pairs:
 
     def note(self, question, peer):
         """Write the pair down, in place of those whose peer is not the host any more that made them."""
-        for pair in self.node.leave.pairs(question.volume):
+        for pair in self.node.grants.pairs(question.volume):
             if not self.lives(pair):
-                self.node.leave.drop_pair(pair["job_id"])
-        self.node.leave.add_pair(
+                self.node.grants.drop_pair(pair["job_id"])
+        self.node.grants.add_pair(
             question.job_id, peer=peer or "", fingerprint=self.node.peers.fingerprint(peer) if peer else "", job=question.job,
             source=question.source, volume=question.volume, size=question.size, sync_points=question.sync_points, keep=question.keep,
         )  # fmt: skip
@@ -84,7 +84,7 @@ class Pairs:
         return not pair["peer"] or pair["fingerprint"] == self.node.peers.fingerprint(pair["peer"])
 
     def of_volume(self, volume):
-        return [pair for pair in self.node.leave.pairs(volume) if self.lives(pair)]
+        return [pair for pair in self.node.grants.pairs(volume) if self.lives(pair)]
 
     def _volume(self, question, peer):
         """The volume that was named. A peer that is not accepted learns nothing else of what is here."""
@@ -145,14 +145,14 @@ class Pairs:
     def change(self, question, peer):
         pair = self._pair(question.job_id, peer)
         self.node.volumes.get(pair["volume"]).set_wanted(wanted_of(question))
-        self.node.leave.set_pair_retention(question.job_id, question.sync_points, question.keep)
+        self.node.grants.set_pair_retention(question.job_id, question.sync_points, question.keep)
         return {}
 
     def delete(self, job_id, peer):
         """The volume stays claimed and keeps its sync points until it is removed, or a new job takes it."""
         self.once.forget(job_id, peer)
         pair = self._pair(job_id, peer)
-        self.node.leave.drop_pair(job_id)
+        self.node.grants.drop_pair(job_id)
         self.node.roles.restoring.unpin(job_id)
         self.node.events.add(
             "pair-deleted", f"job {pair['job']} of {pair['peer'] or 'this host'}", volume=pair["volume"], job=pair["job"]
@@ -162,14 +162,14 @@ class Pairs:
         return {}
 
     def _pair(self, job_id, peer):
-        pair = self.node.leave.pair(job_id)
+        pair = self.node.grants.pair(job_id)
         if pair is None or pair["peer"] != (peer or "") or not self.lives(pair):
             raise NotFound("no such pair here", code="no-such-pair")
         return pair
 
     def policy_of(self, volume):
         """The retention.Policy that the source of a volume's pair asks for; without a pair nothing is given up, by a rollback for one."""
-        pairs = self.node.leave.pairs(volume)
+        pairs = self.node.grants.pairs(volume)
         return Policy(pairs[0]["sync_points"], parse_grid(pairs[0]["keep"])) if pairs else Policy(SYNC_POINTS)
 
 

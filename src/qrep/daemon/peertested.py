@@ -148,7 +148,7 @@ class Tested:
 def runs_going(node):
     """Names of the jobs that move data here now, as source or as target."""
     going = {name for name, runner in node.jobs.all() if runner.activity == "run"}
-    for pair in node.leave.pairs():
+    for pair in node.grants.pairs():
         with contextlib.suppress(QrepError):
             target = node.volumes.get(pair["volume"]).target
             if target is not None and target.status()["session"] is not None:

@@ -42,7 +42,7 @@ class Roles:
         runner = self.node.jobs.all_by_name().get(name)
         if runner is not None:
             return self._of_runner(name, runner)
-        pairs = [pair for pair in self.node.leave.pairs() if pair["job"] == name and pair["peer"]]
+        pairs = [pair for pair in self.node.grants.pairs() if pair["job"] == name and pair["peer"]]
         if not pairs:
             self.node.jobs.get(name)  # raises the NotFound that names what was probably meant
         if len(pairs) > 1:
@@ -76,7 +76,7 @@ class Roles:
         name, runner = self.node.jobs.by_id(job_id)
         if runner is not None and runner.settings.target.rpartition(":")[0] == peer:
             return self._of_runner(name, runner)[0]
-        pair = self.node.leave.pair(job_id)
+        pair = self.node.grants.pair(job_id)
         if pair is None or pair["peer"] != peer or pair["fingerprint"] != self.node.peers.fingerprint(peer):
             raise NotFound("no such pair here", code="no-such-pair")
         return self._of_pair(pair)[0]

@@ -182,7 +182,7 @@ class RoleSteps:
         job = msgspec.to_builtins(runner.settings) if runner is not None else {"id": file.job_id}
         node.jobs.put(name or file.job, msgspec.convert(job | fields, Job))
         crashpoint("role-job-written")
-        node.leave.drop_pair(file.job_id)
+        node.grants.drop_pair(file.job_id)
         crashpoint("role-pair-written")
         if not file.peer and node.volumes.get(file.other).is_replica():
             self._add_pair(file, node.volumes.get(file.other), volume.name)
@@ -223,7 +223,7 @@ class RoleSteps:
 
     def _add_pair(self, file, volume, source):
         node = self.node
-        node.leave.add_pair(
+        node.grants.add_pair(
             file.job_id, peer=file.peer, fingerprint=node.peers.fingerprint(file.peer) if file.peer else "", job=file.job, source=source,
             volume=volume.name, size=file.size, sync_points=file.sync_points, keep=file.keep,
         )  # fmt: skip

@@ -43,7 +43,7 @@ class Sessions:
         if not isinstance(hello, messages.Hello):
             raise ProtocolError("a control connection begins with Hello")
         self.node.roles.check_session(hello.job_id.hex(), peer)
-        pair = self.node.leave.pair(hello.job_id.hex())
+        pair = self.node.grants.pair(hello.job_id.hex())
         if pair is None or pair["peer"] != peer or pair["fingerprint"] != self.node.peers.fingerprint(peer):
             raise Refused(
                 f"{self.node.name} has no pair for this job", hint="delete the job and create it again", code="not-paired"

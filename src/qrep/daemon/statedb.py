@@ -1,6 +1,6 @@
 """What the agent remembers besides maps, undo, superblocks and pairs: states and last runs of jobs, their times, verifies, roots, events. SQLite, durable.
 
-Losing this file costs history, never data and nobody's leave: what was committed is in the superblocks, who may write in leave.py. So a full or
+Losing this file costs history, never data and nobody's permission to write: what was committed is in the superblocks, who may write in grants.py. So a full or
 failing disk is told on stderr, and the run or the rollback that something could not be noted of goes on: it would be wrong to call it failed.
 
 SQLite has no checksums, so every row has its BLAKE3, all records together have one in `seal`, and a number beside the file (statedbage.py) says how

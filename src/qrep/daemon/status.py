@@ -15,7 +15,7 @@ NOT_KNOWN_HERE = (
 def status(node, names):
     """The answer of GET /v1/status. names: only these jobs; empty: all."""
     known = {name: lambda runner=runner: job_dict(runner) for name, runner in node.jobs.all()}
-    for pair in node.leave.pairs():
+    for pair in node.grants.pairs():
         if pair["peer"] and pair["job"] in known and node.jobs.get(pair["job"]).settings.role == "target":
             del known[pair["job"]]  # its source is there now
         if pair["peer"]:
@@ -31,7 +31,7 @@ def status(node, names):
 
 def shown(node, runner):
     """A job that has a file here: as its source sees it, or, after its source has moved to the other side, as its target does."""
-    pair = node.leave.pair(runner.settings.id) if runner.settings.role == "target" else None
+    pair = node.grants.pair(runner.settings.id) if runner.settings.role == "target" else None
     return received(node, pair) | {"connections": runner.settings.connections} if pair is not None else job_dict(runner)
 
 

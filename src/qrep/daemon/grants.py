@@ -2,7 +2,7 @@
 
 A change is in both files before it counts, the first one decides. At start the newer of the two is what holds, and the other one is made the same:
 rot of either costs nothing, and an older copy that came back is outvoted by its sequence number. If neither is what was written the agent does not
-start, for nobody can tell then who has leave. What holds is in memory: what rots later is found at the next start.
+start, for nobody can tell then who may write. What holds is in memory: what rots later is found at the next start.
 """
 
 import logging
@@ -58,16 +58,16 @@ class Content(msgspec.Struct, forbid_unknown_fields=True):
     once: list[Once]
 
 
-class LeaveError(QrepError):
+class GrantsError(QrepError):
     """The pairs cannot be read or written."""
 
     code = "pairs"
 
 
-class Leave:
+class Grants:
     """directory: the state's store.Directory. healed: what was wrong with one of the files, and was put right; "": nothing. Thread-safe.
 
-    Rows are dicts with the fields of Pair and Once, copies: changing one changes nothing here. Raises LeaveError if neither file can be believed.
+    Rows are dicts with the fields of Pair and Once, copies: changing one changes nothing here. Raises GrantsError if neither file can be believed.
     """
 
     def __init__(self, directory):
@@ -75,7 +75,7 @@ class Leave:
         self._lock = threading.Lock()
         copies, wrong = look(directory)
         if wrong and not copies:
-            raise LeaveError(
+            raise GrantsError(
                 f"{directory.path}: who may write to volumes here cannot be told: {'; '.join(wrong)}",
                 hint=f"put {' or '.join(NAMES)} back from a copy, or move both away and start the agent: no peer's job may write here then, "
                 "and those jobs are deleted and created again where their sources are; no data is lost",
@@ -89,7 +89,7 @@ class Leave:
             self._save(self._pairs, self._once)
 
     def _save(self, pairs, once):
-        """Make these what holds: durable, then in memory. Raises LeaveError, and then what held before holds."""
+        """Make these what holds: durable, then in memory. Raises GrantsError, and then what held before holds."""
         content = {"format": FORMAT, "sequence": self._sequence + 1, "pairs": list(pairs.values()), "once": list(once.values())}
         data = sealed.dump(content)
         try:
@@ -98,7 +98,7 @@ class Leave:
                 crashpoint("pairs-copy-durable")
         except OSError as err:
             if name == NAMES[0]:
-                raise LeaveError(
+                raise GrantsError(
                     f"{self.directory.path}/{name}: {err.strerror}",
                     hint=f"make room on the filesystem of {self.directory.path}, or see what is wrong with it (dmesg), then try again",
                 ) from err
@@ -165,7 +165,7 @@ def _without(rows, job_id):
 
 
 def look(directory):
-    """({name: content of a copy that can be believed}, [what is wrong with the others]). Writes nothing. Raises LeaveError: of another format."""
+    """({name: content of a copy that can be believed}, [what is wrong with the others]). Writes nothing. Raises GrantsError: of another format."""
     copies, wrong, gone = {}, [], []
     for name in NAMES:
         where = f"{directory.path}/{name}"
@@ -203,7 +203,7 @@ def problems(state_dir):
 def _checked(content, where):
     """What has the right digest was written by a qrep, perhaps by another version."""
     if isinstance(content, dict) and content.get("format", FORMAT) != FORMAT:
-        raise LeaveError(f"{where} has format {content['format']}; this qrep reads {FORMAT}", hint="use the version of qrep that wrote it")
+        raise GrantsError(f"{where} has format {content['format']}; this qrep reads {FORMAT}", hint="use the version of qrep that wrote it")
     try:
         msgspec.convert(content, Content)
     except msgspec.ValidationError as err:

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from qrep import store
-from qrep.daemon.leave import NAMES, Leave, LeaveError, problems
+from qrep.daemon.grants import NAMES, Grants, GrantsError, problems
 
 PAIR = {"peer": "a", "fingerprint": "SHA256:00", "job": "db", "source": "db", "volume": "db", "size": 4096, "sync_points": 7}
 
@@ -23,35 +23,35 @@ def directory(tmp_path):
 @pytest.fixture
 def state(directory, tmp_path):
     """Copies after each of three changes: {name: bytes} each; the last one dropped the pair "old"."""
-    leave, states = Leave(directory), []
-    for change in (lambda: leave.add_pair("old", **PAIR), lambda: leave.add_pair("new", **PAIR | {"volume": "web"}), lambda: leave.drop_pair("old")):
+    grants, states = Grants(directory), []
+    for change in (lambda: grants.add_pair("old", **PAIR), lambda: grants.add_pair("new", **PAIR | {"volume": "web"}), lambda: grants.drop_pair("old")):
         change()
         states.append({name: (tmp_path / name).read_bytes() for name in NAMES})
     return states
 
 
-def ids(leave):
-    return [pair["job_id"] for pair in leave.pairs()]
+def ids(grants):
+    return [pair["job_id"] for pair in grants.pairs()]
 
 
 def test_what_was_noted_is_there_after_a_restart(directory):
-    leave = Leave(directory)
-    leave.add_pair("j", **PAIR, keep="1d")
-    leave.add_once("o", peer="", fingerprint="", volume_id="v")
-    leave.add_pair("o", **PAIR | {"volume": "web"})
-    leave.finish_once("o", "g", 5)
-    leave.set_pair_retention("j", 3, "")
-    again = Leave(directory)
-    assert again.healed == "" and again.pairs() == leave.pairs() and again.all_once() == leave.all_once()
+    grants = Grants(directory)
+    grants.add_pair("j", **PAIR, keep="1d")
+    grants.add_once("o", peer="", fingerprint="", volume_id="v")
+    grants.add_pair("o", **PAIR | {"volume": "web"})
+    grants.finish_once("o", "g", 5)
+    grants.set_pair_retention("j", 3, "")
+    again = Grants(directory)
+    assert again.healed == "" and again.pairs() == grants.pairs() and again.all_once() == grants.all_once()
     assert again.pair("j")["sync_points"] == 3 and again.pair("o") is None and again.once("o")["counter"] == 5
     assert again.pairs("web") == [] and ids(again) == ["j"]
 
 
 def test_a_row_that_was_asked_for_is_a_copy(directory):
-    leave = Leave(directory)
-    leave.add_pair("j", **PAIR)
-    leave.pair("j")["peer"] = leave.pairs()[0]["peer"] = "somebody"
-    assert leave.pair("j")["peer"] == "a"
+    grants = Grants(directory)
+    grants.add_pair("j", **PAIR)
+    grants.pair("j")["peer"] = grants.pairs()[0]["peer"] = "somebody"
+    assert grants.pair("j")["peer"] == "a"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -63,17 +63,17 @@ def test_one_copy_that_is_wrong_costs_nothing_and_is_made_right(directory, state
     path.write_bytes({"flip": data, "cut": data[:300], "gone": b"", "older": state[1][name], "oldest": state[0][name], "empty": b""}[how])
     if how == "gone":
         path.unlink()
-    leave = Leave(directory)
-    assert ids(leave) == ["new"]
-    assert leave.healed or how == "older", "one change apart is what a crash leaves"
-    assert Leave(directory).healed == "" and len({(tmp_path / each).read_bytes() for each in NAMES}) == 1
+    grants = Grants(directory)
+    assert ids(grants) == ["new"]
+    assert grants.healed or how == "older", "one change apart is what a crash leaves"
+    assert Grants(directory).healed == "" and len({(tmp_path / each).read_bytes() for each in NAMES}) == 1
 
 
 def test_two_copies_that_are_wrong_give_nobody_leave_and_are_left_as_they_are(directory, state, tmp_path):
     for name in NAMES:
         (tmp_path / name).write_bytes(state[2][name][:-1])
-    with pytest.raises(LeaveError, match="pairs.a.*pairs.b") as raised:
-        Leave(directory)
+    with pytest.raises(GrantsError, match="pairs.a.*pairs.b") as raised:
+        Grants(directory)
     assert "put pairs.a or pairs.b back" in raised.value.hint and raised.value.exit_code == 1
     assert all((tmp_path / name).read_bytes() == state[2][name][:-1] for name in NAMES)
 
@@ -82,8 +82,8 @@ def test_another_format_is_refused_and_left_as_it_is(directory, tmp_path):
     from qrep import sealed
 
     (tmp_path / NAMES[0]).write_bytes(sealed.dump({"format": 2, "more": []}))
-    with pytest.raises(LeaveError, match="has format 2; this qrep reads 1"):
-        Leave(directory)
+    with pytest.raises(GrantsError, match="has format 2; this qrep reads 1"):
+        Grants(directory)
 
 
 @pytest.mark.parametrize("content", [[], {"format": 1}, {"format": 1, "sequence": 1, "pairs": [{"job_id": "x"}], "once": []}, "text", None])
@@ -91,25 +91,25 @@ def test_a_file_with_a_digest_that_is_of_something_else_is_damaged(directory, tm
     from qrep import sealed
 
     (tmp_path / NAMES[0]).write_bytes(sealed.dump(content))
-    with pytest.raises(LeaveError, match="cannot be told"):
-        Leave(directory)
+    with pytest.raises(GrantsError, match="cannot be told"):
+        Grants(directory)
 
 
 def test_a_pair_that_cannot_be_remembered_is_an_error_with_a_way_out_and_nothing_has_changed(directory, monkeypatch):
-    leave = Leave(directory)
+    grants = Grants(directory)
 
     def full(*_arguments):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(directory, "write", full)
-    with pytest.raises(LeaveError, match="No space left") as raised:
-        leave.add_pair("j", **PAIR)
+    with pytest.raises(GrantsError, match="No space left") as raised:
+        grants.add_pair("j", **PAIR)
     assert "make room" in raised.value.hint and raised.value.exit_code == 1
-    assert leave.pairs() == []
+    assert grants.pairs() == []
 
 
 def test_a_change_that_only_the_first_copy_took_stands(directory, monkeypatch, caplog):
-    leave, write = Leave(directory), directory.write
+    grants, write = Grants(directory), directory.write
 
     def one(name, *parts):
         if name == NAMES[1]:
@@ -117,21 +117,21 @@ def test_a_change_that_only_the_first_copy_took_stands(directory, monkeypatch, c
         write(name, *parts)
 
     monkeypatch.setattr(directory, "write", one)
-    leave.add_pair("j", **PAIR)
+    grants.add_pair("j", **PAIR)
     assert "stands in pairs.a alone" in caplog.text
     monkeypatch.undo()
-    assert ids(leave) == ids(Leave(directory)) == ["j"]
+    assert ids(grants) == ids(Grants(directory)) == ["j"]
 
 
 @pytest.mark.parametrize("passage", [1, 2])
 def test_a_change_stands_from_the_first_copy_on_whenever_the_agent_dies(directory, tmp_path, passage):
-    leave = Leave(directory)
-    leave.add_pair("old", **PAIR)
-    program = "import sys; from qrep import store; from qrep.daemon.leave import Leave; Leave(store.Directory(sys.argv[1])).drop_pair('old')"
+    grants = Grants(directory)
+    grants.add_pair("old", **PAIR)
+    program = "import sys; from qrep import store; from qrep.daemon.grants import Grants; Grants(store.Directory(sys.argv[1])).drop_pair('old')"
     environment = {**os.environ, "QREP_CRASH": f"pairs-copy-durable:{passage}", "PYTHONPATH": os.pathsep.join(sys.path)}
     assert subprocess.run([sys.executable, "-c", program, tmp_path], env=environment, check=False).returncode == -9
-    assert ids(Leave(directory)) == []
-    assert Leave(directory).healed == ""
+    assert ids(Grants(directory)) == []
+    assert Grants(directory).healed == ""
 
 
 def test_check_names_the_copy_that_is_wrong_and_changes_nothing(directory, state, tmp_path):
