@@ -44,7 +44,7 @@ def node(tmp_path):
             by_id=lambda job_id: ("db", runner) if job_id == JOB else (None, None), all_by_name=lambda: {"db": runner}, active=lambda: [("db", runner)],
             start=lambda name, cause: started.append(("run", name)),
         ),
-        leave=SimpleNamespace(pair=lambda job_id: None), events=SimpleNamespace(add=lambda *arguments, **data: None),
+        grants=SimpleNamespace(pair=lambda job_id: None), events=SimpleNamespace(add=lambda *arguments, **data: None),
         volumes=SimpleNamespace(get=lambda name: volume), tasks=SimpleNamespace(start=lambda kind, *rest: started.append((kind,)) or SimpleNamespace(state="running", kind=kind, error=None, result=None)),
     )  # fmt: skip
 
