@@ -50,6 +50,8 @@ def run(seed, count, clock):
         rot.refused = rot.healed = rot.finished = rot.rolled_back = rot.undecidable = 0
         scenes = sorted(SCENES)
         for bit in range(SUPERBLOCK_BYTES * 8):
+            if clock.over():
+                break
             attempt(f"bit {bit} of the superblock", rot.superblock_bit, scenes[bit % len(scenes)], bit // 8, bit % 8)
         found.also["bits of the superblock"] = found.count
         rest, of_state = count - found.count, 0
