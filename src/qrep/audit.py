@@ -9,6 +9,7 @@ It is evidence, not state: nothing is decided by it, it is not flushed line by l
 the agent says so and goes on. audit.log is at most SIZE_MAX and has one predecessor, audit.log.1, whose chain it goes on with.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -93,9 +94,12 @@ class AuditLog:
             self.head, self.count, self._size, self._warned = chain, self.count + 1, self._size + len(line), False
 
     def _turn(self):
-        os.rename(NAME, OLDER, src_dir_fd=self._directory.descriptor, dst_dir_fd=self._directory.descriptor)
-        os.close(self._descriptor)
-        self._descriptor, self._size = self._directory.open(NAME, os.O_RDWR | os.O_CREAT | os.O_APPEND), 0
+        """Begin a new file. Raises OSError where none can be made: the old one has its new name then, takes no more, and this is tried again."""
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(NAME, OLDER, src_dir_fd=self._directory.descriptor, dst_dir_fd=self._directory.descriptor)
+        new = self._directory.open(NAME, os.O_RDWR | os.O_CREAT | os.O_APPEND)
+        os.close(self._descriptor)  # not sooner: what is opened next may have its number, and lines would be written there
+        self._descriptor, self._size = new, 0
 
     def close(self):
         with self._lock:

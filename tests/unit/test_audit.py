@@ -1,6 +1,8 @@
 """The audit log: what was told stays as it was told, or it is seen that it did not."""
 
+import errno
 import json
+import os
 import random
 
 import pytest
@@ -122,6 +124,30 @@ def test_a_disk_that_is_full_is_told_once_and_half_a_line_is_taken_back(director
     log.add({"code": "d"})
     log.close()
     assert audit.verify(directory.path) == (2, log.head, [])
+
+
+def test_where_no_new_file_can_be_begun_nothing_is_written_to_what_was_opened_since(directory, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(audit, "SIZE_MAX", 1000)
+    log = audit.AuditLog(directory)
+
+    def refused(*_arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch, open(tmp_path / "other", "wb+") as other:
+        patch.setattr(directory, "open", refused)
+        for event in events(20):
+            log.add(event)
+        taken = [os.dup(other.fileno()) for _ in range(8)]  # whatever was closed meanwhile has its number again
+        for event in events(20):
+            log.add(event)
+        for descriptor in taken:
+            os.close(descriptor)
+        assert other.seek(0, 2) == 0 and len(caplog.records) == 1
+    kept = log.count
+    for event in events(3):
+        log.add(event)
+    log.close()
+    assert (log.count, audit.verify(directory.path)) == (kept + 3, (kept + 3, log.head, []))
 
 
 def test_every_event_that_is_told_is_in_it_and_check_says_where_it_was_changed(directory, tmp_path):
