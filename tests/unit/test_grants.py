@@ -142,3 +142,13 @@ def test_check_names_the_copy_that_is_wrong_and_changes_nothing(directory, state
     (tmp_path / NAMES[0]).write_bytes(b"")
     assert [each.file for each in problems(tmp_path)] == [str(tmp_path / name) for name in NAMES]
     assert "does not start" in problems(tmp_path)[0].hint and (tmp_path / NAMES[0]).read_bytes() == b""
+
+
+def test_more_than_the_next_start_would_read_is_refused(directory, monkeypatch):
+    grants = Grants(directory)
+    grants.add_pair("j", **PAIR)
+    monkeypatch.setattr("qrep.daemon.grants.SIZE_MAX", 1000)
+    with pytest.raises(GrantsError, match="more pairs than"):
+        for number in range(20):
+            grants.add_pair(f"k{number}", **PAIR)
+    assert "j" in ids(grants) and ids(grants) == ids(Grants(directory))

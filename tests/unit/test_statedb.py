@@ -92,7 +92,7 @@ def test_a_database_of_another_version_is_refused_with_a_way_out_and_left_as_it_
     changed(tmp_path / "state.db", "CREATE TABLE pair (job_id TEXT PRIMARY KEY)", "PRAGMA user_version=1")
     with pytest.raises(StateDbError, match="has format 1; this qrep reads 2") as raised:
         StateDb(tmp_path / "state.db")
-    assert "the version of qrep that wrote it" in raised.value.hint
+    assert "the version of qrep that wrote it" in raised.value.hint and "also who may write here" in raised.value.hint
     db = sqlite3.connect(tmp_path / "state.db")
     assert db.execute("SELECT * FROM pair").fetchall() == []
     db.close()

@@ -92,6 +92,8 @@ class Grants:
         """Make these what holds: durable, then in memory. Raises GrantsError, and then what held before holds."""
         content = {"format": FORMAT, "sequence": self._sequence + 1, "pairs": list(pairs.values()), "once": list(once.values())}
         data = sealed.dump(content)
+        if len(data) > SIZE_MAX:
+            raise GrantsError(f"{self.directory.path}: more pairs than {SIZE_MAX >> 20} MiB hold", hint="delete jobs whose copies are made, where their sources are")
         try:
             for name in NAMES:
                 self.directory.write(name, data)

@@ -43,7 +43,7 @@ class Pairs:
         _check(question)
         volume = self._volume(question, peer)
         where = f"{self.node.name}:{volume.name}" if peer else volume.name
-        self._check_free(volume, where, question)
+        self._check_free(volume, where, question, peer)
         notes = volume.check_target(
             source=source, size=question.size, leaf=question.leaf, overwrite=question.overwrite, known=False
         )
@@ -66,7 +66,7 @@ class Pairs:
         """The volume that a peer offers its job as its clone, if it may: everything that needs no look at the device."""
         _check(question)
         volume = self._volume(question, peer)
-        self._check_free(volume, f"{self.node.name}:{volume.name}" if peer else volume.name, question)
+        self._check_free(volume, f"{self.node.name}:{volume.name}" if peer else volume.name, question, peer)
         return volume
 
     def note(self, question, peer):
@@ -104,7 +104,10 @@ class Pairs:
             )
         return volume
 
-    def _check_free(self, volume, where, question):
+    def _check_free(self, volume, where, question, peer):
+        for row in (self.node.grants.pair(question.job_id), self.node.grants.once(question.job_id)):
+            if row is not None and row["peer"] != (peer or "") and self.lives(row):  # noting it would take the pair away from that one
+                raise Refused(f"{where}: another host has a job of this id here", hint="delete the job and create it again", code="job-id-taken")
         taken = [pair for pair in self.of_volume(volume.name) if pair["job_id"] != question.job_id]
         if taken:
             raise Refused(

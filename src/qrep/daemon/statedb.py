@@ -22,6 +22,11 @@ from qrep.errors import QrepError
 log = logging.getLogger("qrep.agent")
 EVENTS_FLOOR = 1000  # kept whatever their age: a clock that jumps must not empty the log
 PRUNED_AT_ONCE = 5000
+# Before format 2 the pairs were in it, and the records of roles had no digests.
+WITH_PAIRS = (
+    ", but also who may write here: jobs of peers are deleted and created again where their sources are (--initial compare); volumes that were "
+    "promoted are removed and added again"
+)
 ROTTEN = {
     "time": 0.0, "level": "warning", "code": "event-damaged", "job": None, "volume": None, "text": "what was noted here is not what was written", "data": "{}",
 }  # fmt: skip
@@ -55,7 +60,8 @@ class StateDb:
             self._age.close()
             raise StateDbError(
                 f"{self.path} has format {err}; this qrep reads {file.FORMAT}",
-                hint=f"use the version of qrep that wrote it; or move {self.path}* away and start the agent: history and states of jobs are lost, no data",
+                hint=f"use the version of qrep that wrote it; or move {self.path}* away and start the agent: history and states of jobs are lost, no data"
+                + (WITH_PAIRS if int(str(err)) < file.FORMAT else ""),
             ) from err
         if self._age.wrong or (self._found.sequence and not self._age.sequence):
             wrong = self._age.wrong or f"{self._age.path} is gone"

@@ -1,0 +1,51 @@
+"""Pairs: what a job that asks for one cannot take from another one."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from qrep import store
+from qrep.daemon.grants import Grants
+from qrep.daemon.pairs import Pairs
+from qrep.errors import Refused
+
+ID = "7" * 32
+PAIR = {"job": "db", "source": "db", "volume": "db", "size": 4096, "sync_points": 7}
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    tmp_path.chmod(0o700)
+    keys = {"a": "key of a", "b": "key of b"}
+    with store.Directory(tmp_path) as directory:
+        node = SimpleNamespace(
+            name="t", grants=Grants(directory), peers=SimpleNamespace(fingerprint=lambda name: keys.get(name, "")),
+            attachments=SimpleNamespace(of_volume=lambda name: []), jobs=SimpleNamespace(sources=lambda: []),
+        )  # fmt: skip
+        yield Pairs(node)
+
+
+def ask(pairs, peer, volume="web"):
+    volume = SimpleNamespace(name=volume, role=lambda: "replica")
+    pairs._check_free(volume, f"t:{volume.name}", SimpleNamespace(job_id=ID), peer)
+
+
+@pytest.mark.parametrize("thief", ["b", None])
+def test_a_job_id_that_is_another_hosts_takes_no_pair_from_it(pairs, thief):
+    pairs.node.grants.add_pair(ID, peer="a", fingerprint="key of a", **PAIR)
+    with pytest.raises(Refused) as refused:
+        ask(pairs, thief)
+    assert refused.value.code == "job-id-taken"
+    ask(pairs, "a")  # its own job moves to another volume
+
+
+def test_nor_what_is_noted_of_a_copy(pairs):
+    pairs.node.grants.add_once(ID, peer="a", fingerprint="key of a", volume_id="v")
+    with pytest.raises(Refused, match="another host has a job of this id"):
+        ask(pairs, "b")
+    ask(pairs, "a")
+
+
+def test_the_id_of_a_pair_that_is_nobodys_is_free(pairs):
+    pairs.node.grants.add_pair(ID, peer="a", fingerprint="an older key of a", **PAIR)
+    ask(pairs, "b")
