@@ -69,20 +69,27 @@ class Epoch:
 
     def __init__(self):
         self.descriptor, self.memory = undo_view.shared_memory("qrep-undo-epoch", PAGE)
-        self.over = False
+        self.over, self._last = False, 0
 
     def read(self):
-        return undo_view.read_counter(self.memory)
+        try:
+            return undo_view.read_counter(self.memory)
+        except ValueError:  # unmapped by end()
+            return self._last
 
     def change(self):
-        undo_view.raise_counter(self.memory)
+        if not self.over:
+            undo_view.raise_counter(self.memory)
 
     def end(self):
-        """Views fail from here on. Their memory stays."""
+        """Views fail from here on. Their memory stays; without any it goes, and the descriptor that a mapping of Python's holds with it."""
         if not self.over:
             self.over = True
-            self.change()
+            undo_view.raise_counter(self.memory)
+            self._last = undo_view.read_counter(self.memory)
             os.close(self.descriptor)
+            with contextlib.suppress(BufferError):
+                self.memory.close()
 
 
 class File:
