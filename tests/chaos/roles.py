@@ -11,6 +11,7 @@ import random
 import signal
 import threading
 import time
+import traceback
 
 import oracle
 from agents import CommandFailed
@@ -100,13 +101,15 @@ class RoleStation(Station):
             self.converge()
         except (Said, oracle.Wrong, oracle.Forbidden, QrepError, CommandFailed) as err:
             played.findings.append(f"{type(err).__name__}: {err}; after {', '.join(self.said_so_far[-8:])}")
+        except Exception:  # whatever it is, it is this scenario's
+            played.findings.append(f"{traceback.format_exc()[-1500:]}; after {', '.join(self.said_so_far[-8:])}")
         finally:
             self._mend()
             if played.findings:
                 played.log = "\n".join(f"---- {agent.name} ----\n{agent.log[self._log_began[agent.name] :][-6000:]}" for agent in (self.a, self.b))
         try:
             self._end()
-        except (Said, CommandFailed) as err:
+        except (Said, QrepError, CommandFailed) as err:
             played.findings.append(f"{type(err).__name__}: {err}")
         self.played += 1
         played.seconds = time.monotonic() - began
@@ -239,8 +242,9 @@ class RoleStation(Station):
         for site, agent in self.agents.items():
             if self.role_of(site) != self.role[site]:
                 raise Said(f"{site} is {self.role_of(site)}, and must be {self.role[site]}")
-            told = agent.qrep("volume", "show", "db")["role"]
-            if told != self.role[site] and not (told is None and self.block(site) is None):
+            told, block = agent.qrep("volume", "show", "db")["role"], self.block(site)
+            never = block is None or block.committed_id == oracle.NO_ID  # it never was a replica; at most one was to be made of it
+            if told != self.role[site] and not (told is None and never):
                 raise Said(f"{site} says that it is {told}; its superblock says {self.role[site]}")
             if self.image[site] is not None:
                 images = oracle.Images()
@@ -388,6 +392,8 @@ class RoleStation(Station):
                 agent.start()
             self._seen[agent.name] = max((event["id"] for event in agent.events()), default=-1)
         wait(self._idle, SOON_S, "both sides have nothing to do")
+        if all(agent.qrep("volume") for agent in (self.a, self.b)) and [self.role_of(site) for site in SITES] == [REPLICA, REPLICA]:
+            self.command(SITES[0], "promote", force=True)  # a job is deleted where its source is
         deadline = time.monotonic() + SOON_S
         while True:
             codes = []
@@ -598,8 +604,9 @@ class RoleStation(Station):
         where = self.rng.choice(("here", "there"))
         point, victim = self.rng.choice(POINTS[verb][where]), self.agents[site if where == "here" else self.other(site)]
         victim.crash_at(point)
+        kills = self.played_now.kills
         error = self._in_a_thread(command, victim)
-        self.tell(f"{victim.name} was to die at {point}, and {'did' if victim.process.poll() is not None else 'did not'}")
+        self.tell(f"{victim.name} was to die at {point}, and {'did' if self.played_now.kills > kills else 'did not yet'}")
         return error
 
     def _in_a_thread(self, command, victim=None):
