@@ -58,7 +58,7 @@ HARNESSES = (
     Harness("H12", "volumes that change hands: killed, cut, at once, a leader that comes back", ("h12_roles",), 120, "scenarios", 7 * MINUTE),
     Harness("H13", "other versions: on the wire, message by message, and on disk", ("h13_version_skew",), 400, "cases", 4 * MINUTE),
     Harness("H14", "Spin model of the commit protocol, and its mutants", ("h14_model",), 30, "checks", 6 * MINUTE),
-    Harness("H15", "defects seeded in the implementation, noticed by the fast tests", ("h15_mutants",), 150, "mutants", 6 * MINUTE),
+    Harness("H15", "defects seeded in the implementation, noticed by the fast tests", ("h15_mutants",), 190, "mutants", 8 * MINUTE),
     Harness("H17", "every attack of the threat model, and agents without one of their checks", ("h17_security",), 580, "checks", 5 * MINUTE),
     Harness("long tier", "slow tests of no harness: long scenarios, and what needs a stock kernel", ("long_tier",), 80, "tests", 20 * MINUTE),
 )

@@ -1,2 +1,139 @@
-"""."""
-MUTANTS = ()
+"""Mutants of what is around the protocol: sources, hints, verify, clones, paths, peers, streams, views over NBD, freezing."""
+
+from mutants.mutant import BOUNDS, DURABILITY, IDENTITY, LIVENESS, SECURITY, Mutant
+
+KEPT, REBUILD, PATHS, TRANSPORT, NBD = (
+    "unit/test_kept.py", "unit/test_rebuild_judge.py", "unit/test_paths.py", "unit/test_transport.py", "nbd/test_server.py",
+)  # fmt: skip
+HINTS, POINTS, LEAVE, VERIFY = "flow/test_hints.py", "flow/test_points_given_up.py", "unit/test_leave.py", "flow/test_verify.py"
+
+MUTANTS = (
+    # ---- hints ----
+    Mutant(
+        "hint believed without a sample", DURABILITY, "source/hints.py", "a filesystem that forgets a change makes a replica that differs",
+        "        if trying:\n            self._try_sample(", "        if False:\n            self._try_sample(",
+        (f"{HINTS}::test_a_change_that_a_hint_leaves_out_is_found_by_the_sample_and_the_same_run_reads_everything",),
+    ),
+    Mutant(
+        "wrong hint forgiven at once", DURABILITY, "source/hints.py", "hints that were wrong are believed by the next run",
+        "        if not entry.trusted:\n", "        if False:\n", (f"{HINTS}::test_after_a_wrong_hint_everything_is_read_until_a_hint_was_right",),
+    ),
+    Mutant(
+        "hint used over a map that was corrected", DURABILITY, "source/hints.py", "a leaf that a verify found damaged is left as it is",
+        "        if entry.map != self._map.digest:\n", "        if False:\n", (f"{HINTS}::test_a_leaf_that_a_verify_found_damaged_is_sent_though_the_source_has_not_changed",),
+    ),
+    Mutant(
+        "distrust of hints not durable", DURABILITY, "source/kept.py", "after a restart wrong hints are believed again",
+        "            self._save(self.kept._replace(trusted=False), self.next)\n", "            self.kept = self.kept._replace(trusted=False)\n", (KEPT,),
+    ),
+    Mutant(
+        "kept snapshot of whatever generation", IDENTITY, "source/kept.py", "R5: the hint is about another generation than the map",
+        "return self.kept if self.kept is not None and self.kept.tag == tag else None", "return self.kept", (KEPT, HINTS),
+    ),
+    Mutant(
+        "snapshot of a run that was not committed kept", IDENTITY, "source/kept.py", "R5: hints on top of what the target does not hold",
+        "            if self.next.tag == map_tag:\n                self._promote()\n                return\n", "            self._promote()\n            return\n", (KEPT,),
+    ),
+    # ---- verify and repair ----
+    Mutant(
+        "repair not compared with the own map", IDENTITY, "target/verify.py", "a source that lies writes what it likes into a committed generation",
+        "        if refusal:\n            return refusal\n        buffer", "        if refusal == 'unknown':\n            return refusal\n        buffer", (f"{VERIFY}::test_a_target_writes_nothing_but_what_its_own_map_says",),
+    ),
+    Mutant(
+        "repair told before it is durable", DURABILITY, "target/verify.py", "a power cut takes back what was told to be healed",
+        "        flush(self.device_fd, self.device.path)\n        crashpoint(\"target-repair-durable\")\n", "        crashpoint(\"target-repair-durable\")\n",
+        ("unit/test_durable_steps.py::test_a_repair_is_flushed_before_it_is_told",),
+    ),
+    # ---- clones ----
+    Mutant(
+        "another volume taken for the clone", IDENTITY, "protocol/rebuild.py", "INV-P: a volume that has nothing to do with it is overwritten",
+        "        if share < SAMPLE_REFUSES:\n", "        if share < 0:\n", (REBUILD,),
+    ),
+    Mutant(
+        "zero leaves count for a clone", IDENTITY, "protocol/rebuild.py", "every empty disk has them, so every empty disk is the clone",
+        "            same, counts = value == theirs[at : at + DIGEST_SIZE], value != zeroes[at : at + DIGEST_SIZE]\n",
+        "            same, counts = value == theirs[at : at + DIGEST_SIZE], True\n", (REBUILD,),
+    ),
+    Mutant(
+        "page of a clone believed without its value", DURABILITY, "protocol/rebuild.py", "R8: a page that does not merge hides changes",
+        "        if hasher.merge(message.page) == bytes(self.values[granule * DIGEST_SIZE : (granule + 1) * DIGEST_SIZE]):  # R8\n", "        if True:\n", (REBUILD,),
+    ),
+    Mutant(
+        "digests of a clone that were not asked for", BOUNDS, "protocol/rebuild.py", "an answer reaches past the end of the volume",
+        "if message.first != self._first or len(message.states) != count:", "if message.first != self._first:", (REBUILD,),
+    ),
+    # ---- sync points ----
+    Mutant(
+        "pinned sync point deleted", DURABILITY, "target/thinning.py", "what is attached or read goes away under its reader",
+        "            self._find(point)\n            self._check_not_pinned(point)\n            chain, before", "            self._find(point)\n            chain, before", (POINTS,),
+    ),
+    Mutant(
+        "merge finished over points that changed", DURABILITY, "target/thinning.py", "a file takes the place of one that leads elsewhere",
+        "                    self._check_unchanged(ids)\n", "", (POINTS,),
+    ),
+    # ---- peers ----
+    Mutant(
+        "one of two copies of the pairs left out", DURABILITY, "daemon/leave.py", "rot of one file takes every leave to write",
+        "            for name in NAMES:\n                self.directory.write(name, data)\n", "            for name in NAMES[:1]:\n                self.directory.write(name, data)\n", (LEAVE,),
+    ),
+    Mutant(
+        "older copy of the pairs believed", IDENTITY, "daemon/leave.py", "a pair that was deleted is back",
+        'newest = max(copies.values(), key=lambda content: content["sequence"],', 'newest = min(copies.values(), key=lambda content: content["sequence"],', (LEAVE,),
+    ),
+    Mutant(
+        "record believed without its digest", DURABILITY, "sealed.py", "INV-C: a flipped bit of a record is taken for what was written",
+        'if len(digest) != DIGEST_LINE or digest != b"\\n%s\\n" % hasher.hash(body).hex().encode():', "if len(digest) != DIGEST_LINE:", (LEAVE, KEPT),
+    ),
+    Mutant(
+        "token used twice", SECURITY, "protocol/transport.py", "a second connection takes the place of the one that was let in",
+        "if token not in self._offered or token in self._used or not fits(self._offered[token][1]):", "if token not in self._offered or not fits(self._offered[token][1]):", (TRANSPORT,),
+    ),
+    Mutant(
+        "token of another peer taken", SECURITY, "protocol/transport.py", "a peer brings the data of another one's session",
+        "token in self._used or not fits(self._offered[token][1]):", "token in self._used:", (TRANSPORT, "unit/test_plain.py"),
+    ),
+    Mutant("first message of whatever size", BOUNDS, "protocol/transport.py", "INV-B: who has proved nothing makes us take memory", "        if size > limit:\n", "        if False:\n", (TRANSPORT,)),
+    Mutant(
+        "message of whatever size", BOUNDS, "protocol/messages.py", "INV-B: a peer announces what nobody can hold",
+        "    if not 0 < size <= MESSAGE_MAX:\n", "    if not 0 < size:\n", (TRANSPORT, "unit/test_messages.py"),
+    ),
+    # ---- paths ----
+    Mutant(
+        "dead path tried first", LIVENESS, "jobs/paths.py", "INV-L: a run waits for a path that is known to be down",
+        "return index != first, self.paths[index].state == DOWN, self._is_held(index, now), self._rank(index)", "return index != first, self._is_held(index, now), self._rank(index)", (PATHS,),
+    ),
+    Mutant(
+        "lost path that answers taken again at once", LIVENESS, "jobs/paths.py", "a path that loses data and answers probes is never left",
+        "        if first is None and not self._lost and self.paths[self.active].state != DOWN:\n", "        if first is None and self.paths[self.active].state != DOWN:\n", (PATHS,),
+    ),
+    Mutant(
+        "flapping path returned to without a pause", LIVENESS, "jobs/paths.py", "runs are moved to and fro for ever",
+        "if self.paths[index].state == UP and not self._is_held(index, now):", "if self.paths[index].state == UP:", (PATHS,),
+    ),
+    Mutant(
+        "failures of a path never forgiven", LIVENESS, "jobs/paths.py", "the preferred path is not returned to for twenty minutes after a bad night",
+        "            if now - path.since >= FORGIVEN_S:\n                path.failures = 0\n            return []\n", "            return []\n", (PATHS,),
+    ),
+    # ---- views over NBD ----
+    Mutant(
+        "read-only export written", DURABILITY, "nbd/transmission.py", "a client of a sync point changes what it shows",
+        "if self.export.read_only and command in (wire.WRITE, wire.TRIM, wire.WRITE_ZEROES):", "if self.export.read_only and command in (wire.TRIM, wire.WRITE_ZEROES):", (f"{NBD}::test_a_read_only_export_takes_no_change",),
+    ),
+    Mutant(
+        "request past the end of an export", BOUNDS, "nbd/transmission.py", "a client reads or writes what is not there",
+        "offset > self.export.size or length > self.export.size - offset:", "offset > self.export.size:", (f"{NBD}::test_a_request_that_is_wrong_is_answered_with_an_error_and_the_next_one_is_served",),
+    ),
+    Mutant(
+        "request of whatever length", BOUNDS, "nbd/transmission.py", "INV-B: a client makes us take what it likes",
+        "        if command in (wire.READ, wire.WRITE) and length > wire.REQUEST_MAX:\n", "        if False:\n", (f"{NBD}::test_requests_that_cannot_be_followed_end_the_connection",),
+    ),
+    Mutant(
+        "clients without end", BOUNDS, "nbd/server.py", "INV-B: threads and descriptors without end",
+        "            if len(self._going) >= self._limit and not trusted:\n", "            if False:\n", (f"{NBD}::test_a_client_too_many_is_turned_away_and_one_that_leaves_makes_room",),
+    ),
+    # ---- freezing ----
+    Mutant(
+        "snapshot that took too long kept", DURABILITY, "volumes/quiet.py", "an image that was written to meanwhile passes for one at rest",
+        "        if late:\n", "        if False:\n", ("system/test_snapshot_backends.py::test_a_clone_that_takes_too_long_is_thrown_away_and_the_filesystem_is_thawed_meanwhile",),
+    ),
+)  # fmt: skip

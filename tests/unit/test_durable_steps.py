@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,6 +15,7 @@ from qrep.target.superblock import SuperblockFile
 from qrep.target.undolog import SEGMENT, BatchWriter
 from qrep.target.undomerge import Merge
 from qrep.target.undostore import UndoStore
+from qrep.target.verify import CheckDriver
 
 VOLUME, SIZE, PAGE = b"v" * 16, 1 << 20, 4096
 A, B, C = (bytes([number]) * 16 for number in (1, 2, 3))
@@ -176,3 +178,18 @@ def test_half_of_a_slot_of_the_superblock_is_no_commit(directory, monkeypatch):
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 71
     file.close()
     assert SuperblockFile(directory).load().max_epoch == 0
+
+
+class Healing(CheckDriver):
+    """The part of a volume that writes a leaf which was found damaged."""
+
+    def __init__(self, device_fd, geometry):
+        self.device_fd, self.geometry, self.device = device_fd, geometry, SimpleNamespace(path="device", io_alignment=512)
+
+    def _is_not_ours(self, leaf, offset, data):
+        return ""
+
+
+def test_a_repair_is_flushed_before_it_is_told(store, device, calls):
+    assert Healing(device, store.geometry)._repair(3, b"h" * PAGE) == ""
+    assert calls == [("flush", "device")] and os.pread(device, PAGE, 3 * PAGE) == b"h" * PAGE

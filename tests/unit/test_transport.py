@@ -157,6 +157,13 @@ def test_a_token_joins_once_and_the_stream_is_left_at_the_first_frame(undo_after
     thread.join()
 
 
+def test_a_token_that_was_brought_once_is_used_up_although_nobody_has_taken_its_connection_yet():
+    rendezvous, made = Rendezvous(), []
+    [token] = rendezvous.offer(1)
+    assert [rendezvous.deliver(token, lambda index: made.append(index) or "first") for _ in range(2)] == [0, None]
+    assert made == [0] and rendezvous.wait(token, 5) == "first"
+
+
 def test_withdrawing_wakes_who_waits_and_refuses_who_comes_late():
     rendezvous = Rendezvous()
     (token,) = rendezvous.offer(1)
