@@ -5,7 +5,7 @@ from mutants.mutant import BOUNDS, DURABILITY, IDENTITY, LIVENESS, SECURITY, Mut
 KEPT, REBUILD, PATHS, TRANSPORT, NBD = (
     "unit/test_kept.py", "unit/test_rebuild_judge.py", "unit/test_paths.py", "unit/test_transport.py", "nbd/test_server.py",
 )  # fmt: skip
-HINTS, POINTS, LEAVE, VERIFY = "flow/test_hints.py", "flow/test_points_given_up.py", "unit/test_leave.py", "flow/test_verify.py"
+HINTS, POINTS, GRANTS, VERIFY = "flow/test_hints.py", "flow/test_points_given_up.py", "unit/test_grants.py", "flow/test_verify.py"
 
 MUTANTS = (
     # ---- hints ----
@@ -73,16 +73,16 @@ MUTANTS = (
     ),
     # ---- peers ----
     Mutant(
-        "one of two copies of the pairs left out", DURABILITY, "daemon/leave.py", "rot of one file takes every leave to write",
-        "            for name in NAMES:\n                self.directory.write(name, data)\n", "            for name in NAMES[:1]:\n                self.directory.write(name, data)\n", (LEAVE,),
+        "one of two copies of the pairs left out", DURABILITY, "daemon/grants.py", "rot of one file takes every grant",
+        "            for name in NAMES:\n                self.directory.write(name, data)\n", "            for name in NAMES[:1]:\n                self.directory.write(name, data)\n", (GRANTS,),
     ),
     Mutant(
-        "older copy of the pairs believed", IDENTITY, "daemon/leave.py", "a pair that was deleted is back",
-        'newest = max(copies.values(), key=lambda content: content["sequence"],', 'newest = min(copies.values(), key=lambda content: content["sequence"],', (LEAVE,),
+        "older copy of the pairs believed", IDENTITY, "daemon/grants.py", "a pair that was deleted is back",
+        'newest = max(copies.values(), key=lambda content: content["sequence"],', 'newest = min(copies.values(), key=lambda content: content["sequence"],', (GRANTS,),
     ),
     Mutant(
         "record believed without its digest", DURABILITY, "sealed.py", "INV-C: a flipped bit of a record is taken for what was written",
-        'if len(digest) != DIGEST_LINE or digest != b"\\n%s\\n" % hasher.hash(body).hex().encode():', "if len(digest) != DIGEST_LINE:", (LEAVE, KEPT),
+        'if len(digest) != DIGEST_LINE or digest != b"\\n%s\\n" % hasher.hash(body).hex().encode():', "if len(digest) != DIGEST_LINE:", (GRANTS, KEPT),
     ),
     Mutant(
         "token used twice", SECURITY, "protocol/transport.py", "a second connection takes the place of the one that was let in",
