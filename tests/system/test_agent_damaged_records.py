@@ -32,7 +32,7 @@ def test_a_superblock_with_both_slots_damaged_takes_its_volume_out_of_service_un
     assert report["root"] == b3sum(target) == root and report["changed"] == 0, "compared, and nothing had to be sent"
 
 
-def test_an_agent_whose_remembered_state_has_rotted_serves_tells_and_gives_nobody_leave_that_had_none(agents, loop_device, fill):
+def test_an_agent_whose_remembered_state_has_rotted_serves_tells_and_lets_nobody_write_who_might_not(agents, loop_device, fill):
     source, target = loop_device(SIZE), loop_device(SIZE)
     fill(source, SIZE)
     a, b = agents.replica(source, target)
@@ -43,6 +43,7 @@ def test_an_agent_whose_remembered_state_has_rotted_serves_tells_and_gives_nobod
     for name in ("state.db", "state.db-wal"):
         (b.state / name).write_bytes(b"\xff" * 8192)
     b.start()
+    assert a.events("records-damaged") == [], "nothing was there before"
     assert "pairs.a" in b.events("records-healed")[0]["text"] and "state.db" in b.events("records-damaged")[0]["text"]
     assert (b.state / "pairs.a").read_bytes() != pairs and [pair["peer"] for pair in b.db_pairs()] == ["site-a"]
     fill(source, MIB)
@@ -55,3 +56,8 @@ def test_an_agent_whose_remembered_state_has_rotted_serves_tells_and_gives_nobod
     assert code == 2 and "pairs.a" in err + _out and "pairs.b" in err + _out
     with pytest.raises(AssertionError, match="who may write to volumes here cannot be told"):
         b.start()
+
+    for name in ("pairs.a", "pairs.b"):
+        (b.state / name).unlink()
+    b.start()
+    assert "pairs.a and pairs.b were gone" in b.events("records-damaged")[-1]["text"] and a.refused("start", "db", "--wait")["code"] == "not-paired"

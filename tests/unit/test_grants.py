@@ -69,7 +69,7 @@ def test_one_copy_that_is_wrong_costs_nothing_and_is_made_right(directory, state
     assert Grants(directory).healed == "" and len({(tmp_path / each).read_bytes() for each in NAMES}) == 1
 
 
-def test_two_copies_that_are_wrong_give_nobody_leave_and_are_left_as_they_are(directory, state, tmp_path):
+def test_two_copies_that_are_wrong_let_nobody_write_and_are_left_as_they_are(directory, state, tmp_path):
     for name in NAMES:
         (tmp_path / name).write_bytes(state[2][name][:-1])
     with pytest.raises(GrantsError, match="pairs.a.*pairs.b") as raised:
@@ -142,6 +142,15 @@ def test_check_names_the_copy_that_is_wrong_and_changes_nothing(directory, state
     (tmp_path / NAMES[0]).write_bytes(b"")
     assert [each.file for each in problems(tmp_path)] == [str(tmp_path / name) for name in NAMES]
     assert "does not start" in problems(tmp_path)[0].hint and (tmp_path / NAMES[0]).read_bytes() == b""
+
+
+def test_whether_there_were_none_is_known(directory, tmp_path):
+    assert Grants(directory).made_new and not Grants(directory).made_new
+    (tmp_path / NAMES[1]).unlink()
+    assert not Grants(directory).made_new
+    for name in NAMES:
+        (tmp_path / name).unlink()
+    assert Grants(directory).made_new
 
 
 def test_more_than_the_next_start_would_read_is_refused(directory, monkeypatch):

@@ -19,7 +19,7 @@ CODES = {
     "agent-started": ("info", "the agent serves its socket and its port"),
     "agent-stopped": ("info", "the agent ended in order"),
     "events-suppressed": ("warning", "an event repeated too often to be told every time; the text says how often it was not"),
-    "records-damaged": ("error", "the state database was not what had been written; it was made anew of what was, and history may be missing"),
+    "records-damaged": ("error", "the state database was not what had been written; it was made anew of what was, and history may be missing. Or both copies of the pairs were gone"),
     "records-healed": ("warning", "one of the two copies of the pairs was not what had been written; it was made anew of the other"),
     "event-damaged": ("warning", "an event that was noted here has rotted; this stands in its place"),
     "config-reloaded": ("info", "the configuration was read again; what changed, what needs a restart, what could not be done"),

@@ -65,7 +65,7 @@ class GrantsError(QrepError):
 
 
 class Grants:
-    """directory: the state's store.Directory. healed: what was wrong with one of the files, and was put right; "": nothing. Thread-safe.
+    """directory: the state's store.Directory. healed: what was wrong with one of the files, and was put right; "": nothing. made_new: there was neither. Thread-safe.
 
     Rows are dicts with the fields of Pair and Once, copies: changing one changes nothing here. Raises GrantsError if neither file can be believed.
     """
@@ -81,6 +81,7 @@ class Grants:
                 "and those jobs are deleted and created again where their sources are; no data is lost",
             )
         newest = max(copies.values(), key=lambda content: content["sequence"], default={"sequence": 0, "pairs": [], "once": []})
+        self.made_new = not copies
         self._sequence = newest["sequence"]
         self._pairs = {row["job_id"]: row for row in newest["pairs"]}
         self._once = {row["job_id"]: row for row in newest["once"]}

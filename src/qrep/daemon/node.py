@@ -71,6 +71,7 @@ class Node:
         self.audit = AuditLog(self.state)
         self.events = EventLog(self.db, audit=self.audit)
         self.grants = Grants(self.state)
+        self.pairs_gone = self.grants.made_new and self.db.newest_event() > 0  # an agent was here before, and with it they were
         self.hooks = Hooks(self.settings.hooks, self.events)
         self.figures, self.metrics, self.metrics_file = Figures(self.events), Metrics(self), MetricsFile(self)
         self.identity = Identity(self.state.sub("keys"), self.name)
@@ -154,6 +155,8 @@ class Node:
             self.events.add("records-damaged", self.db.damage)
         if self.grants.healed:
             self.events.add("records-healed", f"{self.grants.healed}; made anew of the other copy")
+        if self.pairs_gone:
+            self.events.add("records-damaged", "pairs.a and pairs.b were gone: no job writes here until it is deleted and created again where its source is")
 
     def watch(self, signs):
         """Let systemd know that all is well while `signs` and our own threads show themselves. Before start()."""
