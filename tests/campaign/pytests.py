@@ -59,7 +59,7 @@ def scratch_test(text):
 
 
 def pytest_runtest_logreport(report):
-    if REPORT not in os.environ or not (report.when == "call" or report.outcome != "passed"):
+    if REPORT not in os.environ or "PYTEST_XDIST_WORKER" in os.environ or not (report.when == "call" or report.outcome != "passed"):
         return
     why = ""
     if report.outcome == "skipped":
