@@ -7,6 +7,7 @@ import pytest
 from qrep import store
 from qrep.daemon.grants import Grants
 from qrep.daemon.pairs import Pairs
+from qrep.daemon.roles import Roles
 from qrep.errors import Refused
 
 ID = "7" * 32
@@ -49,3 +50,17 @@ def test_nor_what_is_noted_of_a_copy(pairs):
 def test_the_id_of_a_pair_that_is_nobodys_is_free(pairs):
     pairs.node.grants.add_pair(ID, peer="a", fingerprint="an older key of a", **PAIR)
     ask(pairs, "b")
+
+
+def test_a_pair_that_is_nobodys_is_promoted_only_where_there_is_no_other_one_of_its_job(pairs):
+    node = pairs.node
+    node.pairs, node.jobs.all_by_name = pairs, dict
+    roles = Roles.__new__(Roles)
+    roles.node, roles._of_pair = node, lambda pair: pair["volume"]
+    node.grants.add_pair(ID, peer="a", fingerprint="an older key of a", **PAIR)
+    assert roles.parts("db") == "db"
+    node.grants.add_pair("8" * 32, peer="a", fingerprint="key of a", **PAIR | {"volume": "web"})
+    assert roles.parts("db") == "web"
+    node.grants.add_pair("9" * 32, peer="b", fingerprint="key of b", **PAIR | {"volume": "ftp"})
+    with pytest.raises(Refused, match="2 hosts have a job db"):
+        roles.parts("db")

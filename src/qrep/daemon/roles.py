@@ -45,6 +45,7 @@ class Roles:
         pairs = [pair for pair in self.node.grants.pairs() if pair["job"] == name and pair["peer"]]
         if not pairs:
             self.node.jobs.get(name)  # raises the NotFound that names what was probably meant
+        pairs = [pair for pair in pairs if self.node.pairs.lives(pair)] or pairs  # one whose key is not trusted any more does for want of another
         if len(pairs) > 1:
             volumes = ", ".join(f"{pair['peer']} -> {pair['volume']}" for pair in pairs)
             raise Refused(f"{len(pairs)} hosts have a job {name} that writes here: {volumes}", hint="rename one of them where its source is", code="ambiguous")
