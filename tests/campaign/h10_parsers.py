@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 
 from campaign import outcome
-from fuzz.programs import CANARIES, HARNESSES, HERE, build, fuzz, statistics
+from fuzz.programs import CANARIES, HARNESSES, HERE, build, fuzz, reported, statistics
 
 CANARY_S = 20
 SHARES = {"wire": 0.93, "disk": 0.07}  # of the executions: frames come from peers, and a record takes three times as long
@@ -24,7 +24,7 @@ def run(seed, count, clock):
             return fuzz(programs[name, canary], directory, seed, seconds, HERE / f"corpus_{name}", runs)
 
         for name in HARNESSES:
-            caught += sum(run_one(name, canary, CANARY_S).returncode != 0 for canary in CANARIES)
+            caught += sum(reported(run_one(name, canary, CANARY_S)) for canary in CANARIES)
         found.canaries = caught, len(HARNESSES) * len(CANARIES)
         told = []
         for name in reversed(HARNESSES):  # the smaller part first: should the time be over, it is the larger one that misses some

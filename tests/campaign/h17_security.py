@@ -21,7 +21,7 @@ def run(seed, count, clock):
     caught = 0
     for name in SABOTAGE:
         with tempfile.TemporaryDirectory() as scratch:
-            why = noticed(name, scratch, max(20.0, min(60.0, clock.left())))
+            why = noticed(name, scratch, max(60.0, min(120.0, clock.left())))
         caught += bool(why)
         if not why:
             found.failures.append(f"nobody noticed that {name} ({SABOTAGE[name][1]})")

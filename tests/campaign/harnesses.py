@@ -9,7 +9,7 @@ MINUTE = 60.0
 @dataclasses.dataclass(frozen=True)
 class Harness:
     """name: as docs/RELIABILITY.md has it. module: of this package, or with its arguments. least: the count it must reach (outcome.Outcome.count), in `unit`;
-    also: further counts by name. seconds: when it is given up. cores: of the two, how many it needs to itself; a half is enough for one that mostly waits."""
+    also: further counts by name. canaries: how many defects it must have seeded at least. seconds: when it is given up. cores: of the two, how many it needs to itself; a half is enough for one that mostly waits."""
 
     name: str
     what: str
@@ -19,6 +19,7 @@ class Harness:
     seconds: float
     cores: float = 1
     also: tuple = ()
+    canaries: int = 1
 
     def command(self, seed):
         name, *arguments = self.module
@@ -30,7 +31,7 @@ HARNESSES = (
     Harness("H2", "simulator over the shipping protocol classes", ("h02_simulator",), 50_000, "seeds", 18 * MINUTE),
     Harness(
         "H3", "crash states of recorded logs, recovered by the shipping code", ("h03_crash_states",), 500_000, "states", 13 * MINUTE,
-        also=(("double crashes", 50_000), ("distinct", 200_000)),
+        also=(("double crashes", 50_000), ("distinct", 200_000), ("places exhausted", 60)),
     ),
     Harness("H4", "kill -9 at every crash point, and at random times", ("h04_kills",), 300, "random kills", 15 * MINUTE, cores=0.5),
     Harness(
@@ -60,5 +61,5 @@ HARNESSES = (
     Harness("H14", "Spin model of the commit protocol, and its mutants", ("h14_model",), 30, "checks", 8 * MINUTE),
     Harness("H15", "defects seeded in the implementation, noticed by the fast tests", ("h15_mutants",), 190, "mutants", 15 * MINUTE),
     Harness("H17", "every attack of the threat model, and agents without one of their checks", ("h17_security",), 580, "checks", 10 * MINUTE, cores=0.5),
-    Harness("long tier", "slow tests of no harness: long scenarios, and what a stock kernel has", ("long_tier",), 80, "tests", 20 * MINUTE),
+    Harness("long tier", "slow tests of no harness: long scenarios, and what a stock kernel has", ("long_tier",), 80, "tests", 20 * MINUTE, canaries=0),
 )

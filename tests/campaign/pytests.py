@@ -3,21 +3,26 @@
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+from campaign.running import last_words
+
 TESTS = Path(__file__).resolve().parents[1]
 PLACES = os.pathsep.join(dict.fromkeys([str(TESTS), *(os.path.abspath(place) for place in sys.path if place)]))  # where this process finds what it imports
 REPORT = "QREP_CAMPAIGN_REPORT"
+NOT_NOTICED = re.compile(r"^E +(ImportError|ModuleNotFoundError|SyntaxError|NameError)\b", re.MULTILINE)
 
 
 class Account:
-    """passed: number. failed: names, with the first lines of why. skipped: reasons. output: what all tests printed, stdout and log."""
+    """passed: number. failed: names, with the first lines of why. skipped: reasons. output: what all tests printed, stdout and log.
+    noticed: of `failed`, those where a test itself found something wrong; not what could not be loaded, set up or taken down, or had no time."""
 
-    def __init__(self, passed, failed, skipped, output):
-        self.passed, self.failed, self.skipped, self.output = passed, failed, skipped, output
+    def __init__(self, passed, failed, skipped, output, noticed):
+        self.passed, self.failed, self.skipped, self.output, self.noticed = passed, failed, skipped, output, noticed
 
 
 def run(arguments, seed, clock, environment=None):
@@ -37,7 +42,7 @@ def run(arguments, seed, clock, environment=None):
                 output, _none = result.communicate(timeout=60)
             except subprocess.TimeoutExpired:
                 result.kill()
-                output, _none = result.communicate()
+                output = last_words(result)
             output += "\nthe time was over"
         lines = [json.loads(text) for text in report.read_text().splitlines()] if report.exists() else []
     failed = [f"{each['name']}: {each['why']}" for each in lines if each["outcome"] == "failed"]
@@ -46,6 +51,7 @@ def run(arguments, seed, clock, environment=None):
     return Account(
         sum(each["outcome"] == "passed" for each in lines), failed,
         [f"{each['name']}: {each['why']}" for each in lines if each["outcome"] == "skipped"], output,
+        [f"{each['name']}: {each['why']}" for each in lines if each["noticed"]],
     )  # fmt: skip
 
 
@@ -67,4 +73,5 @@ def pytest_runtest_logreport(report):
     elif report.outcome == "failed":
         why = str(report.longreprtext)[-1000:]
     with open(os.environ[REPORT], "a") as file:
-        file.write(json.dumps({"name": report.nodeid, "outcome": report.outcome, "why": why}) + "\n")
+        noticed = report.outcome == "failed" and report.when == "call" and not NOT_NOTICED.search(why)
+        file.write(json.dumps({"name": report.nodeid, "outcome": report.outcome, "why": why, "noticed": noticed}) + "\n")

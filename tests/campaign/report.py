@@ -17,7 +17,7 @@ HEAD = ("", "harness", "count", "required", "failures", "canaries", "seed", "tim
 
 def passed(harness, outcome):
     return (
-        outcome is not None and not outcome.failures and outcome.count >= harness.least and outcome.canaries[0] == outcome.canaries[1]
+        outcome is not None and not outcome.failures and outcome.count >= harness.least and outcome.canaries[0] == outcome.canaries[1] >= harness.canaries
         and all(outcome.also.get(name, 0) >= least for name, least in harness.also)
     )  # fmt: skip
 
@@ -46,7 +46,7 @@ def table(harnesses, results):
 
 def lines(rows):
     """Rows of cells as a table of Markdown."""
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" for cells in (HEAD, tuple("---" for _ in HEAD), *rows))
+    return "\n".join("| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |" for cells in (HEAD, tuple("---" for _ in HEAD), *rows))
 
 
 @functools.cache

@@ -24,9 +24,18 @@ def run_one(harness, seed):
         output, _none = process.communicate(timeout=harness.seconds + GRACE_S)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
-        output, _none = process.communicate()
+        output = last_words(process)
         return None, f"{output[-OUTPUT_KEPT:]}\nit did not end in {harness.seconds + GRACE_S:.0f} s"
     return understood(output), output[-OUTPUT_KEPT:]
+
+
+def last_words(process, seconds=30.0):
+    """What a process that was ended had printed. Whoever it has left behind may have its output open for ever, and is not waited for."""
+    try:
+        return process.communicate(timeout=seconds)[0]
+    except subprocess.TimeoutExpired as err:
+        process.stdout.close()
+        return (err.output or b"").decode(errors="replace")
 
 
 def understood(output):

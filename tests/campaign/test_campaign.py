@@ -1,11 +1,14 @@
 """The campaign's own works: what counts as passed, what a harness that says nothing is, and who runs beside whom."""
 
 import dataclasses
+import os
+import signal
+import subprocess
 import threading
 import time
 
 import pytest
-from campaign import long_tier, report, running
+from campaign import long_tier, outcome, pytests, report, running
 from campaign.__main__ import Cores
 from campaign.harnesses import HARNESSES, Harness
 from campaign.outcome import Outcome
@@ -18,7 +21,7 @@ def test_a_harness_passes_with_its_counts_and_all_canaries():
     assert report.passed(HARNESS, Outcome(**GOOD))
 
 
-@pytest.mark.parametrize("worse", [{"count": 99}, {"also": {}}, {"also": {"double tries": 9}}, {"canaries": (1, 2)}, {"failures": ["seed 7"]}])
+@pytest.mark.parametrize("worse", [{"count": 99}, {"also": {}}, {"also": {"double tries": 9}}, {"canaries": (1, 2)}, {"canaries": (0, 0)}, {"failures": ["seed 7"]}])
 def test_less_than_asked_a_living_canary_or_a_failure_fails_it(worse):
     outcome = Outcome(**{**GOOD, **worse})
     assert not report.passed(HARNESS, outcome)
@@ -35,6 +38,38 @@ def test_a_harness_that_says_nothing_did_not_pass(output):
     assert running.understood(output) is None
     assert not report.passed(HARNESS, None)
     assert "**no answer**" in report.row(HARNESS, None)
+
+
+def test_who_was_left_behind_with_the_output_open_is_not_waited_for():
+    process = subprocess.Popen(["sh", "-c", "sleep 60 & echo $!"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process.wait(30)
+    said = running.last_words(process, 0.2)
+    os.kill(int(said), signal.SIGKILL)
+
+
+FAILING = """
+import pytest
+
+@pytest.fixture
+def broken():
+    raise AssertionError("not set up")
+
+def test_wrong():
+    assert 1 == 2
+
+def test_not_set_up(broken):
+    pass
+
+def test_not_loaded():
+    import nothing_of_this_name
+"""
+
+
+def test_only_what_a_test_found_itself_has_noticed_a_defect(tmp_path):
+    (tmp_path / "test_failing.py").write_text(FAILING)
+    account = pytests.run([str(tmp_path / "test_failing.py")], 1, outcome.Clock(60))
+    assert len(account.failed) == 3
+    assert len(account.noticed) == 1 and "test_wrong" in account.noticed[0]
 
 
 def test_names_are_unique_and_every_module_is_there():
@@ -85,7 +120,7 @@ def test_a_row_that_was_run_alone_replaces_its_own_and_no_other(tmp_path, monkey
     monkeypatch.setattr(report, "README", tmp_path / "README.md")
     report.DOCUMENT.write_text(f"before\n{report.BEGIN}none\n{report.END}after\n")
     report.README.write_text(f"first\n{report.README_BEGIN}none\n{report.README_END}last\n")
-    other = Harness("H1", "another", ("nothing",), 1, "tries", 1.0)
+    other = Harness("H1", "another", ("nothing",), 1, "tries", 1.0, canaries=0)
     monkeypatch.setattr(report, "commit", lambda: "first")
     report.write([other, HARNESS], {"H1": (Outcome(count=1), ""), "H0": (None, "")}, 7, 3.0)
     monkeypatch.setattr(report, "commit", lambda: "second")

@@ -1,6 +1,7 @@
 """Building the fuzz programs, once as they are and once for each of their canaries, and running them."""
 
 import os
+import re
 import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ SANITIZE = ["-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=all"]
 CFLAGS = ["-g", "-O1", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", f"-I{NATIVE}"]
 HARNESSES = ["wire", "disk"]
 CANARIES = [1, 2, 3]
+REPORT = re.compile(r"SUMMARY: (AddressSanitizer|UndefinedBehaviorSanitizer|libFuzzer: deadly signal)")
 
 
 class Unavailable(Exception):
@@ -63,6 +65,11 @@ def fuzz(program, directory, seed, seconds, corpus, runs=-1):
     command = [str(program), f"-seed={seed % 2**32 or 1}", f"-max_total_time={seconds}", f"-runs={runs}", "-print_final_stats=1", "-max_len=4096",
                "-timeout=5", "-rss_limit_mb=1024", f"-artifact_prefix={artifacts}", str(found), str(corpus)]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds + 60)
+
+
+def reported(result):
+    """Whether a check of the harness or a sanitizer has stopped it: not that it could not begin, ran out of memory, or was slow."""
+    return result.returncode != 0 and bool(REPORT.search(result.stderr))
 
 
 def statistics(result):

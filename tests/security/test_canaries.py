@@ -8,11 +8,11 @@ from security.sabotage import SABOTAGE, directory_of
 
 
 def noticed(name, scratch, seconds=120):
-    """Why the test failed that was to notice, "" if it did not."""
-    path = os.pathsep.join(filter(None, [str(directory_of(name, scratch)), os.environ.get("PYTHONPATH", "")]))
+    """What the test found that was to notice, "" if it found nothing: not that an agent did not start, or had no time."""
+    path = os.pathsep.join([str(directory_of(name, scratch)), pytests.PLACES])
     account = pytests.run([SABOTAGE[name][1], "-m", "slow or not slow", "-x"], 1, outcome.Clock(seconds), {"PYTHONPATH": path})
     assert not account.skipped, account.skipped
-    return "\n".join(account.failed)
+    return "\n".join(account.noticed)
 
 
 @pytest.mark.root
