@@ -68,9 +68,10 @@ class AuditLog:
             self._size = size - (len(tail) - end)
             os.ftruncate(descriptor, self._size)
         chain, body = _split(tail[tail.rfind(b"\n", 0, end - 1) + 1 : end]) if end else ("", b"")
-        try:
-            self.head, self.count = (chain, int(json.loads(body)["n"])) if chain else (self.head, self.count)
-        except (ValueError, KeyError, TypeError):
+        number = _number(body) if chain else None
+        if number is not None:
+            self.head, self.count = chain, number
+        elif end:
             log.warning("%s/%s: its last line cannot be read; the chain begins anew behind it", self._directory.path, NAME)
 
     def add(self, event):
@@ -155,7 +156,9 @@ def _read(directory):
 
 
 def _number(body):
+    """What a line says that its number is, None where it says nothing that could be one."""
     try:
-        return int(json.loads(body)["n"])
-    except (ValueError, KeyError, TypeError):
+        number = json.loads(body)["n"]
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
+    return number if type(number) is int else None

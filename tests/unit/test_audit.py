@@ -126,6 +126,18 @@ def test_a_disk_that_is_full_is_told_once_and_half_a_line_is_taken_back(director
     assert audit.verify(directory.path) == (2, log.head, [])
 
 
+@pytest.mark.parametrize("body", ['{"n": 1e999}', '{"n": "7"}', '{"n":' + "[" * 20000 + "}", "{}", '{"n": 1'])
+def test_a_line_without_a_number_is_told_and_hinders_nobody(directory, body):
+    log = written(directory)
+    with open(path_of(directory), "ab") as file:
+        file.write(f"{audit.chained(log.head, body.encode())} {body}\n".encode())
+    assert len(audit.verify(directory.path)[2]) == 1
+    log = audit.AuditLog(directory)
+    log.add({"code": "x"})
+    log.close()
+    assert log.count == 1 and audit.verify(directory.path)[2]
+
+
 def test_where_no_new_file_can_be_begun_nothing_is_written_to_what_was_opened_since(directory, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(audit, "SIZE_MAX", 1000)
     log = audit.AuditLog(directory)
