@@ -86,7 +86,7 @@ def main():
     if not only:
         report.write(chosen, results, arguments.seed, minutes)
     elif arguments.amend:
-        report.amend(chosen, results)
+        report.amend(chosen, results, [harness.name for harness in HARNESSES])
     print(f"{len(chosen) - len(bad)} of {len(chosen)} passed, {minutes:.1f} min, seed {arguments.seed}")
     return 1 if bad else 0
 

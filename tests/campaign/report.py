@@ -65,15 +65,18 @@ def write(harnesses, results, seed, minutes):
     _replace(f"{machine}\n\n{table(harnesses, results)}\n")
 
 
-def amend(harnesses, results):
-    """Harnesses that were run alone: their rows take the place of those in the document, with the commit that they ran on."""
-    written = {harness.name: lines([row(harness, results[harness.name][0])]).splitlines()[2] for harness in harnesses}
-    old = _written().splitlines()
-    names = [text.split("|")[1].strip() if text.startswith("|") else "" for text in old]
-    missing = written.keys() - set(names)
-    if missing:
-        raise ValueError(f"{DOCUMENT.name} has no row of {', '.join(sorted(missing))} that could be replaced; run the whole campaign first")
-    _replace("\n".join(written.get(name, text) for name, text in zip(names, old, strict=True)) + "\n")
+def amend(harnesses, results, order):
+    """Harnesses that were run alone: their rows take the place of those in the document, or their own in `order`, with the commit that they ran on."""
+    head, rows = [], {}
+    for text in _written().splitlines():
+        if text.startswith("|") and text.split("|")[1].strip() in order:
+            rows[text.split("|")[1].strip()] = text
+        else:
+            head.append(text)
+    if not rows:
+        raise ValueError(f"{DOCUMENT.name} has no campaign that a row could be amended of; run it whole first")
+    rows |= {harness.name: lines([row(harness, results[harness.name][0])]).splitlines()[2] for harness in harnesses}
+    _replace("\n".join([*head, *(rows[name] for name in order if name in rows)]) + "\n")
 
 
 def quoted():

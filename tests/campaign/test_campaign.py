@@ -124,14 +124,17 @@ def test_a_row_that_was_run_alone_replaces_its_own_and_no_other(tmp_path, monkey
     monkeypatch.setattr(report, "commit", lambda: "first")
     report.write([other, HARNESS], {"H1": (Outcome(count=1), ""), "H0": (None, "")}, 7, 3.0)
     monkeypatch.setattr(report, "commit", lambda: "second")
-    report.amend([HARNESS], {"H0": (Outcome(**GOOD), "")})
+    report.amend([HARNESS], {"H0": (Outcome(**GOOD), "")}, ["H1", "H0", "H7"])
     rows = [text for text in report.DOCUMENT.read_text().splitlines() if text.startswith("| H")]
     assert len(rows) == 2 and "| first | pass |" in rows[0] and "| second | pass |" in rows[1] and "2 of 2" in rows[1]
     assert report.DOCUMENT.read_text().startswith("before\n") and report.DOCUMENT.read_text().endswith("after\n")
     readme = report.README.read_text()
     assert "| H0 | an example | 100 tries, 10 double tries | 0 | 2 of 2 | pass |" in readme and readme.startswith("first\n") and readme.endswith("last\n")
-    with pytest.raises(ValueError, match="no row of H7"):
-        report.amend([dataclasses.replace(HARNESS, name="H7")], {"H7": (None, "")})
+    report.amend([dataclasses.replace(HARNESS, name="H7")], {"H7": (None, "")}, ["H7", "H1", "H0"])
+    assert [text[:5] for text in report.DOCUMENT.read_text().splitlines() if text.startswith("| H")] == ["| H7 ", "| H1 ", "| H0 "]
+    report.DOCUMENT.write_text(f"before\n{report.BEGIN}none\n{report.END}after\n")
+    with pytest.raises(ValueError, match="run it whole first"):
+        report.amend([HARNESS], {"H0": (Outcome(**GOOD), "")}, ["H0"])
 
 
 def test_every_harness_that_there_is_belongs_to_the_campaign():
