@@ -108,6 +108,22 @@ def test_a_pair_that_cannot_be_remembered_is_an_error_with_a_way_out_and_nothing
     assert grants.pairs() == []
 
 
+def test_a_start_on_a_full_disk_goes_on_with_the_one_copy_that_is_good(directory, state, tmp_path, monkeypatch, caplog):
+    def full(*_arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (tmp_path / NAMES[0]).write_bytes(state[2][NAMES[0]][:-1])
+    with monkeypatch.context() as patch:
+        patch.setattr(directory, "write", full)
+        assert ids(Grants(directory)) == ["new"] and "No space left" in caplog.text and "pairs.b holds alone" in caplog.text
+    assert "pairs.a" in Grants(directory).healed and problems(tmp_path) == []
+    for name in NAMES:
+        (tmp_path / name).unlink()
+    monkeypatch.setattr(directory, "write", full)
+    with pytest.raises(GrantsError, match="No space left"):
+        Grants(directory)
+
+
 def test_a_change_that_only_the_first_copy_took_stands(directory, monkeypatch, caplog):
     grants, write = Grants(directory), directory.write
 

@@ -87,7 +87,17 @@ class Grants:
         self._once = {row["job_id"]: row for row in newest["once"]}
         self.healed = "; ".join(wrong) if self._sequence > 1 else ""  # else: the agent ended while it made the first ones
         if len(copies) < len(NAMES) or any(content["sequence"] != self._sequence for content in copies.values()):
+            self._make_same(copies)
+
+    def _make_same(self, copies):
+        """A disk that is full just now must not keep an agent from serving those whom one copy names."""
+        try:
             self._save(self._pairs, self._once)
+        except GrantsError as err:
+            if not copies:
+                raise
+            log.warning("%s; %s holds alone until there is room", err.message, " or ".join(copies))
+            self.healed = ""
 
     def _save(self, pairs, once):
         """Make these what holds: durable, then in memory. Raises GrantsError, and then what held before holds."""
