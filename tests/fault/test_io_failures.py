@@ -15,6 +15,7 @@ FOUND = [
     "second target-map.write 4 zero-always",  # it wrote nothing for ever
     "second source-map.write 9 zero-always",
     "merge undo.open 22 eio",  # an earlier sync point was lost with the one that was deleted, for its undo file could not be opened just then
+    "merge undo.read 32 zero",  # or gave no byte
     "records statedb.write 17 short",  # the age of the state database was written in part, and not believed afterwards
     "records statedb.read 1 eio",  # and stayed open where it could not be read
     "verify target-map.read 4 eio",  # what reads the device for a verify ended, and its source waited for ever

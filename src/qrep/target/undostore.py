@@ -240,7 +240,10 @@ class UndoStore:
         except FileNotFoundError:
             return None
         try:
-            header = disk.UndoHeader.unpack(read_exact(descriptor, disk.UNDO_HEADER_SIZE, 0))
+            data = read_exact(descriptor, disk.UNDO_HEADER_SIZE, 0)
+            if len(data) < disk.UNDO_HEADER_SIZE <= os.fstat(descriptor).st_size:  # there is more, and it was not given: no word on what it holds
+                raise OSError(errno.EIO, "a read ended before the end of the file", f"{self.directory.path}/{self.name(new)}")
+            header = disk.UndoHeader.unpack(data)
         except disk.RecordNewer as err:
             path = f"{self.directory.path}/{self.name(new)}"
             raise DamagedError(f"undo file {path}: {err}", hint="use the version of qrep that wrote it; the target was left alone", code="newer") from err
