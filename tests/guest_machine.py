@@ -154,9 +154,9 @@ class Guest:
         """check() of tests of this checkout."""
         return self.check(self.python(*PYTEST, *arguments), **options)
 
-    def pytest_result(self, *arguments, **options):
-        """run() of tests of this checkout."""
-        return self.run(self.python(*PYTEST, *arguments), **options)
+    def pytest_result(self, *arguments, path=None, **options):
+        """run() of tests of this checkout. path: as for python()."""
+        return self.run(self.python(*PYTEST, *arguments, path=path), **options)
 
     @staticmethod
     def python(*arguments, path=None):

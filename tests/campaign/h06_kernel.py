@@ -27,7 +27,7 @@ FLAKY_MODULES = "loop", "dm_mod", "dm_flakey", "ext4", "crc32c_generic"
 def fail(found, seed):
     """Runs on failing devices, in a guest of their own; a device that lies is the canary: the oracle must see it."""
     os.environ["QREP_SEED"] = str(seed)  # for the tests in there
-    result = Guest(guest.cache()).pytest_result(FLAKY, "-v", "--tb=short", "--color=no", modules=FLAKY_MODULES, cpus=1, memory="3G", seconds=GUEST_S)
+    result = Guest(guest.cache()).pytest_result(FLAKY, "-v", "--tb=short", "--color=no", path=guest.PATH, modules=FLAKY_MODULES, cpus=1, memory="3G", seconds=GUEST_S)
     summary = re.search(r"=+ (?:(\d+) failed, )?(?:(\d+) passed)?.* in [^=]*=+\s*$", result.output, re.MULTILINE)
     passed = int(summary[2] or 0) if summary else 0
     found.also["cases of failing devices"] = passed

@@ -12,6 +12,7 @@ from replay import recording
 from replay.record import Plan
 
 MIB = 1 << 20
+PATH = f"{ROOT / 'src'}:{ROOT / 'tests'}"  # the same in there
 MODULES = "dm_mod", "dm_log_writes", "ext4", "crc32c_generic"  # libcrc32c asks for crc32c by name
 STATE_SIZE = 96 * MIB  # undo files are made of segments of 16 MiB, sparse
 LOG_SIZE = 1024 * MIB
@@ -46,7 +47,7 @@ def record(directory, seed, size, generations, machine=None, seconds=300):
     plan = seed, size, generations
     arguments = "-m", "replay.record", "--seed", seed, "--size", size, "--generations", generations
     machine.check(
-        machine.python(*arguments, path=f"{ROOT / 'src'}:{ROOT / 'tests'}"), modules=MODULES, cpus=1,
+        machine.python(*arguments, path=PATH), modules=MODULES, cpus=1,
         drives=[data, logs["data"], state, logs["state"], told], seconds=seconds,
     )  # fmt: skip
     with open(told, "rb") as file:
