@@ -64,3 +64,12 @@ def test_a_pair_that_is_nobodys_is_promoted_only_where_there_is_no_other_one_of_
     node.grants.add_pair("9" * 32, peer="b", fingerprint="key of b", **PAIR | {"volume": "ftp"})
     with pytest.raises(Refused, match="2 hosts have a job db"):
         roles.parts("db")
+
+
+def test_a_peer_that_was_removed_while_it_asked_gets_no_pair(pairs):
+    question = SimpleNamespace(job_id=ID, **PAIR, keep="")
+    with pytest.raises(Refused, match="does not know this host any more"):
+        pairs.note(question, "c")
+    assert pairs.node.grants.pairs() == []
+    pairs.note(question, "a")
+    assert pairs.node.grants.pair(ID)["fingerprint"] == "key of a"

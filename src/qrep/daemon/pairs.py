@@ -70,13 +70,16 @@ class Pairs:
         return volume
 
     def note(self, question, peer):
-        """Write the pair down, in place of those whose peer is not the host any more that made them."""
+        """Write the pair down, in place of those whose peer is not the host any more that made them. Raises Refused if that is this one by now."""
+        fingerprint = self.node.peers.fingerprint(peer) if peer else ""
+        if peer and not fingerprint:
+            raise Refused(f"{self.node.name} does not know this host any more", hint=f"on {self.node.name}: qrep peer add", code="not-pinned")
         for pair in self.node.grants.pairs(question.volume):
             if not self.lives(pair):
                 self.node.grants.drop_pair(pair["job_id"])
         self.node.grants.add_pair(
-            question.job_id, peer=peer or "", fingerprint=self.node.peers.fingerprint(peer) if peer else "", job=question.job,
-            source=question.source, volume=question.volume, size=question.size, sync_points=question.sync_points, keep=question.keep,
+            question.job_id, peer=peer or "", fingerprint=fingerprint, job=question.job, source=question.source, volume=question.volume,
+            size=question.size, sync_points=question.sync_points, keep=question.keep,
         )  # fmt: skip
 
     def lives(self, pair):
