@@ -60,6 +60,7 @@ HARNESSES = (
     Harness("H13", "other versions: on the wire, message by message, and on disk", ("h13_version_skew",), 400, "cases", 6 * MINUTE),
     Harness("H14", "Spin model of the commit protocol, and its mutants", ("h14_model",), 30, "checks", 8 * MINUTE),
     Harness("H15", "defects seeded in the implementation, noticed by the fast tests", ("h15_mutants",), 190, "mutants", 15 * MINUTE),
+    Harness("H16", "sanitizers, valgrind, and Python's development mode", ("h16_sanitizers",), 1_000, "checks", 14 * MINUTE),
     Harness("H17", "every attack of the threat model, and agents without one of their checks", ("h17_security",), 580, "checks", 10 * MINUTE, cores=0.5),
     Harness("long tier", "slow tests of no harness: long scenarios, and what a stock kernel has", ("long_tier",), 80, "tests", 20 * MINUTE, canaries=0),
 )
