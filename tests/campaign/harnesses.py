@@ -33,7 +33,10 @@ HARNESSES = (
         "H3", "crash states of recorded logs, recovered by the shipping code", ("h03_crash_states",), 500_000, "states", 13 * MINUTE,
         also=(("double crashes", 50_000), ("distinct", 200_000), ("places exhausted", 60)),
     ),
-    Harness("H4", "kill -9 at every crash point, and at random times", ("h04_kills",), 300, "random kills", 15 * MINUTE, cores=0.5),
+    Harness(
+        "H4", "kill -9 at every crash point, and at random times", ("h04_kills",), 300, "random kills", 15 * MINUTE, cores=0.5,
+        also=(("cases of the matrix", 300),),
+    ),  # fmt: skip
     Harness(
         "H5", "power cuts under target, undo and state, on devices with a volatile cache", ("h05_power",), 200, "power cuts", 12 * MINUTE, cores=0.5,
         also=(("writes of the dead", 10), ("failed flushes", 20), ("sessions superseded", 5), ("cuts of a recovery", 10)),

@@ -84,10 +84,10 @@ def test_the_target_is_killed(committed, point):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("passage", [2, 3, 4])
-@pytest.mark.parametrize("point", ["superblock-write-before", "superblock-write-durable", "target-reply", "target-write-done", "target-flush-before"])
+@pytest.mark.parametrize("passage", [2, 3])
+@pytest.mark.parametrize("point", ["superblock-write-before", "superblock-write-durable", "target-reply", "target-write-done"])
 def test_the_target_is_killed_at_a_later_passage(committed, point, passage):
-    committed.run("", f"{point}:{passage}")
+    assert committed.run("", f"{point}:{passage}")[1] == -9
     committed.recover()
     committed.complete(committed.second)
 
