@@ -13,7 +13,7 @@ def run(seed, count, clock):
     """First all the tests without any defect, and with changes that change nothing: they must pass. A mutant that was not noticed is a hole in them."""
     found, killed, noticed = outcome.Outcome(), Counter(), 0
     with runner() as trials:
-        control = trials.run(sorted({test for mutant in MUTANTS for test in mutant.tests}), write_bytecode=True)
+        control = trials.run(sorted({test for mutant in MUTANTS for test in mutant.tests}), limit=clock.left(), write_bytecode=True)
         if control.outcome != SURVIVED:
             found.failures.append(f"without any defect: {control.outcome}, {control.by}: {control.why}\n{control.output}")
         for mutant in NO_OPS:

@@ -50,8 +50,8 @@ class Runner:
         result.seconds = time.monotonic() - began
         return result
 
-    def run(self, tests, *, write_bytecode=False):
-        """Run these tests in the tree as it is now."""
+    def run(self, tests, *, limit=LIMIT_S, write_bytecode=False):
+        """Run these tests in the tree as it is now, for `limit` seconds at most."""
         before, (inner, outer) = _cpu(), os.pipe()
         pid = os.fork()
         if not pid:
@@ -59,7 +59,7 @@ class Runner:
             self._become(tests, outer, write_bytecode)
         os.close(outer)
         text = b""
-        deadline = time.monotonic() + LIMIT_S
+        deadline = time.monotonic() + limit
         with open(inner, "rb", buffering=0) as pipe:
             while (left := deadline - time.monotonic()) > 0 and select.select([pipe], [], [], left)[0]:
                 part = pipe.read(1 << 16)
