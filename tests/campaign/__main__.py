@@ -12,9 +12,10 @@ import time
 
 from campaign import report
 from campaign.harnesses import HARNESSES
-from campaign.running import run_one
+from campaign.running import end_all, run_one
 
 CORES = 2
+FAILURE_SHOWN = 2000  # characters
 
 
 class Cores:
@@ -39,24 +40,32 @@ class Cores:
 
 
 def run_all(harnesses, seed, told):
-    """{name: (Outcome or None, what it printed)}, longest first, each with cores to itself."""
-    cores, results = Cores(CORES), {}
+    """{name: (Outcome or None, what it printed)}, longest first, each with cores to itself. Ctrl-C ends those that run, and the others are not begun."""
+    cores, results = Cores(CORES), {harness.name: (None, "it was not begun") for harness in harnesses}
 
     def run(harness):
         try:
             told(f"{harness.name} begins: {harness.what}, at most {harness.seconds / 60:.0f} min")
             results[harness.name] = run_one(harness, seed)
             told(report.line(harness, *results[harness.name]))
+            if not report.passed(harness, results[harness.name][0]):
+                told(results[harness.name][1][-FAILURE_SHOWN:])
         finally:
             cores.give(harness.cores)
 
     threads = []
-    for harness in sorted(harnesses, key=lambda each: (-each.cores, -each.seconds)):
-        cores.take(harness.cores)
-        threads.append(threading.Thread(target=run, args=(harness,)))
-        threads[-1].start()
-    for thread in threads:
-        thread.join()
+    try:
+        for harness in sorted(harnesses, key=lambda each: (-each.cores, -each.seconds)):
+            cores.take(harness.cores)
+            threads.append(threading.Thread(target=run, args=(harness,)))
+            threads[-1].start()
+        for thread in threads:
+            thread.join()
+    except KeyboardInterrupt:
+        told("interrupted")
+        end_all()
+        for thread in threads:
+            thread.join()
     return results
 
 
@@ -64,13 +73,15 @@ def main():
     parser = argparse.ArgumentParser(prog="python -m campaign", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=int(os.environ.get("QREP_SEED", "0")) or secrets.randbits(31))
     parser.add_argument("--only", default="", help="names of harnesses, with commas between them")
+    parser.add_argument("--without", default="", help="names of harnesses that are left out")
     parser.add_argument("--amend", action="store_true", help="with --only: their rows take the place of those in the document, each with its commit")
     arguments = parser.parse_args()
     only = {name for name in arguments.only.split(",") if name}
-    unknown = only - {harness.name for harness in HARNESSES}
+    without = {name for name in arguments.without.split(",") if name}
+    unknown = (only | without) - {harness.name for harness in HARNESSES}
     if unknown:
         parser.error(f"there is no harness {', '.join(sorted(unknown))}; there are {', '.join(harness.name for harness in HARNESSES)}")
-    chosen = [harness for harness in HARNESSES if not only or harness.name in only]
+    chosen = [harness for harness in HARNESSES if (not only or harness.name in only) and harness.name not in without]
     began = time.monotonic()
 
     def told(text):

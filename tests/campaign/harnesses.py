@@ -28,7 +28,7 @@ class Harness:
 
 HARNESSES = (
     Harness("H1", "unit tests, and properties over examples of other seeds", ("h01_properties",), 30_000, "examples", 8 * MINUTE),
-    Harness("H2", "simulator over the shipping protocol classes", ("h02_simulator",), 50_000, "seeds", 18 * MINUTE),
+    Harness("H2", "simulator over the shipping protocol classes", ("h02_simulator",), 50_000, "seeds", 24 * MINUTE),
     Harness(
         "H3", "crash states of recorded logs, recovered by the shipping code", ("h03_crash_states",), 500_000, "states", 13 * MINUTE,
         also=(("double crashes", 50_000), ("distinct", 200_000), ("places exhausted", 60)),

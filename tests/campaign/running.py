@@ -14,18 +14,30 @@ GRACE_S = 180.0  # beyond its time, for what it has begun
 OUTPUT_KEPT = 20_000  # characters
 
 
+_going = set()  # harnesses that run now
+
+
+def end_all():
+    """SIGTERM to what run_one() has started: harnesses, with all they have begun."""
+    for process in list(_going):
+        os.killpg(process.pid, signal.SIGTERM)
+
+
 def run_one(harness, seed):
     """(Outcome, output); Outcome None: it ended without one, or had to be ended."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path])}
     process = subprocess.Popen(
         harness.command(seed), cwd=TESTS, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
+    _going.add(process)
     try:
         output, _none = process.communicate(timeout=harness.seconds + GRACE_S)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         output = last_words(process)
         return None, f"{output[-OUTPUT_KEPT:]}\nit did not end in {harness.seconds + GRACE_S:.0f} s"
+    finally:
+        _going.discard(process)
     return understood(output), output[-OUTPUT_KEPT:]
 
 

@@ -4,12 +4,13 @@ import dataclasses
 import os
 import signal
 import subprocess
+import signal
 import threading
 import time
 
 import pytest
 from campaign import long_tier, outcome, pytests, report, running
-from campaign.__main__ import Cores
+from campaign.__main__ import Cores, run_all
 from campaign.harnesses import HARNESSES, Harness
 from campaign.outcome import Outcome
 
@@ -140,3 +141,19 @@ def test_a_row_that_was_run_alone_replaces_its_own_and_no_other(tmp_path, monkey
 def test_every_harness_that_there_is_belongs_to_the_campaign():
     written = {path.stem for path in (running.TESTS / "campaign").glob("h[0-9]*.py")}
     assert written == {harness.module[0] for harness in HARNESSES} - {"long_tier"}
+
+
+def test_an_interrupted_campaign_ends_what_runs_and_says_so(monkeypatch):
+    slow = dataclasses.replace(HARNESS, name="H8", module=("sleep",), seconds=60.0)
+    monkeypatch.setattr(Harness, "command", lambda self, seed: ["sleep", "60"])
+    told = []
+
+    def tell(text):
+        told.append(text)
+        if "begins" in text:
+            threading.Timer(0.2, signal.pthread_kill, [threading.main_thread().ident, signal.SIGINT]).start()
+
+    began = time.monotonic()
+    results = run_all([slow, dataclasses.replace(slow, name="H9", cores=2)], 7, tell)
+    assert time.monotonic() - began < 30 and "interrupted" in told
+    assert all(outcome is None for outcome, _text in results.values()) and len(results) == 2
