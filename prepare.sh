@@ -48,4 +48,4 @@ DEMO_PACKAGES=("${BUILD_PACKAGES[@]}" util-linux mount e2fsprogs xfsprogs b3sum 
 PEER_PACKAGES=(casync iperf3 libnbd-bin nbdkit qemu-utils rsync socat)
 TEST_PACKAGES=("${DEMO_PACKAGES[@]}" "${PEER_PACKAGES[@]}" btrfs-progs clang libclang-rt-14-dev fio fuse3 git groff-base libfuse3-dev kmod lvm2
     mdadm openssh-client openssh-server parted pkg-config procps qemu-system-x86 spin strace systemd thin-provisioning-tools
-    xz-utils)
+    valgrind xz-utils)

@@ -50,7 +50,7 @@ def run(seed, count, clock):
     for line in told:
         print(line, file=sys.stderr)
     found.canaries = caught, COUNT + 1
-    came = sum(kinds.values())
+    came = found.also["faults that came"] = sum(kinds.values())
     found.note = f"{len(kinds)} kinds of fault, {came} of {found.count} at the moment they were meant for, {len(over)} fail-overs, {max(over, default=0):.1f} s at worst"
     return found
 

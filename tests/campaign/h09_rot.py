@@ -54,7 +54,7 @@ def run(seed, count, clock):
                 break
             attempt(f"bit {bit} of the superblock", rot.superblock_bit, scenes[bit % len(scenes)], bit // 8, bit % 8)
         found.also["bits of the superblock"] = found.count
-        rest, of_state = count - found.count, 0
+        rest, of_state, in_order = count - found.count, 0, -rot.healed
         for number in range(rest):
             if clock.over():
                 break
@@ -63,7 +63,10 @@ def run(seed, count, clock):
                 of_state += 1
             else:
                 attempt(f"trial {number}", rot.trial, number)
-        found.also["of the agent's state"] = of_state
+        found.also["of the agent's state"], in_order = of_state, in_order + rot.healed
+        of_volumes = found.count - found.also["bits of the superblock"] - of_state
+        if in_order < of_volumes / 2 or state.rebuilt + state.healed + state.untouched < of_state / 2:
+            found.failures.append(f"seed {seed}: most of what was damaged was refused, and nobody looked at what it holds")
         found.note = (
             f"volumes: {rot.refused} taken out of service, {rot.healed} healed or without effect, {rot.undecidable} like a batch that was never flushed, "
             f"{rot.finished} runs and {rot.rolled_back} rollbacks after it; state: {state.rebuilt} rebuilt, {state.healed} pairs healed, {state.refused} standings "

@@ -50,7 +50,7 @@ HARNESSES = (
     ),  # fmt: skip
     Harness(
         "H8", "networks that cut, stall, reorder, damage and replay, between namespaces", ("h08_network",), 120, "scenarios", 14 * MINUTE, cores=0.5,
-        also=(("flips detected", 1000),),
+        also=(("flips detected", 1000), ("faults that came", 90)),
     ),  # fmt: skip
     Harness(
         "H9", "rot of superblock, undo, maps, records and the agent's state", ("h09_rot",), 20_000, "corruptions", 13 * MINUTE,

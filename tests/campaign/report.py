@@ -80,11 +80,13 @@ def amend(harnesses, results, order):
 
 
 def quoted():
-    """What the README has of the table in the document: fewer columns, and no notes."""
+    """What the README has of the table in the document: fewer columns, no notes, and which rows are of another commit."""
     machine, *rest = _written().splitlines()
     rows = [[cell.strip() for cell in text.strip("|").split(" | ")] for text in rest if text.startswith("| ") and "---" not in text]
     if not rows:
         return f"{machine}\n"
+    again = [f"{row[0]} on {row[HEAD.index('commit')]}" for row in rows[1:] if row[HEAD.index("commit")] not in machine]
+    machine += f" Run again by itself: {', '.join(again)}." if again else ""
     places = [HEAD.index(name) for name in QUOTED]
     shown = [[row[place].split(";")[0] if HEAD[place] == "harness" else row[place] for place in places] for row in rows[1:]]
     return "\n".join([machine, "", *(f"| {' | '.join(cells)} |" for cells in (QUOTED, ["---"] * len(QUOTED), *shown))]) + "\n"

@@ -131,6 +131,7 @@ def test_a_row_that_was_run_alone_replaces_its_own_and_no_other(tmp_path, monkey
     assert report.DOCUMENT.read_text().startswith("before\n") and report.DOCUMENT.read_text().endswith("after\n")
     readme = report.README.read_text()
     assert "| H0 | an example | 100 tries, 10 double tries | 0 | 2 of 2 | pass |" in readme and readme.startswith("first\n") and readme.endswith("last\n")
+    assert "Run again by itself: H0 on second." in readme and "H1 on" not in readme
     report.amend([dataclasses.replace(HARNESS, name="H7")], {"H7": (None, "")}, ["H7", "H1", "H0"])
     assert [text[:5] for text in report.DOCUMENT.read_text().splitlines() if text.startswith("| H")] == ["| H7 ", "| H1 ", "| H0 "]
     report.DOCUMENT.write_text(f"before\n{report.BEGIN}none\n{report.END}after\n")
