@@ -95,7 +95,7 @@ def main():
     for name in bad:
         print(f"\n---- {name} ----\n{results[name][1]}")
     if not only:
-        report.write(chosen, results, arguments.seed, minutes)
+        report.write(HARNESSES, {harness.name: (None, "") for harness in HARNESSES} | results, arguments.seed, minutes)  # what was left out has no answer
     elif arguments.amend:
         report.amend(chosen, results, [harness.name for harness in HARNESSES])
     print(f"{len(chosen) - len(bad)} of {len(chosen)} passed, {minutes:.1f} min, seed {arguments.seed}")

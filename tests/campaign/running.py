@@ -38,6 +38,8 @@ def run_one(harness, seed):
         return None, f"{output[-OUTPUT_KEPT:]}\nit did not end in {harness.seconds + GRACE_S:.0f} s"
     finally:
         _going.discard(process)
+    if process.returncode not in (0, 1):  # of outcome.main(): whatever it said before, it did not end well
+        return None, f"{output[-OUTPUT_KEPT:]}\nit ended with {process.returncode}"
     return understood(output), output[-OUTPUT_KEPT:]
 
 

@@ -4,7 +4,7 @@ import dataclasses
 import os
 import signal
 import subprocess
-import signal
+import sys
 import threading
 import time
 
@@ -39,6 +39,13 @@ def test_a_harness_that_says_nothing_did_not_pass(output):
     assert running.understood(output) is None
     assert not report.passed(HARNESS, None)
     assert "**no answer**" in report.row(HARNESS, None)
+
+
+@pytest.mark.parametrize("end, answered", [("sys.exit(0)", True), ("sys.exit(1)", True), ("os.abort()", False), ("sys.exit(3)", False)])
+def test_a_harness_that_does_not_end_well_has_no_answer_whatever_it_said(monkeypatch, end, answered):
+    code = f"import os, sys; print({Outcome(**GOOD).line()!r}, flush=True); {end}"
+    monkeypatch.setattr(Harness, "command", lambda self, seed: [sys.executable, "-S", "-c", code])
+    assert (running.run_one(HARNESS, 1)[0] is not None) == answered
 
 
 def test_who_was_left_behind_with_the_output_open_is_not_waited_for():
