@@ -59,7 +59,7 @@ def run(seed, count, clock):
                 break
     logging.disable(logging.NOTSET)
     found.count = counts.all
-    found.also = {"double crashes": counts.doubles, "distinct": counts.distinct + counts.distinct_doubles, "distinct double crashes": counts.distinct_doubles}
+    found.also |= {"double crashes": counts.doubles, "distinct": counts.distinct + counts.distinct_doubles, "distinct double crashes": counts.distinct_doubles}
     found.note = (
         f"{counts.exhausted} of {counts.places} places of {turn + 1} x {len(scenes.LIVES)} recorded logs exhausted, {counts.recoveries} recoveries recorded and crashed, "
         f"{counts.taken_back} open generations taken back, {counts.finished} runs and {counts.rolled_back} rollbacks afterwards" + (f"; not noticed: {missed}" if missed else "")
