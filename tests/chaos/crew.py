@@ -37,7 +37,7 @@ class Crew:
         return self
 
     def _work(self, over):
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent / "src"), *filter(None, sys.path)])}
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), *filter(None, sys.path)])}
         process = subprocess.Popen(
             [sys.executable, "-m", "chaos.crew", str(self.seed)], cwd=TESTS, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
             start_new_session=True,  # whoever is killed here, it hears the end of its stdin and takes down what it made

@@ -51,6 +51,7 @@ ELSEWHERE = (  # killed at with whole agents
     "copy-committed", "copy-given-back",  # tests/system/test_agent_copy_mode.py
     "clone-convert-before", "clone-convert-durable", "clone-let-go",  # tests/system/test_agent_clones.py
     "volume-created",  # tests/system/test_agent_volume_create.py
+    "pairs-copy-durable",  # tests/unit/test_grants.py
     "rebuild-map-durable", "rebuild-pair-durable", "rebuild-adopt-before", "rebuild-adopted", "rebuild-told", "rebuild-noted",
 )  # fmt: skip
 
