@@ -229,9 +229,12 @@ class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
 
 
 @contextmanager
-def serving(path):
-    """A FakeAgent on the socket `path`; at the end it must not have been asked anything that the contract does not know."""
+def serving(path, answers=()):
+    """A FakeAgent on the socket `path`; at the end it must not have been asked anything that the contract does not know. answers: what FakeAgent.on()
+    takes, for whoever may ask as soon as the socket is there."""
     agent = FakeAgent(path)
+    for answer in answers:
+        agent.on(*answer)
     with _Server(str(path), _Handler) as server:
         server.agent = agent
         thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)

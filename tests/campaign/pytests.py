@@ -14,6 +14,7 @@ from campaign.running import last_words
 TESTS = Path(__file__).resolve().parents[1]
 PLACES = os.pathsep.join(dict.fromkeys([str(TESTS), *(os.path.abspath(place) for place in sys.path if place)]))  # where this process finds what it imports
 REPORT = "QREP_CAMPAIGN_REPORT"
+OUTSIDE = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST_")}  # this may be a worker of pytest's itself
 NOT_NOTICED = re.compile(r"^E +(ImportError|ModuleNotFoundError|SyntaxError|NameError)\b", re.MULTILINE)
 
 
@@ -32,7 +33,7 @@ def run(arguments, seed, clock, environment=None):
         command = [sys.executable, "-m", "pytest", "-q", "-p", "campaign.pytests", "-p", "no:cacheprovider", "--rootdir", str(TESTS.parent), *arguments]
         result = subprocess.Popen(
             command, cwd=TESTS.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            env={**os.environ, "PYTHONPATH": PLACES, "QREP_SEED": str(seed), REPORT: str(report), **(environment or {})},
+            env={**OUTSIDE, "PYTHONPATH": PLACES, "QREP_SEED": str(seed), REPORT: str(report), **(environment or {})},
         )  # fmt: skip
         try:
             output, _none = result.communicate(timeout=max(1.0, clock.left()))

@@ -59,7 +59,7 @@ def test_an_expired_certificate_is_refused_although_its_key_is_pinned_and_the_re
     stream = handshake(b, identity)
     assert hears(stream) == CLOSED
     refused = wait_until(lambda: b.events("peer-refused")[before:])
-    assert len(refused) == 1 and "certificate has expired" in refused[0]["text"]
+    assert "certificate has expired" in refused[0]["text"], refused
 
 
 def test_a_key_that_was_replaced_is_worth_nothing_from_then_on(listening, memory_dir):

@@ -84,8 +84,7 @@ def test_who_follows_events_goes_on_after_the_agent_was_away_and_asks_only_for_w
         assert "first" in process.stdout.readline()
     path.unlink()
     assert "is gone; this goes on when it is back" in process.stderr.readline()
-    with serving(path) as agent:
-        agent.on("GET", "/events", [event | {"id": 42, "text": "second"}]).on("GET", "/node", {"name": "a"})
+    with serving(path, [("GET", "/events", [event | {"id": 42, "text": "second"}]), ("GET", "/node", {"name": "a"})]) as agent:
         assert "second" in process.stdout.readline()
         assert "is back" in process.stderr.readline()
         assert agent.asked[-1][3] == {"after": ["41"], "level": ["info"], "follow": ["1"]}

@@ -62,6 +62,14 @@ def test_a_log_that_was_lost_and_begun_anew_is_read_from_its_beginning(log):
     assert texts(log, after=4711) == ["the new log"]
 
 
+def test_a_reader_that_has_an_event_before_it_is_told_does_not_begin_anew(db, log):
+    log.add("agent-started", "first")
+    known = log.read()[1]
+    row = db.add_event(1.0, "info", "agent-started", "in the database, and still being told", None, None, {})
+    assert [event["id"] for event in log.read(known)[0]] == [row]
+    assert log.read(row) == ([], row)
+
+
 def test_ids_go_on_after_a_restart_even_if_nothing_was_kept(tmp_path):
     db = StateDb(tmp_path / "state.db")
     log = EventLog(db, echo=False)

@@ -193,8 +193,10 @@ class EventLog:
         level: this one or a worse one. position: the id to go on after, also where nothing fits.
         """
         newest = self._last
-        if after > newest:  # of a log that was lost: this one is another
-            after = 0
+        if after > newest:  # of one that is just being told, or of a log that was lost: then this is another one
+            newest = self.db.newest_event()
+            if after > newest:
+                after = 0
         levels = LEVELS[LEVELS.index(level) :] if level else ()
         rows = self.db.events(after, since, job, levels, codes, LIMIT)
         position = rows[-1]["id"] if len(rows) == LIMIT else max([after, newest, *(row["id"] for row in rows[-1:])])
