@@ -26,6 +26,10 @@ class Oracle:
         self.deleted = {}  # committed id -> ids of sync points that were deleted while it was
         self.firsts = set()  # ids that nothing is kept before: of changes of role
 
+    def committed_runs(self):
+        """How many generations were committed that are no change of role."""
+        return sum(generation not in self.firsts for generation in self.chain)
+
     def granules(self):
         return range(0, self.size, self.granule_size)
 

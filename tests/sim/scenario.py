@@ -206,8 +206,8 @@ class Scenario:
             controller.pace = 1
         first = self.controllers[0]
         world.run(world.now + 300.0, lambda: not any(controller.alive for controller in self.controllers))
-        goal, deadline = len(self.oracle.chain) + 1, world.now + LIVENESS
-        while len(self.oracle.chain) < goal or first.alive:
+        goal, deadline = self.oracle.committed_runs() + 1, world.now + LIVENESS
+        while self.oracle.committed_runs() < goal or first.alive:
             if world.now >= deadline:
                 raise Violation(f"INV-L: no commit within {LIVENESS} s after everything was healed")
             if self.target.is_primary():

@@ -7,12 +7,17 @@ from pathlib import Path
 
 import pytest
 
+from qrep.protocol import actions as do
+from qrep.protocol.source_machine import SourceMachine
 from sim.scenario import play
+from sim.test_seeded_defects import controller_with
+from sim.world import Violation
 
 TESTS = Path(__file__).resolve().parents[1]
 FIRST = int(os.environ.get("QREP_SEED", "1")) * 10_000_000
 PATHS = os.pathsep.join([str(TESTS), *sys.path])  # the qrep that is under test, built in place or installed
 PROCESSES = 2
+NONSENSE = 20261122032663
 
 
 def run_seeds(first, count):
@@ -31,6 +36,24 @@ def run_seeds(first, count):
 
 def test_no_seed_breaks_an_invariant():
     run_seeds(FIRST, 2500)
+
+
+# A sector that was being written when the power went held nonsense, where the resumed first run took the target for what it was before; two runs that
+# the world took for committed when only a role had changed.
+@pytest.mark.parametrize("seed", [NONSENSE, 20261122019200, 20261122019272])
+def test_a_seed_that_failed_once_passes(seed):
+    play(seed)
+
+
+def known_although_not_whole(self, answer, applied):
+    """SourceMachine._start_sending, but a resumed first run of the same image takes granules for what they were before the attempt."""
+    actions = SourceMachine._start_sending(self, answer, applied)
+    return [action._replace(unknown="") if isinstance(action, do.StartSending) and action.same_image else action for action in actions]
+
+
+def test_a_resumed_first_run_that_believes_what_was_there_before_is_caught():
+    with pytest.raises(Violation):
+        play(NONSENSE, controller_class=controller_with(_start_sending=known_although_not_whole))
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -163,10 +163,12 @@ class SourceReplies:
         self._asked_for = 0
         self._answer, self._applied = None, []
         unknown = ""
-        if self._resuming and not self._same_image:
-            # A granule applied in part may hold leaves that were changed and changed back since. Where nothing was committed, the target may
-            # have restarted from a checkpoint, so that even a granule without a mark may hold some.
-            unknown = "parts" if self.record.base != NO_ID else "incomplete"
+        if self._resuming and self.record.base == NO_ID:
+            # Nothing can be put back: the target may have restarted from a checkpoint, and where it was writing when the power went even a granule
+            # without a mark may hold sectors that are neither what was there nor what was sent.
+            unknown = "incomplete"
+        elif self._resuming and not self._same_image:
+            unknown = "parts"  # a granule applied in part may hold leaves that were changed and changed back since
         record = self.record
         return [
             do.StartSending(
