@@ -56,7 +56,7 @@ HARNESSES = (
         "H9", "rot of superblock, undo, maps, records and the agent's state", ("h09_rot",), 20_000, "corruptions", 13 * MINUTE,
         also=(("bits of the superblock", 8192), ("of the agent's state", 6000)),
     ),  # fmt: skip
-    Harness("H10", "the C parsers under libFuzzer, ASan and UBSan", ("h10_parsers",), 100_000_000, "executions", 13 * MINUTE),
+    Harness("H10", "the C parsers under libFuzzer, ASan and UBSan", ("h10_parsers",), 100_000_000, "executions", 16 * MINUTE),
     Harness("H10b", "the parsers in Python, and sessions with both machines", ("h10_python",), 5_000_000, "executions", 9 * MINUTE, also=(("sessions", 200_000),)),
     Harness("H11", "soak: writers, cuts, kills, rates, connections, at random", ("h11_soak",), 300, "seconds", 8 * MINUTE),
     Harness("H12", "volumes that change hands: killed, cut, at once, a leader that comes back", ("h12_roles",), 120, "scenarios", 12 * MINUTE, cores=0.5),
