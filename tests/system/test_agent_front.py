@@ -112,6 +112,7 @@ def test_a_front_that_dies_again_and_again_is_started_less_and_less_often(agents
     for restarts in range(4):
         os.kill(front_of(agent), signal.SIGKILL)
         wait_until(lambda restarts=restarts: agent.client().get("/node")["front"]["restarts"] == restarts + 1, seconds=30)
+    wait_until(lambda: len(agent.events("front-restarted")) == 4)  # told after it was counted
     times = [datetime.fromisoformat(event["time"]) for code in ("front-ended", "front-restarted") for event in agent.events(code)]
     pauses = [(after - before).total_seconds() for before, after in zip(times[:4], times[4:], strict=True)]
     assert [pause >= 0.1 * 2**number for number, pause in enumerate(pauses)] == [True] * 4, pauses

@@ -197,7 +197,8 @@ def test_a_reader_that_goes_away_is_not_a_traceback(agent):
     process = start(agent.path, "events")
     process.stdout.readline()
     process.stdout.close()
-    err = process.stderr.read()
+    with process.stderr:
+        err = process.stderr.read()
     assert process.wait(20) == 1 and err == ""
 
 

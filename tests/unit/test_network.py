@@ -87,6 +87,8 @@ def world(tmp_path, monkeypatch):
     made.network.start()
     yield made
     made.network.stop()
+    for front in made.fronts:
+        front.line.close()
 
 
 def packet_with(descriptor):

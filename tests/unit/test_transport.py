@@ -65,6 +65,7 @@ def test_a_time_out_in_the_middle_of_a_message_loses_nothing(undo_after):
     one, other = socket.socketpair()
     undo_after.callback(one.close)
     target = Channel(other, "source")
+    undo_after.callback(target.close)
     data = say.encode(HELLO)
     one.sendall(data[:7])
     with pytest.raises(TimedOut):

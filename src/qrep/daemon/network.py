@@ -209,6 +209,7 @@ class Network:
         while not self._stopping:
             began = time.monotonic()
             reason = self._hear()
+            self._line.close()  # whoever says something to it now is told that it is gone
             if self._stopping:
                 return
             self._clean_up()
