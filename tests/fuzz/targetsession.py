@@ -47,7 +47,7 @@ class TargetSession:
         self.lanes = None  # (attempt, base) while lanes run
         self.applied, self.announced, self.checkpoint = {}, None, 0
         self.handles, self.closed, self.admitted, self.heard = [], set(), set(), []
-        self.opened_on = None  # the base that the Begin of the open generation named
+        self.opened_on = set()  # the bases that a Begin of the open attempt named: more than one where some were refused
         self.numbers = 0
         self.faults = False  # set from run() on
         self.readers = []
@@ -108,7 +108,7 @@ class TargetSession:
                 raise Broken("a commit of what may not be durable, or while lanes run")
             if after.committed_id != before.open_new_id or before.open_kind == OPEN_NONE:
                 raise Broken("a commit of what was not open")
-            if before.open_kind != OPEN_ROLLBACK and (self.announced != digest_of(self.applied) or self.opened_on != before.committed_id):
+            if before.open_kind != OPEN_ROLLBACK and (self.announced != digest_of(self.applied) or before.committed_id not in self.opened_on):
                 raise Broken("a commit of something else than was announced, or on something else than was named")
             if before.open_kind == OPEN_ROLLBACK and tuple(self.device) != self.images[self._point]:
                 raise Broken("a rollback to something else")
@@ -140,7 +140,7 @@ class TargetSession:
         self.lanes = action.attempt, action.base
         if action.fresh:
             self.applied = {}
-            self.opened_on = self._named.pop(action.attempt, None)
+            self.opened_on = self._named.pop(action.attempt, set())
 
     def _AddLanes(self, action):  # noqa: N802
         if not self.lanes or not 1 <= action.count <= say.CONNECTIONS_MAX:
@@ -386,8 +386,8 @@ class TargetSession:
             if handle in self.handles:
                 self._do(machine.expel(handle, error))
             return self._forget_closed()
-        if isinstance(message, say.Begin) and message.attempt not in self._named:
-            self._named[message.attempt] = message.base
+        if isinstance(message, say.Begin):
+            self._named.setdefault(message.attempt, set()).add(message.base)
         elif isinstance(message, (say.Prepare, say.Hold)) and machine.phase == "open" and message.attempt == machine.record.open_attempt and self.lanes and admitted:
             right = isinstance(message, say.Prepare) and message.count == len(self.applied)
             self.announced = message.manifest if right else None
@@ -416,7 +416,7 @@ class TargetSession:
         self._do(self.machine.connected(handle))
         self._say(handle, self._hello())
         begin = self._begin()
-        self._named[begin.attempt] = begin.base
+        self._named[begin.attempt] = {begin.base}
         self._say(handle, begin)
         if self.lanes is None:
             raise Broken(f"a run that is as it should be cannot begin: {self.heard[-1]}")
@@ -430,7 +430,7 @@ class TargetSession:
             if self.machine.phase != "open":
                 begin = self._begin() if self.machine.phase == "idle" else begin
                 if self.machine.phase == "idle":
-                    self._named[begin.attempt] = begin.base
+                    self._named[begin.attempt] = {begin.base}
                     self._say(handle, begin)
                     for granule in range(GRANULES):
                         self._overwrite(self.record.open_new_id, granule, 7000 + granule)
