@@ -104,3 +104,20 @@ def packed(fields):
         return msgspec.msgpack.encode(fields)
     except (OverflowError, UnicodeEncodeError):
         return b"\x80"
+
+
+def wrong(chance, message, said, known, known_below):
+    """A message that is not what it should be: of another moment, said again, or with other fields; as bytes. said: the bytes of earlier ones; known:
+    values that have a meaning in the session, put in where the draw is below `known_below`."""
+    choice = chance.random()
+    if choice < 0.25 and said:
+        return one_of(chance, said)
+    fields = msgspec.to_builtins(message, builtin_types=(bytes,))
+    if choice < known_below:
+        name = one_of(chance, list(fields))
+        if name != "t":
+            fields[name] = one_of(chance, known)
+        return packed(fields)
+    if choice < 0.8:
+        return packed(fields_of(chance, fields))
+    return bytes_of(chance, [packed(fields), *said[-2:]])

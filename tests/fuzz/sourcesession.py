@@ -8,7 +8,7 @@ noted, lanes get exactly what was asked for, and a run ends as committed, failed
 
 import msgspec
 
-from fuzz.mutate import ODD, bytes_of, fields_of, one_of, packed
+from fuzz.mutate import ODD, one_of, packed, wrong
 from fuzz.parsers import Broken
 from qrep.errors import ProtocolError, QrepError
 from qrep.protocol import actions as do
@@ -209,20 +209,9 @@ class SourceSession:
                 return out.extend(say.Leaves(granule, DIGEST * (3 if granule == 4 else 4)) for granule in message.granules)
 
     def _wrong(self, message):
-        chance, choice = self.chance, self.chance.random()
-        if choice < 0.25 and self.said:
-            return one_of(chance, self.said)
-        fields = msgspec.to_builtins(message, builtin_types=(bytes,))
-        if choice < 0.55:
-            record = self.machine.record
-            known = [self.committed, NO_ID, self.epoch, *ODD, *((record.new, record.attempt, record.base) if record else ())]
-            name = one_of(chance, list(fields))
-            if name != "t":
-                fields[name] = one_of(chance, known)
-            return packed(fields)
-        if choice < 0.8:
-            return packed(fields_of(chance, fields))
-        return bytes_of(chance, [packed(fields), *self.said[-2:]])
+        record = self.machine.record
+        known = [self.committed, NO_ID, self.epoch, *ODD, *((record.new, record.attempt, record.base) if record else ())]
+        return wrong(self.chance, message, self.said, known, 0.55)
 
     def run(self):
         """Until the run has ended, or EVENTS_MAX events have come; then the connection is lost for good."""

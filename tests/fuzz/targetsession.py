@@ -10,7 +10,7 @@ import hashlib
 
 import msgspec
 
-from fuzz.mutate import ODD, bytes_of, fields_of, one_of, packed
+from fuzz.mutate import ODD, one_of, packed, wrong
 from fuzz.parsers import Broken
 from qrep.errors import DamagedError, ProtocolError
 from qrep.protocol import actions as do
@@ -298,20 +298,8 @@ class TargetSession:
         return say.Begin(self.machine.record.committed_id, new, attempt, 1 + int(self.chance.random() * 4), 1 << 20)
 
     def _wrong(self, message):
-        """A message that is not what it should be: of another moment, said again, or with other fields; as bytes."""
-        chance, choice = self.chance, self.chance.random()
-        if choice < 0.25 and self.said:
-            return one_of(chance, self.said)
-        fields = msgspec.to_builtins(message, builtin_types=(bytes,))
-        if choice < 0.5:
-            known = [*self.images, self.record.open_new_id, NO_ID, self.record.open_attempt, self.record.max_epoch, *ODD]
-            name = one_of(chance, list(fields))
-            if name != "t":
-                fields[name] = one_of(chance, known)
-            return packed(fields)
-        if choice < 0.8:
-            return packed(fields_of(chance, fields))
-        return bytes_of(chance, [packed(fields), *self.said[-2:]])
+        known = [*self.images, self.record.open_new_id, NO_ID, self.record.open_attempt, self.record.max_epoch, *ODD]
+        return wrong(self.chance, message, self.said, known, 0.5)
 
     def run(self):
         """EVENTS_MAX events, then a source that does all as it should: whatever came before, it commits."""
