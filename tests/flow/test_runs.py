@@ -197,6 +197,23 @@ def test_undo_space_that_runs_out_is_a_clean_abort(site, random_source):
         same(site, site.run())
 
 
+def test_a_rollback_without_room_for_its_undo_is_undone_and_says_the_way_out(site, random_source):
+    with site:
+        first = site.run()
+        write_at(site.source, 0, random_source.randbytes(24 * MIB))
+        second = site.run()
+        back = next(point.id for point in site.volume.sync_points() if not point.current)
+        for room in (MIB, 34 * MIB):  # none for a file, and not enough in it
+            site.volume.set_undo_limit(site.volume.undo.used() + room)
+            with pytest.raises(QrepError, match="left for undo|no room") as caught:
+                site.volume.rollback(back)
+            assert caught.value.code == "rollback-failed" and "--undo-space" in caught.value.hint
+            assert b3sum(site.target_path) == second.root != first.root
+        site.volume.set_undo_limit(None)
+        site.volume.rollback(back)
+        assert b3sum(site.target_path) == first.root
+
+
 def test_a_stopped_run_resumes_without_sending_again(site, random_source):
     from qrep._native.bucket import Bucket
 

@@ -391,8 +391,9 @@ def test_a_bug_in_the_middle_of_something_stops_the_lanes_and_is_final_until_the
 def test_a_rollback_that_fails_is_rolled_back():
     target = machine()
     apply_point = target.rollback(OTHER, NEW, 9)[-1]
-    assert names(target.failed(apply_point, DamagedError("gone"))) == ["RestoreUndo"]
-    assert names(target.undo_restored())[-1] == "RollbackFailed"
+    assert names(target.failed(apply_point, DamagedError("gone", hint="find it"))) == ["RestoreUndo"]
+    told = target.undo_restored()[-1]
+    assert names([told]) == ["RollbackFailed"] and told.reason == "gone" and told.hint == "find it"
     assert target.record.committed_id == T
 
 

@@ -315,9 +315,10 @@ class RolledBack(NamedTuple):
 
 
 class RollbackFailed(NamedTuple):
-    """The rollback somebody asked for was itself rolled back: the volume is as before."""
+    """The rollback somebody asked for was itself rolled back: the volume is as before. hint: the way out, as of a QrepError, or ""."""
 
     reason: str
+    hint: str = ""
 
 
 class Faulted(NamedTuple):

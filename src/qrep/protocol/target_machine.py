@@ -191,7 +191,7 @@ class TargetMachine(TargetRequests, TargetChecks, TargetGroup, TargetRoles):
                 self.record = self.record.closed()
                 self._applied = self._lanes = False
                 self._go("idle")
-                told = [do.RollbackFailed(str(error))] if rolling else self._reply(handle, say.Aborted(action.attempt, f"undo: {error}"[:2000]))
+                told = [_rollback_failed(error)] if rolling else self._reply(handle, say.Aborted(action.attempt, f"undo: {error}"[:2000]))
                 return [do.PruneUndo(self.record.committed_id), *told]
             case do.WaitLanes():
                 self._prepare, self._lanes = None, True
@@ -207,7 +207,7 @@ class TargetMachine(TargetRequests, TargetChecks, TargetGroup, TargetRoles):
             case do.MapDevice():
                 return self._mapping_failed(error)
             case do.ApplyPoint():
-                return self._roll_back(lambda: [do.RollbackFailed(str(error))])
+                return self._roll_back(lambda: [_rollback_failed(error)])
         # The superblock, the undo file or the map could not be handled: what is on disk is known only after it is read anew.
         return self._fault(f"{type(action).__name__}: {error}")
 
@@ -286,3 +286,7 @@ class TargetMachine(TargetRequests, TargetChecks, TargetGroup, TargetRoles):
         if self.session is not None:
             done += self._expel(self.session, "faulted", reason, "see `qrep status` on the target")
         return [*done, do.Faulted(reason)]
+
+
+def _rollback_failed(error):
+    return do.RollbackFailed(str(error), getattr(error, "hint", ""))

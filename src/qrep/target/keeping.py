@@ -65,8 +65,8 @@ class Keeping(Thinning):
             finally:
                 self._rollback_progress = None
             if self._rollback_result is None or isinstance(self._rollback_result, RollbackFailed):
-                reason = self._rollback_result.reason if self._rollback_result else self.damaged
-                raise QrepError(f"{self.name}: the rollback failed and was undone: {reason}", code="rollback-failed")
+                failed = self._rollback_result or RollbackFailed(self.damaged)
+                raise QrepError(f"{self.name}: the rollback failed and was undone: {failed.reason}", hint=failed.hint, code="rollback-failed")
             return self.sync_points()[0]
 
     def copy_out(self, point, path, *, overwrite=False, progress=None):
