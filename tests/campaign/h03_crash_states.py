@@ -12,8 +12,8 @@ from crash import canaries, recorder, scenes
 from crash.harness import Bench, Counts, Failure
 
 # States of one place: of three leaves that are being written, each whole, lost or torn in any of its ways, there are 28 ** 3, and as many again where
-# another file may be in two states at that time. First a little of every life.
-FEW, LIMIT, EXHAUSTIVE = 200, 2_000, 50_000
+# another file may be in two states at that time; of three batches of undo, if that is how they come to be in flight, up to 60 ** 3. First a little of every life.
+FEW, LIMIT, EXHAUSTIVE = 200, 2_000, 220_000
 FEW_RECOVERIES, RECOVERIES, DOUBLE_LIMIT = 10, 80, 200
 FAILURES_MAX = 20
 

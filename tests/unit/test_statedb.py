@@ -88,6 +88,18 @@ def test_what_was_not_written_is_not_believed_and_what_was_is_kept(path, stateme
     db.close()
 
 
+def test_what_a_schema_that_is_no_text_any_more_does_not_describe_is_lost_alone(path):
+    whole = path.read_bytes()
+    page = int.from_bytes(whole[16:18])
+    text = [place for place in range(whole.index(b"CREATE"), page) if whole[place]]
+    for place in text[::23]:
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x80]) + whole[place + 1 :])
+        db = StateDb(path)
+        records = db.root("g") == "the root" and db.job("j")["state"] == "failed"
+        assert db.damage and (records or len(db.events(0, 0, None, (), (), 10)) == 5), place
+        db.close()
+
+
 def test_a_database_of_another_version_is_refused_with_a_way_out_and_left_as_it_is(tmp_path):
     changed(tmp_path / "state.db", "CREATE TABLE pair (job_id TEXT PRIMARY KEY)", "PRAGMA user_version=1")
     with pytest.raises(StateDbError, match="has format 1; this qrep reads 2") as raised:

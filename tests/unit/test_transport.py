@@ -205,3 +205,5 @@ def test_a_peer_whose_first_message_is_none_is_told_why_and_with_which_versions(
         admit(Channel(other, "source"), tell=True)
     told = Channel(one, "target").receive(5)
     assert (told.code, told.hint) == ("version", "bring both ends to versions that overlap")
+    one.close()
+    other.close()

@@ -11,7 +11,6 @@ kept in memory from the start on: an index that rots later misleads nobody.
 import json
 import logging
 import os
-import sqlite3
 import threading
 import time
 
@@ -53,7 +52,7 @@ class StateDb:
         self._age = Age(f"{self.path}-age")
         try:
             self._db, self._found = self._open()
-        except sqlite3.Error as err:
+        except file.ERRORS as err:
             self._age.close()
             raise self._error(err) from err
         except file.OtherFormat as err:
@@ -82,7 +81,7 @@ class StateDb:
             hint = f"start the agent again: it keeps what of {self.path} can be read, and makes the rest anew; history is lost, no data"
         else:
             hint = f"make room on the filesystem of {os.path.dirname(self.path)}, or see what is wrong with it (dmesg), then try again"
-        return StateDbError(f"{self.path}: {err}", hint=hint)
+        return StateDbError(f"{self.path}: {file.words(err)}", hint=hint)
 
     def close(self):
         with self._lock:
@@ -93,14 +92,14 @@ class StateDb:
         with self._lock:
             try:
                 return [dict(row) for row in self._db.execute(sql, values)]
-            except sqlite3.Error as err:
+            except file.ERRORS as err:
                 raise self._error(err) from err
 
     def _do(self, sql, *values):
         with self._lock:
             try:
                 return self._db.execute(sql, values).rowcount
-            except sqlite3.Error as err:
+            except file.ERRORS as err:
                 raise self._error(err) from err
 
     def _change(self, records, event=None):
@@ -118,7 +117,7 @@ class StateDb:
                     if self._db.in_transaction:
                         self._db.execute("ROLLBACK")
                     raise
-            except sqlite3.Error as err:
+            except file.ERRORS as err:
                 error = self._error(err)
             else:
                 self._found.apply(plan)

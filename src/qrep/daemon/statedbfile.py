@@ -27,6 +27,9 @@ NOT_THE_FILE = {
     sqlite3.SQLITE_PERM, sqlite3.SQLITE_INTERRUPT, sqlite3.SQLITE_PROTOCOL,
 }  # fmt: skip
 
+# What is said of a file: SQLite's errors quote a damaged schema, and what is no text then cannot be made into one of them.
+ERRORS = (sqlite3.Error, UnicodeDecodeError)
+
 
 class Damaged(Exception):
     """The database is not what was written."""
@@ -37,8 +40,13 @@ class OtherFormat(Exception):
 
 
 def is_damage(err):
-    """Whether this sqlite3.Error is about what is in the file."""
+    """Whether one of ERRORS is about what is in the file."""
     return getattr(err, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF not in NOT_THE_FILE
+
+
+def words(err):
+    """What one of ERRORS says."""
+    return "what it holds is no database, nor text" if isinstance(err, UnicodeDecodeError) else str(err)
 
 
 def _sum(*values):
@@ -138,8 +146,8 @@ def opened(path, age):
     except BaseException as err:
         with contextlib.suppress(sqlite3.Error):
             db.close()
-        if isinstance(err, sqlite3.Error) and is_damage(err):
-            raise Damaged(str(err)) from err
+        if isinstance(err, ERRORS) and is_damage(err):
+            raise Damaged(words(err)) from err
         raise
 
 
@@ -195,7 +203,7 @@ def _read_seal(db):
     """The one row, if it is what was written."""
     try:
         rows = db.execute("SELECT format, sequence, event, digest, sum FROM seal").fetchall()
-    except sqlite3.Error as err:
+    except ERRORS as err:
         if not is_damage(err):
             raise
         return None
@@ -262,11 +270,12 @@ def _salvaged(path):
     def rows(sql):
         try:
             yield from db.execute(sql)
-        except sqlite3.Error as err:
+        except ERRORS as err:
             if not is_damage(err):
                 raise
 
     with contextlib.closing(_connect(path)) as db:
+        list(rows("PRAGMA writable_schema=ON"))  # a table that is not described any more leaves the others readable
         for seal in rows("SELECT format, sequence, event, digest, sum FROM seal"):
             if seal["sum"] is not None and seal["sum"] == _sum_of_seal(*seal[:4]):
                 found.sequence, found.event = seal["sequence"], seal["event"]
