@@ -675,7 +675,7 @@ class RoleStation(Station):
             for each, error in errors.items():
                 if error:
                     self.is_a_refusal("a command at the same moment as another", error)
-            if verbs == ("promote", "promote") and not any(errors.values()):
+            if verbs == ("promote", "promote") and not any(errors.values()) and not self._may_switch:  # else one after the other may
                 raise Said("both sides took over")
             self.settle(dict(self.role), contents)
             if [self.role[each] for each in SITES] == [REPLICA, REPLICA]:

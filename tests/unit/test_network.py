@@ -25,8 +25,8 @@ class Front:
     def __init__(self, command, pass_fds, **_options):
         self.pid, self.heard, self.killed = os.getpid(), [], False
         self.line = packets.Line(socket.socket(fileno=os.dup(pass_fds[0])), talk.ENGINE_SAYS, talk.DESCRIPTORS_MAX)
-        self.reads = True
-        threading.Thread(target=self._run, daemon=True).start()
+        self.reads, self.thread = True, threading.Thread(target=self._run, daemon=True)
+        self.thread.start()
 
     def _run(self):
         with contextlib.suppress(packets.Gone):
@@ -54,6 +54,8 @@ class World:
 
     def __init__(self, identity_file):
         self.fronts, self.accepted, self.events, self.peers = [], [], [], {"site-b": PEER}
+        self.begun, self.may_begin = 0, threading.Event()
+        self.may_begin.set()
         identity = SimpleNamespace(key_path=str(identity_file), certificate="x", fingerprint="x")
         settings, limits = SimpleNamespace(user="nobody", listen=[], port=1), SimpleNamespace(connections_half_open=1, connections=1)
         listener = SimpleNamespace(
@@ -63,6 +65,8 @@ class World:
         self.network = network.Network(identity, settings, limits, lambda: self.peers, lambda: listener, log, "/")
 
     def popen(self, *arguments, **options):
+        self.begun += 1
+        self.may_begin.wait()
         self.fronts.append(Front(*arguments, **options))
         return self.fronts[-1]
 
@@ -189,6 +193,20 @@ def test_its_notes_are_bounded(world, capfd):
     wait_until(lambda: world.events)
     printed = capfd.readouterr().err
     assert 1 <= printed.count("a bug") <= 20 and "\x1b" not in printed
+
+
+def test_a_front_that_begins_while_the_agent_ends_is_ended_too(world):
+    world.front()
+    world.may_begin.clear()
+    world.fronts[0].kill()
+    wait_until(lambda: world.begun == 2)
+    world.network.stop()
+    world.may_begin.set()
+    wait_until(lambda: len(world.fronts) == 2)
+    world.fronts[1].thread.join(10)
+    assert not world.fronts[1].thread.is_alive() and world.fronts[1].heard == []
+    wait_until(lambda: not world.network._thread.is_alive())
+    assert world.network._line.socket.fileno() < 0 and [code for code, *_ in world.events] == ["front-ended"]
 
 
 def test_a_front_that_takes_nothing_is_ended_and_nobody_waits_for_it_for_ever(world):

@@ -135,7 +135,10 @@ class Network:
             process.wait()
             raise
         with self._lock:
-            self._line, self._process = line, process
+            self._line, self._process, late = line, process, self._stopping
+        if late:  # stop() has not seen it: the thread that listens does
+            line.socket.shutdown(socket.SHUT_RDWR)
+            return
         for name, peer in self._peers().items():
             self.trust(name, peer)
         if self._open:
@@ -206,7 +209,7 @@ class Network:
 
     def _listen(self):
         pause_s = PAUSE_FIRST_S
-        while not self._stopping:
+        while self._line is not None:
             began = time.monotonic()
             reason = self._hear()
             self._line.close()  # whoever says something to it now is told that it is gone
@@ -223,8 +226,9 @@ class Network:
                 except Exception as err:  # whatever it is: without this thread nobody could connect ever again
                     self._events.add("front-ended", f"it could not be started again: {err}; the next try is in {pause_s:.1f} s")
                     continue
-                self._restarts += 1
-                self._events.add("front-restarted", "peers can connect again", pid=self._process.pid)
+                if not self._stopping:
+                    self._restarts += 1
+                    self._events.add("front-restarted", "peers can connect again", pid=self._process.pid)
                 break
 
     def _hear(self):
