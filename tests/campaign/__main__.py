@@ -19,19 +19,19 @@ FAILURE_SHOWN = 2000  # characters
 
 
 class Cores:
-    """As many harnesses at once as there are cores for them; who needs both waits until both are free, and nobody overtakes him."""
+    """As many harnesses at once as there are cores for them."""
 
     def __init__(self, count):
         self._free, self._changed = count, threading.Condition()
-        self._tickets, self._served = 0, 0
 
-    def take(self, count):
+    def take(self, waiting):
+        """The first of the list that fits what is free, taken off it with its cores; waits until there is one."""
         with self._changed:
-            ticket, self._tickets = self._tickets, self._tickets + 1
-            self._changed.wait_for(lambda: ticket == self._served and self._free >= count)
-            self._served += 1
-            self._free -= count
-            self._changed.notify_all()
+            self._changed.wait_for(lambda: any(each.cores <= self._free for each in waiting))
+            chosen = next(each for each in waiting if each.cores <= self._free)
+            self._free -= chosen.cores
+        waiting.remove(chosen)
+        return chosen
 
     def give(self, count):
         with self._changed:
@@ -55,8 +55,9 @@ def run_all(harnesses, seed, told):
 
     threads = []
     try:
-        for harness in sorted(harnesses, key=lambda each: (-each.cores, -each.seconds)):
-            cores.take(harness.cores)
+        waiting = sorted(harnesses, key=lambda each: -each.seconds)
+        while waiting:
+            harness = cores.take(waiting)
             threads.append(threading.Thread(target=run, args=(harness,)))
             threads[-1].start()
         for thread in threads:

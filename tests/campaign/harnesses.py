@@ -34,7 +34,7 @@ HARNESSES = (
         also=(("double crashes", 50_000), ("distinct", 200_000), ("places exhausted", 60)),
     ),
     Harness(
-        "H4", "kill -9 at every crash point, and at random times", ("h04_kills",), 300, "random kills", 15 * MINUTE, cores=0.5,
+        "H4", "kill -9 at every crash point, and at random times", ("h04_kills",), 300, "random kills", 18 * MINUTE, cores=0.5,
         also=(("cases of the matrix", 300),),
     ),  # fmt: skip
     Harness(
@@ -56,9 +56,9 @@ HARNESSES = (
         "H9", "rot of superblock, undo, maps, records and the agent's state", ("h09_rot",), 20_000, "corruptions", 13 * MINUTE,
         also=(("bits of the superblock", 8192), ("of the agent's state", 6000)),
     ),  # fmt: skip
-    Harness("H10", "the C parsers under libFuzzer, ASan and UBSan", ("h10_parsers",), 100_000_000, "executions", 16 * MINUTE),
+    Harness("H10", "the C parsers under libFuzzer, ASan and UBSan", ("h10_parsers",), 100_000_000, "executions", 17 * MINUTE),
     Harness("H10b", "the parsers in Python, and sessions with both machines", ("h10_python",), 5_000_000, "executions", 9 * MINUTE, also=(("sessions", 200_000),)),
-    Harness("H11", "soak: writers, cuts, kills, rates, connections, at random", ("h11_soak",), 300, "seconds", 8 * MINUTE),
+    Harness("H11", "soak: writers, cuts, kills, rates, connections, at random", ("h11_soak",), 300, "seconds", 8 * MINUTE, cores=0.5),
     Harness("H12", "volumes that change hands: killed, cut, at once, a leader that comes back", ("h12_roles",), 120, "scenarios", 12 * MINUTE, cores=0.5),
     Harness("H13", "other versions: on the wire, message by message, and on disk", ("h13_version_skew",), 400, "cases", 6 * MINUTE),
     Harness("H14", "Spin model of the commit protocol, and its mutants", ("h14_model",), 30, "checks", 8 * MINUTE),

@@ -9,6 +9,7 @@ import threading
 import time
 
 import pytest
+from agents import wait_until
 from campaign import long_tier, outcome, pytests, report, running
 from campaign.__main__ import Cores, run_all
 from campaign.harnesses import HARNESSES, Harness
@@ -91,26 +92,21 @@ def test_what_the_long_tier_leaves_to_harnesses_is_there():
     assert paths and all((running.TESTS.parent / path).exists() for path in paths)
 
 
-def test_who_needs_both_cores_waits_for_them_and_is_not_overtaken():
+def test_the_longest_that_fits_the_free_cores_goes_next():
     cores, order = Cores(2), []
-    cores.take(1)
+    waiting = [dataclasses.replace(HARNESS, name=name, cores=count) for name, count in (("a", 1), ("b", 0.5), ("c", 1), ("d", 0.5), ("e", 1))]
 
-    def take(name, count):
-        cores.take(count)
-        order.append(name)
-        cores.give(count)
+    def take():
+        while waiting:
+            order.append(cores.take(waiting).name)
 
-    both = threading.Thread(target=take, args=("both", 2))
-    both.start()
-    while cores._tickets < 2:
-        time.sleep(0.001)
-    one = threading.Thread(target=take, args=("one", 1))
-    one.start()
-    assert order == []
-    cores.give(1)
-    both.join(10)
-    one.join(10)
-    assert order == ["both", "one"]
+    thread = threading.Thread(target=take)
+    thread.start()
+    for expected, given in (("abd", 1), ("abdc", 1), ("abdce", 0)):
+        wait_until(lambda expected=expected: "".join(order) == expected)
+        cores.give(given)
+    thread.join(10)
+    assert not waiting
 
 
 def test_the_document_has_the_place_for_the_table():
