@@ -198,5 +198,6 @@ def test_pairs_are_equal_after_cuts_kills_and_changes_at_random(agents, undo_aft
     before = soak.committed()
     soak.settle()
     soak.check()
-    print(f"soak: seed {seed}: {soak.done}; {writers.written >> 20} MiB written; generations {before} before all was healed")
+    faults = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in sorted(soak.done.items()))
+    print(f"soak: seed {seed}: {faults}; {writers.written >> 20} MiB written; generations {', '.join(map(str, before))} before all was healed")
     assert all(before) if seconds > 60 else any(before), before
