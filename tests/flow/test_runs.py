@@ -8,6 +8,7 @@ import time
 import pytest
 from flow.harness import GRANULE, LEAF, MIB, Site, b3sum, packaged, write_at
 
+from qrep._native import undo
 from qrep.copy import copy_local
 from qrep.errors import DamagedError, Interrupted, NotFound, QrepError, Refused, UndoSpaceError
 from qrep.volumes.reflink import Reflink
@@ -197,21 +198,58 @@ def test_undo_space_that_runs_out_is_a_clean_abort(site, random_source):
         same(site, site.run())
 
 
-def test_a_rollback_without_room_for_its_undo_is_undone_and_says_the_way_out(site, random_source):
+def test_a_rollback_without_room_for_its_undo_is_undone_and_says_the_way_out(site, random_source, monkeypatch):
+    applied = []
+    restore = undo.restore
+    monkeypatch.setattr("qrep.target.rollback.undo.restore", lambda *given, **more: applied.append(1) or restore(*given, **more))
     with site:
         first = site.run()
-        write_at(site.source, 0, random_source.randbytes(24 * MIB))
-        second = site.run()
-        back = next(point.id for point in site.volume.sync_points() if not point.current)
-        for room in (MIB, 34 * MIB):  # none for a file, and not enough in it
+        for _ in range(2):
+            write_at(site.source, 0, random_source.randbytes(24 * MIB))
+            newest = site.run()
+        back = site.volume.sync_points()[2].id
+        # none for a file; for half of the way: one undo file of two is put back, and its before-images are in three segments behind the first
+        for room, says, steps in ((MIB, "left for undo", 0), (60 * MIB, "no room for another", 2)):
+            applied.clear()
             site.volume.set_undo_limit(site.volume.undo.used() + room)
-            with pytest.raises(QrepError, match="left for undo|no room") as caught:
+            with pytest.raises(QrepError, match=says) as caught:
                 site.volume.rollback(back)
             assert caught.value.code == "rollback-failed" and "--undo-space" in caught.value.hint
-            assert b3sum(site.target_path) == second.root != first.root
+            assert len(applied) == steps, "the way there, and the way back"
+            assert b3sum(site.target_path) == newest.root != first.root
         site.volume.set_undo_limit(None)
         site.volume.rollback(back)
         assert b3sum(site.target_path) == first.root
+
+
+def test_a_rollback_whose_disk_is_full_says_the_way_out(site, random_source, monkeypatch):
+    def full(*_what):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with site:
+        site.run()
+        write_at(site.source, 0, random_source.randbytes(MIB))
+        newest = site.run()
+        monkeypatch.setattr("qrep.target.undolog.write_all", full)
+        with pytest.raises(QrepError, match="no room for another") as caught:
+            site.volume.rollback(site.volume.sync_points()[1].id)
+        assert "on its filesystem" in caught.value.hint and b3sum(site.target_path) == newest.root
+
+
+def test_a_rollback_that_cannot_be_undone_is_not_told_as_one_that_was(site, random_source, monkeypatch):
+    def fails(*_what, **_more):
+        raise undo.RestoreError(errno.EIO, 0)
+
+    with site:
+        site.run()
+        write_at(site.source, 0, random_source.randbytes(MIB))
+        newest = site.run()
+        monkeypatch.setattr("qrep._native.undo.restore", fails)
+        with pytest.raises(DamagedError, match="out of service"):
+            site.volume.rollback(site.volume.sync_points()[1].id)
+        monkeypatch.undo()
+    with site:
+        assert b3sum(site.target_path) == newest.root
 
 
 def test_a_stopped_run_resumes_without_sending_again(site, random_source):

@@ -53,8 +53,8 @@ class Keeping(Thinning):
     def rollback(self, point, progress=None):
         """Put a sync point back as a new generation. point: its id (16 bytes). progress(bytes). Returns the SyncPoint it became.
 
-        Raises NotFound if it is not retained, Refused while a run is open, QrepError when it could not be done; the device is then
-        as before.
+        Raises NotFound if it is not retained, Refused while a run is open, QrepError when it could not be done: the device is as before, or (DamagedError)
+        the volume is out of service, and is recovered when it is opened anew.
         """
         with self.lock:
             self._check_idle()
@@ -64,9 +64,11 @@ class Keeping(Thinning):
                 self.execute(self.machine.rollback(bytes(point), secrets.token_bytes(16), secrets.randbits(63) | 1))
             finally:
                 self._rollback_progress = None
-            if self._rollback_result is None or isinstance(self._rollback_result, RollbackFailed):
-                failed = self._rollback_result or RollbackFailed(self.damaged)
-                raise QrepError(f"{self.name}: the rollback failed and was undone: {failed.reason}", hint=failed.hint, code="rollback-failed")
+            result = self._rollback_result
+            if result is None:  # it could not be undone either
+                self._check_in_service()
+            if isinstance(result, RollbackFailed):
+                raise QrepError(f"{self.name}: the rollback failed and was undone: {result.reason}", hint=result.hint, code="rollback-failed")
             return self.sync_points()[0]
 
     def copy_out(self, point, path, *, overwrite=False, progress=None):

@@ -1,5 +1,6 @@
 """Writes batches of before-images to an undo file, as the lanes do, and reads one (`_native/disk.h` has the bytes)."""
 
+import errno
 import mmap
 
 from qrep._native import disk
@@ -43,21 +44,30 @@ class BatchWriter:
         if self._next % SEGMENT + size > SEGMENT:
             self._next = (self._next // SEGMENT + 1) * SEGMENT
         if self._next + size > self._limit:
-            raise UndoSpaceError(
-                f"the undo store has no room for another {format_size(size)}; what was begun is undone",
-                hint="raise the volume's --undo-space, or keep fewer sync points",
-            )
+            raise self._no_room(size)
         batch = disk.UndoBatch(
             base_id=self._base, attempt=self._attempt, sequence=self.count, position=self._next,
             flushed=max(self._flushed, self._next // SEGMENT * SEGMENT), extents=self._extents, payload=self._payload,
         )  # fmt: skip
         packed = batch.pack(self._size)
         self._page[: len(packed)] = packed
-        write_all(self._undo_fd, memoryview(self._page)[: len(packed)], self._next)
+        try:
+            write_all(self._undo_fd, memoryview(self._page)[: len(packed)], self._next)
+        except OSError as err:
+            if err.errno != errno.ENOSPC:
+                raise
+            raise self._no_room(size) from err
         self._next += len(packed)
         self.count += 1
         self._extents, self._payload = [], bytearray()
         self._written(self._next)
+
+    @staticmethod
+    def _no_room(size):
+        return UndoSpaceError(
+            f"the undo store has no room for another {format_size(size)}; what was begun is undone",
+            hint="raise the volume's --undo-space, make room on its filesystem, or keep fewer sync points",
+        )
 
     def _written(self, end):
         """For subclasses: a batch is written that ends there."""
