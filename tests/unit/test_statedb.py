@@ -100,6 +100,24 @@ def test_what_a_schema_that_is_no_text_any_more_does_not_describe_is_lost_alone(
         db.close()
 
 
+@pytest.mark.parametrize(
+    ("was", "is_now"),
+    [
+        (b"\x17\x15\x15", b"\x17\x14\x15"),  # the type of a table's name: no text any more
+        (b"data TEXT NOT NULL, sum BLOB", b"data TEXT NOT NULL, sul BLOB"),
+        (b"value TEXT NOT NULL, sum BLOB", b"value TEXT NOT NULL, sul BLOB"),
+    ],
+)
+def test_one_bit_of_the_schema_that_sqlite_can_live_with_is_damage_too(path, was, is_now):
+    whole = path.read_bytes()
+    assert whole.count(was) == 1 and sum((a ^ b).bit_count() for a, b in zip(was, is_now, strict=True)) == 1
+    path.write_bytes(whole.replace(was, is_now))
+    db = StateDb(path)
+    assert "its tables are not what was made" in db.damage
+    assert len(db.events(0, 0, None, (), (), 10)) == 5
+    db.close()
+
+
 def test_a_database_of_another_version_is_refused_with_a_way_out_and_left_as_it_is(tmp_path):
     changed(tmp_path / "state.db", "CREATE TABLE pair (job_id TEXT PRIMARY KEY)", "PRAGMA user_version=1")
     with pytest.raises(StateDbError, match="has format 1; this qrep reads 2") as raised:

@@ -46,7 +46,7 @@ def is_damage(err):
 
 def words(err):
     """What one of ERRORS says."""
-    return "what it holds is no database, nor text" if isinstance(err, UnicodeDecodeError) else str(err)
+    return "its tables are not what was made" if isinstance(err, UnicodeDecodeError) else str(err)
 
 
 def _sum(*values):
@@ -156,7 +156,7 @@ def _checked(db, age):
     db.execute("PRAGMA journal_mode=WAL")
     db.execute("PRAGMA synchronous=FULL")
     version = db.execute("PRAGMA user_version").fetchone()[0]
-    tables = {row["name"]: row["sql"] for row in db.execute("SELECT name, sql FROM sqlite_master") if not row["name"].startswith("sqlite_autoindex")}
+    tables = dict(db.execute("SELECT name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite_autoindex%'").fetchall())  # of any type, where they rotted
     if not tables and version == 0:
         if age.sequence:
             raise Damaged("it is gone, or empty")
@@ -183,7 +183,7 @@ def _checked_rows(db, seal, age):
     found = Found(seal["sequence"], seal["event"])
     rotten = 0
     for row in db.execute("SELECT * FROM record"):
-        if row["sum"] == sum_of_record(row["kind"], row["key"], row["value"]):
+        if row["sum"] is not None and row["sum"] == sum_of_record(row["kind"], row["key"], row["value"]):
             found.add(*row)
         else:
             rotten += 1
@@ -283,7 +283,7 @@ def _salvaged(path):
             if row["sum"] is not None and row["sum"] == sum_of_record(*row[:3]) and (row["kind"], row["key"]) not in found.records:
                 found.add(*row)
         for order in ("ASC", "DESC"):  # from both ends, up to what cannot be read
-            for row in rows(f"SELECT * FROM event ORDER BY id {order}"):
-                if row["sum"] is not None and row["sum"] == sum_of_event(*row[:8]):
-                    events[row["id"]] = tuple(row)[1:]
+            for row in map(tuple, rows(f"SELECT * FROM event ORDER BY id {order}")):  # by place: a column's name may be what rotted
+                if len(row) == 9 and row[8] is not None and row[8] == sum_of_event(*row[:8]):
+                    events[row[0]] = row[1:]
     return found, events
