@@ -22,8 +22,8 @@ PEER = Peer(addresses=["127.0.0.1"], fingerprint="SHA256:x", certificate="x")
 class Front:
     """In place of the process: says whatever a test wants. heard: what the engine asks; None: it is not read."""
 
-    def __init__(self, command, pass_fds, **_options):
-        self.pid, self.heard, self.killed = os.getpid(), [], False
+    def __init__(self, command, pass_fds, dies=False, **_options):
+        self.dies, self.pid, self.heard, self.killed = dies, os.getpid(), [], False
         self.line = packets.Line(socket.socket(fileno=os.dup(pass_fds[0])), talk.ENGINE_SAYS, talk.DESCRIPTORS_MAX)
         self.reads, self.thread = True, threading.Thread(target=self._run, daemon=True)
         self.thread.start()
@@ -32,6 +32,8 @@ class Front:
         with contextlib.suppress(packets.Gone):
             self.line.receive()
             self.line.send(talk.Ready(addresses=[], landlock=0, empty_root=False, unprivileged=False))
+            if self.dies:
+                self.kill()
             while self.reads:
                 self.heard.append(self.line.receive()[0])
 
@@ -54,7 +56,7 @@ class World:
 
     def __init__(self, identity_file):
         self.fronts, self.accepted, self.events, self.peers = [], [], [], {"site-b": PEER}
-        self.begun, self.may_begin = 0, threading.Event()
+        self.begun, self.may_begin, self.dying = 0, threading.Event(), set()
         self.may_begin.set()
         identity = SimpleNamespace(key_path=str(identity_file), certificate="x", fingerprint="x")
         settings, limits = SimpleNamespace(user="nobody", listen=[], port=1), SimpleNamespace(connections_half_open=1, connections=1)
@@ -67,7 +69,7 @@ class World:
     def popen(self, *arguments, **options):
         self.begun += 1
         self.may_begin.wait()
-        self.fronts.append(Front(*arguments, **options))
+        self.fronts.append(Front(*arguments, **options, dies=len(self.fronts) in self.dying))
         return self.fronts[-1]
 
     def front(self, number=0):
@@ -207,6 +209,16 @@ def test_a_front_that_begins_while_the_agent_ends_is_ended_too(world):
     assert not world.fronts[1].thread.is_alive() and world.fronts[1].heard == []
     wait_until(lambda: not world.network._thread.is_alive())
     assert world.network._line.socket.fileno() < 0 and [code for code, *_ in world.events] == ["front-ended"]
+
+
+def test_a_front_that_is_gone_before_it_is_told_to_open_is_one_that_ended(world):
+    world.front()
+    world.network._open = True
+    world.dying.add(1)
+    world.fronts[0].kill()
+    world.front(2)
+    wait_until(lambda: [code for code, *_ in world.events] == ["front-ended", "front-restarted"] * 2)
+    assert not [text for _code, text, _ in world.events if "could not be started" in text]
 
 
 def test_a_front_that_takes_nothing_is_ended_and_nobody_waits_for_it_for_ever(world):

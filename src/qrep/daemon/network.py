@@ -142,7 +142,8 @@ class Network:
         for name, peer in self._peers().items():
             self.trust(name, peer)
         if self._open:
-            self._say(talk.Open(number=next(self._numbers)))
+            with contextlib.suppress(Unreachable):  # it is gone again: the thread that listens hears that
+                self._say(talk.Open(number=next(self._numbers)))
 
     def _set_up(self, line):
         settings, limits, identity = self._settings, self._limits, self._identity
@@ -224,7 +225,8 @@ class Network:
                 try:
                     self._start()
                 except Exception as err:  # whatever it is: without this thread nobody could connect ever again
-                    self._events.add("front-ended", f"it could not be started again: {err}; the next try is in {pause_s:.1f} s")
+                    if not self._stopping:
+                        self._events.add("front-ended", f"it could not be started again: {err}; the next try is in {pause_s:.1f} s")
                     continue
                 if not self._stopping:
                     self._restarts += 1
