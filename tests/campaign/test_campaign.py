@@ -100,7 +100,7 @@ def test_the_longest_that_fits_the_free_cores_goes_next():
         while waiting:
             order.append(cores.take(waiting).name)
 
-    thread = threading.Thread(target=take)
+    thread = threading.Thread(target=take, daemon=True)
     thread.start()
     for expected, given in (("abd", 1), ("abdc", 1), ("abdce", 0)):
         wait_until(lambda expected=expected: "".join(order) == expected)

@@ -654,7 +654,7 @@ class RoleStation(Station):
             self.tell(f"{kind} at {message} of {agent.name}")
 
     def _play_both_at_once(self):
-        """Operators of both sides give commands at the same moment: at most one takes over, and nothing is lost."""
+        """Operators of both sides give commands at the same moment: at most one takes over at a time, and nothing is lost."""
         for _turn in range(self.rng.randint(1, 2)):
             site = self.the_primary()
             self.change(site)
@@ -675,7 +675,8 @@ class RoleStation(Station):
             for each, error in errors.items():
                 if error:
                     self.is_a_refusal("a command at the same moment as another", error)
-            if verbs == ("promote", "promote") and not any(errors.values()) and not self._may_switch:  # else one after the other may
+            # Where hosts may switch each other, the later one may have taken it over again.
+            if verbs == ("promote", "promote") and not any(errors.values()) and not self._may_switch:
                 raise Said("both sides took over")
             self.settle(dict(self.role), contents)
             if [self.role[each] for each in SITES] == [REPLICA, REPLICA]:
