@@ -192,6 +192,52 @@ def known_truly(data, path, committed_id, content):
     return known
 
 
+SEGMENT, PAGE, BATCH = 16 << 20, 4096, 144
+
+
+def undo_batches(path, size):
+    """{position: (bytes it takes, its `flushed`)} of the batches of an undo file that are of its attempt and whole. size: of the volume.
+
+    What comes first, header or copy, says which attempt that is. Wrong: neither can be believed."""
+    with open(path, "rb") as file:
+        headers = [file.read(128), os.pread(file.fileno(), 128, PAGE)]
+        names = [head[32:48] + head[64:72] for head in headers if head[:8] == b"QREPUNDO" and blake3.blake3(head[:96]).digest() == head[96:]]
+        if not names:
+            raise Wrong(f"{path}: no header can be believed")
+        found, end = {}, os.fstat(file.fileno()).st_size
+        for start in range(SEGMENT, end, SEGMENT):
+            position = start
+            while position < min(start + SEGMENT, end):
+                batch = _batch(file.fileno(), position, names[0], size)
+                if batch:
+                    found[position] = batch
+                position += batch[0] if batch else PAGE
+        return found
+
+
+def _batch(descriptor, position, name, size):
+    head = os.pread(descriptor, BATCH, position)
+    if len(head) < BATCH or head[:8] != b"QREPBTCH" or head[16:40] != name:
+        return None
+    count, at, payload, flushed = *struct.unpack_from("<I", head, 12), *struct.unpack_from("<QQQ", head, 48)
+    if not 1 <= count <= 16384 or at != position or payload > SEGMENT:
+        return None
+    table = os.pread(descriptor, 16 * count, position + BATCH)
+    before = -(-(BATCH + 16 * count) // PAGE) * PAGE
+    if blake3.blake3(head[:112] + table).digest() != head[112:] or blake3.blake3(os.pread(descriptor, payload, position + before)).digest() != head[80:112]:
+        return None
+    if any(offset + length > size for offset, length, _kind in struct.iter_unpack("<QII", table)):
+        return None
+    return before + -(-payload // PAGE) * PAGE, flushed
+
+
+def lost_untold(before, now):
+    """Whether what undo_batches() had is missing without a word: of no missing batch another one of its segment says that it was flushed. False: none is missing."""
+    missing = [place for place in before if now.get(place) != before[place]]
+    told = any(place // SEGMENT == other // SEGMENT and flushed > place for place in missing for other, (_size, flushed) in now.items())
+    return bool(missing) and not told
+
+
 # ---- what was told ----
 
 

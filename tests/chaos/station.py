@@ -442,7 +442,7 @@ class Station:
         root = self.images.are_on(self.target, self.wanted)
         job = self.a.job()
         if job["root"] != root or job["state"] not in ("idle", "degraded"):
-            raise Said(f"the job says {job['root']}, {job['state']}")
+            raise Said(f"the job says {job['root']}, {job['state']}, {job['problem'] and job['problem']['text']}")
         block = oracle.superblock(self.b.state_of_volume())
         if block.open_id != oracle.NO_ID or block.counter != job["counter"]:
             raise Said(f"the superblock says {block.counter}, open {block.open_id.hex()}; the job says {job['counter']}")

@@ -121,3 +121,42 @@ def test_a_descriptor_that_is_left_open_is_named(tmp_path):
     with open(tmp_path / "left", "w"):
         assert "left 0 to 1" in oracle.leaked(before, oracle.held(os.getpid()))
     assert not oracle.leaked(before, oracle.held(os.getpid()))
+
+
+def undo_file(path, flushed):
+    """Of three batches in one segment, of which the third says how far the ones before it were flushed. Returns their positions."""
+    header = disk.UndoHeader(volume_id=VOLUME, base_id=COMMITTED, new_id=b"n" * 16, attempt=7, size=SIZE, leaf_size=LEAF, granule_size=GRANULE)
+    places, position = [], oracle.SEGMENT
+    with open(path, "wb") as file:
+        file.write(header.pack())
+        for number in range(3):
+            batch = disk.UndoBatch(
+                base_id=COMMITTED, attempt=7, sequence=number, position=position, flushed=flushed(places) if number == 2 else 0,
+                extents=[(number * LEAF, LEAF, disk.UNDO_DATA), (GRANULE, LEAF, disk.UNDO_ZERO)], payload=bytes([number + 1]) * LEAF,
+            )  # fmt: skip
+            os.pwrite(file.fileno(), batch.pack(SIZE), position)
+            places.append(position)
+            position += len(batch.pack(SIZE))
+        os.ftruncate(file.fileno(), position)
+    return places
+
+
+@pytest.mark.parametrize(("flushed", "told"), [(lambda places: 0, []), (lambda places: places[1], [0]), (lambda places: places[1] + 1, [0, 1])])
+def test_a_batch_that_rots_is_missed_if_a_later_one_says_that_it_was_flushed(tmp_path, flushed, told):
+    path = tmp_path / "undo"
+    places = undo_file(path, flushed)
+    whole, before = path.read_bytes(), oracle.undo_batches(path, SIZE)
+    assert list(before) == places and not oracle.lost_untold(before, before)
+    for number, place in enumerate(places):
+        for at in (place, place + 70, place + 130, place + 150, place + 4096, place + 8191):
+            path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+            now = oracle.undo_batches(path, SIZE)
+            assert sorted(set(before) - set(now)) == [place] and oracle.lost_untold(before, now) is (number not in told)
+
+
+def test_an_undo_file_whose_header_and_copy_rotted_is_not_believed(tmp_path):
+    path = tmp_path / "undo"
+    undo_file(path, lambda places: 0)
+    os.truncate(path, 0)
+    with pytest.raises(oracle.Wrong, match="no header"):
+        oracle.undo_batches(path, SIZE)
