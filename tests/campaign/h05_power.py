@@ -2,7 +2,7 @@
 
 Its canaries first. A trial is repeated as its failure says, but for the timing of the kernel.
 
-    cd tests && PYTHONPATH=../src:. python -m campaign.h05_power --seed 7 --again 50 --kind xfs    # the cuts from the 50th on, of that seed
+    cd tests && python -m campaign.h05_power --seed 7 --again 50 --kind xfs    # the cuts from the 50th on, of that seed
 """
 
 import argparse

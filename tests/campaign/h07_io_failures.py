@@ -1,6 +1,6 @@
 """H7: every call of every kind fails once, at its n-th time, or for good: a whole small replica, act by act (tests/iofail). Its canaries first.
 
-A point is repeated with the line that names it: cd tests && PYTHONPATH=../src:. python -m iofail.running --seed N "second device.write 3 torn"
+A point is repeated with the line that names it: cd tests && python -m iofail.running --seed N "second device.write 3 torn"
 """
 
 import sys

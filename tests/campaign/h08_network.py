@@ -1,6 +1,6 @@
 """H8: agents in network namespaces, a relay between them that harms what passes, cables that are cut: four pairs at a time. Its canaries first.
 
-A scenario again: cd tests && PYTHONPATH=../src:. python -m chaos SEED NUMBER
+A scenario again: cd tests && python -m chaos SEED NUMBER
 """
 
 import collections

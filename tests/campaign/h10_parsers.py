@@ -1,5 +1,6 @@
 """H10: the C parsers of frames and of what is on the disk under libFuzzer with ASan and UBSan, from the corpus on; their canaries first."""
 
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -10,6 +11,13 @@ from fuzz.programs import CANARIES, HARNESSES, HERE, build, fuzz, reported, stat
 CANARY_S = 20
 SHARES = {"wire": 0.93, "disk": 0.07}  # of the executions: frames come from peers, and a record takes three times as long
 SPARE = 1.002  # of a program's executions: libFuzzer counts those of the corpus in
+
+
+def kept(directory, name):
+    """What is to be done about the inputs that a program stopped at; they are kept."""
+    place = Path(tempfile.mkdtemp(prefix="qrep-fuzz-"))
+    inputs = [shutil.copy(path, place) for path in directory.iterdir() if path.is_file()]
+    return f"{' '.join(inputs) or 'no input'} is kept; in tests/fuzz/corpus_{name} it is a regression test"
 
 
 def run(seed, count, clock):
@@ -33,7 +41,7 @@ def run(seed, count, clock):
             found.count += runs
             told.append(f"{name} {runs:,}, {int(statistics(result).get('average_exec_per_sec', 0)):,}/s")
             if result.returncode:
-                found.failures.append(f"{name}, seed {seed}: {result.stderr[-1500:]}")
+                found.failures.append(f"{name}, seed {seed}: {kept(Path(scratch, f'{name}-None'), name)}: {result.stderr[-1500:]}")
         found.note = "; ".join(told)
     return found
 

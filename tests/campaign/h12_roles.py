@@ -1,6 +1,6 @@
 """H12: volumes change hands between two agents, whose commands are killed, cut, given at the same moment, or whose leader is stopped and comes back.
 
-A scenario again: cd tests && PYTHONPATH=../src:. python -m chaos.roles SEED NUMBER.REPEAT
+A scenario again: cd tests && python -m chaos.roles SEED NUMBER.REPEAT
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""One scenario or several, for whoever wants to see them again: cd tests && PYTHONPATH=../src:. python -m chaos SEED NUMBER..."""
+"""One scenario or several, for whoever wants to see them again: cd tests && python -m chaos SEED NUMBER..."""
 
 import sys
 import tempfile

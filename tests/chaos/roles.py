@@ -726,7 +726,7 @@ class RoleStation(Station):
 
 
 def main(seed, *numbers):
-    """cd tests && PYTHONPATH=../src:. python -m chaos.roles SEED NUMBER[.REPEAT]..."""
+    """cd tests && python -m chaos.roles SEED NUMBER[.REPEAT]..."""
     import tempfile
 
     with tempfile.TemporaryDirectory(prefix="qrep-test-", dir="/dev/shm") as directory, RoleStation(directory) as station:

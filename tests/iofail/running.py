@@ -2,7 +2,7 @@
 
     with Sweeper(seed) as sweeper:                 # compiles, and makes its directory on tmpfs
         sweeper.run("--all", seconds=240)          # what summary() says
-    cd tests && PYTHONPATH=../src:. python -m iofail.running --seed 7 "second device.write 3 torn"     # one point again
+    cd tests && python -m iofail.running --seed 7 "second device.write 3 torn"     # one point again
 """
 
 import argparse
