@@ -23,7 +23,8 @@ class Sanitized:
             shutil.copy2(ROOT / name, self.directory)
         if (ROOT / "build" / "pyx").is_dir():  # what Cython made: it is the same, with its times
             shutil.copytree(ROOT / "build" / "pyx", self.directory / "build" / "pyx")
-        command = [sys.executable, "setup.py", "-q", "build_clib", "build_ext", "--inplace"]
+        site = self.directory / "site"
+        command = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-deps", "--target", str(site), "."]
         result = subprocess.run(
             command, cwd=self.directory, env={**os.environ, "QREP_SANITIZE": "address,undefined"}, capture_output=True, text=True, check=False, timeout=BUILD_S
         )  # fmt: skip
@@ -33,7 +34,7 @@ class Sanitized:
         self.environment = {
             "LD_PRELOAD": " ".join(runtime(name) for name in ("libasan.so", "libubsan.so")), "PYTHONMALLOC": "malloc",
             "ASAN_OPTIONS": f"{options}:detect_leaks=0", "UBSAN_OPTIONS": f"{options}:halt_on_error=1:print_stacktrace=1",
-            "PYTHONPATH": os.pathsep.join([str(self.directory / "src"), str(TESTS)]),
+            "PYTHONPATH": os.pathsep.join([str(site), str(TESTS)]),
         }  # fmt: skip
         self._check()
 
