@@ -11,8 +11,10 @@ from guest_machine import ROOT, Guest
 from replay import recording
 from replay.record import Plan
 
+import qrep
+
 MIB = 1 << 20
-PATH = f"{ROOT / 'src'}:{ROOT / 'tests'}"  # the same in there
+PATH = f"{Path(qrep.__file__).parents[1]}:{ROOT / 'tests'}"  # the same in there: the modules that are built are where qrep was found
 MODULES = "dm_mod", "dm_log_writes", "ext4", "crc32c_generic"  # libcrc32c asks for crc32c by name
 STATE_SIZE = 96 * MIB  # undo files are made of segments of 16 MiB, sparse
 LOG_SIZE = 1024 * MIB
