@@ -21,8 +21,10 @@ def test_a_peer_that_hangs_up_in_the_middle_is_a_failure_of_the_connection(kind,
     run, image = make_run(frame_size=64 << 10), bytearray(SIZE)
     line = Transport(kind, 0, undo_after)
     peer = Peer(GEOMETRY, image, line.receive, line.send, stop_after=5)
-    threading.Thread(target=lambda: (peer.join(), line.hang_up())).start()
+    cutter = threading.Thread(target=lambda: (peer.join(), line.hang_up()))
+    cutter.start()
     number = run.lane(source_device, line.connection, 2)
+    cutter.join()
     assert number in (errno.EPIPE, errno.ECONNRESET)
     assert run.failure() == ("connection", number, 2, None) and run.stopped
     assert run.marked.count(2) < GRANULES
