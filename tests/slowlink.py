@@ -14,7 +14,7 @@ class SlowLink:
     def __init__(self, host, port, rate_bytes_per_s=0):
         self.target, self.rate = (host, port), rate_bytes_per_s
         self.carried = 0  # bytes towards the target
-        self.change = None  # change(the near socket, bytes) -> bytes: what becomes of what goes to the target
+        self.change = self.change_back = None  # change(the near socket, bytes) -> bytes: what becomes of what goes to the target, and of what comes from it
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.port = self._listening.getsockname()[1]
         self._pairs, self._ended, self.is_cut = [], False, False
@@ -91,8 +91,9 @@ class SlowLink:
         data = b""
         with contextlib.suppress(OSError):
             data = end.recv(1 << 16)
-            if self.change and end is pair[0] and data:
-                data = self.change(end, data)
+            change = self.change if end is pair[0] else self.change_back
+            if change and data:
+                data = change(pair[0], data)
             other.sendall(data)
         if not data:
             self._pairs.remove(pair)

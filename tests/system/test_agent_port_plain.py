@@ -290,3 +290,29 @@ def test_a_run_is_ridden_out_over_a_wire_that_flips_bits(agents, loop_device, fi
     report = a.run()
     assert len(spoilt) == 3 and report["interruptions"] >= 1 and report["resumed"]
     assert report["root"] == b3sum(target) == b3sum(source)
+
+
+def test_a_run_is_ridden_out_over_a_wire_that_flips_a_bit_of_an_answer(agents, loop_device, fill):
+    """The target's word that all frames of a connection have arrived is a frame itself: one that is damaged says nothing, and the run resumes."""
+    source, target = loop_device(SIZE), loop_device(SIZE)
+    fill(source, SIZE)
+    a, b = agents.replica(source, target, link_rate=16 * MIB, source_volume=("--granule", "1M"))
+    a.qrep("peer", "set", "site-b", "--trusted")
+    b.qrep("peer", "set", "site-a", "--trusted")
+    plain_ones, spoilt = {}, []
+
+    def see(connection, data):
+        plain_ones.setdefault(connection, data.startswith(plain_data.MAGIC))
+        return data
+
+    def change(connection, data):
+        if plain_ones.get(connection) and len(data) >= HEADER_SIZE and not spoilt:
+            spoilt.append(len(data))
+            data = data[:-1] + bytes([data[-1] ^ 1])
+        return data
+
+    agents.link.change, agents.link.change_back = see, change
+    report = a.run()
+    assert len(spoilt) == 1 and report["interruptions"] == 1 and report["resumed"]
+    assert "is no frame of this session" in a.events("run-interrupted")[-1]["text"]
+    assert report["root"] == b3sum(target) == b3sum(source)

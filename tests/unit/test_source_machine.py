@@ -340,6 +340,15 @@ def test_a_wire_failure_keeps_the_attempt_for_a_resume(code):
     assert (isinstance(actions[1].error, Unreachable), source.phase) == (True, "closed")
 
 
+@pytest.mark.parametrize("kind", ["connection", "frame"])
+def test_what_comes_to_grief_on_the_wire_at_our_end_keeps_the_attempt_for_a_resume(kind):
+    source = sending()
+    actions = source.lanes_failed(kind, "text")
+    assert names(actions) == ["StopSending", "Fail"]
+    assert actions[1].keep_open
+    assert (isinstance(actions[1].error, Unreachable), source.phase) == (True, "closed")
+
+
 def test_stop_keeps_what_was_applied():
     source = sending()
     actions = source.stop()

@@ -168,7 +168,7 @@ class SourceMachine(SourceReplies, SourceCompare, SourceConnections):
         self._take("lanes_failed")
         if self.phase == "searching":  # nothing is open at the target
             return self._end(DeviceReadError(text) if kind in ("read", "shrunk") else QrepError(text))
-        if kind == "connection":
+        if kind in ("connection", "frame"):  # a frame that is none may have been damaged on its way
             return self._close(Unreachable(f"a data connection was lost: {text}", hint="it resumes from what has been applied"))
         return self._give_up(DeviceReadError(text) if kind in ("read", "shrunk") else QrepError(text))
 

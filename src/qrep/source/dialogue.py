@@ -20,7 +20,7 @@ from qrep.source.report import Progress
 
 log = logging.getLogger("qrep.source")
 LAST_WORD_S = 3.0  # when data connections end, the target says why on the control connection: this long it may take once it is not busy
-BAD_DATA = ("connection", "frame")  # the target's word that data connections ended, or brought what is no frame: codes of its Nak
+BAD_DATA = ("connection", "frame")  # data connections ended, or brought what is no frame: codes of the target's Nak, and kinds of our lanes' failures
 WATCH_S = 0.5  # between two looks at the data connections
 
 

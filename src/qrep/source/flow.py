@@ -19,7 +19,7 @@ from qrep.protocol import actions as do
 from qrep.protocol import features
 from qrep.protocol.source_machine import SourceMachine
 from qrep.source import clean
-from qrep.source.dialogue import Dialogue
+from qrep.source.dialogue import BAD_DATA, Dialogue
 from qrep.source.image import Image
 from qrep.source.lanes import SourceLanes
 from qrep.source.report import RunReport, named_blocks, zero_copy_of
@@ -201,7 +201,7 @@ class Run(Dialogue):
             crashpoint("source-searched")
             self._execute(self._machine.lanes_failed(*failure) if failure else self._machine.differences_found(search.take_over()))
             return
-        if failure is not None and failure[0] == "connection":
+        if failure is not None and failure[0] in BAD_DATA:
             self._hear_last_word(failure)
             return
         if failure is not None and failure[0] == "unreachable":  # the target knows nothing of a connection that never was
