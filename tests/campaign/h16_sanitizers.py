@@ -77,8 +77,8 @@ def run(seed, count, clock):
         except (programs.Unavailable, AssertionError, subprocess.SubprocessError) as err:
             found.failures.append(f"{type(err).__name__}: {err}"[:4000])
             return found
-        for arguments in (NATIVE, RUNS, KILLS):
-            tested(found, "under ASan and UBSan", arguments, seed, clock, sanitized.environment)
+        for arguments in (NATIVE, RUNS, KILLS):  # -s: what a sanitizer says as it ends pytest is not to end with it
+            tested(found, "under ASan and UBSan", [*arguments, "-s"], seed, clock, sanitized.environment)
         found.failures += sanitized.reports()
         tested(found, "in development mode", DEVELOPMENT, seed, clock, DEVELOPMENT_MODE)
     return found

@@ -48,7 +48,7 @@ def run(arguments, seed, clock, environment=None):
         lines = [json.loads(text) for text in report.read_text().splitlines()] if report.exists() else []
     failed = [f"{each['name']}: {each['why']}" for each in lines if each["outcome"] == "failed"]
     if result.returncode not in (0, 1) or not lines or (result.returncode == 1 and not failed):
-        failed.append(f"pytest ended with {result.returncode}: {output[-2000:]}")
+        failed.append(f"pytest ended with {result.returncode}: {output[-4000:]}")
     return Account(
         sum(each["outcome"] == "passed" for each in lines), failed,
         [f"{each['name']}: {each['why']}" for each in lines if each["outcome"] == "skipped"], output,

@@ -233,7 +233,8 @@ static int collect(struct qrep_undo_view *view, const struct piece *piece, size_
             }
             view->candidates[(*count)++] = view->nodes[node].batch;
         }
-    qsort_r(view->candidates, *count, sizeof *view->candidates, compare_age, view->batches);
+    if (*count) /* else there may be no array yet */
+        qsort_r(view->candidates, *count, sizeof *view->candidates, compare_age, view->batches);
     return 0;
 }
 
