@@ -170,7 +170,7 @@ def _element(stack):
 
 
 def _scalar_end(value, position):
-    if value[position] in "\"'":
+    if value[position : position + 1] in ('"', "'"):
         return _string_end(value, position)
     match = re.compile(r"[^,\]}\n#]+").match(value, position)
     return match.end() if match else position + 1

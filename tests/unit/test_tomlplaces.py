@@ -3,7 +3,7 @@
 import tomllib
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as some
 
 from qrep.tomlplaces import line_of, lines, path_of
@@ -67,6 +67,7 @@ def test_every_key_of_any_file_is_found_on_the_line_where_it_is_written(value):
 
 
 @settings(max_examples=60)
+@example("1={1")
 @given(some.text(alphabet="ab=[]{}\"'#.,\n \\1", max_size=60))
 def test_any_text_at_all_ends(text):
     assert lines(text)[()] == 1
