@@ -8,6 +8,7 @@ import contextlib
 import os
 
 from qrep import store
+from qrep.errors import UndoSpaceError
 from qrep.target import driver, rollback, superblock, undolog, undostore
 
 MODULES = (store, driver, rollback, superblock, undolog, undostore)
@@ -74,7 +75,7 @@ def full_undo_ignored():
         before = self._next, self._extents, self._payload
         try:
             real(self)
-        except OSError:
+        except (OSError, UndoSpaceError):
             self._next, self._extents, self._payload = before[0] + 4096, [], bytearray()
 
     undolog.BatchWriter.write = write
