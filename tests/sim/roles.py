@@ -14,13 +14,14 @@ LEAF = 4096
 class Roles:
     """Mixin of Target. host_may_write: the claim is not held, and the role is primary: whoever mounts the device writes it."""
 
-    host_may_write = has_taken_over = False
+    host_may_write = has_taken_over = gives_up = False
     claims = True  # a defect does without: the host goes on while the device is mapped
 
     def settle_role(self):
         """At a start, and after every change: who has the device."""
         record = self.machine.record
         self.host_may_write = self.has_taken_over = record is not None and record.role == PRIMARY
+        self.gives_up = False
 
     def host_writes_here(self, offset, data):
         """Not logged, not flushed: what a mounted filesystem does. The host lives on while the agent is dead."""
@@ -37,8 +38,9 @@ class Roles:
 
     def give_up(self, new):
         """Claim the device, which waits for what its host has under way (R1), then ask the machine. Not before taking over has ended, at which the
-        host gets the device: one lock is around each."""
-        if self.is_primary() and self.has_taken_over:
+        host gets the device: one lock is around each, also of two that give up: what fails of the one gives the host its device back."""
+        if self.is_primary() and self.has_taken_over and not self.gives_up:
+            self.gives_up = True
             self.host_may_write = self.host_may_write and not self.claims
             self.spawn(self._give_up(new))
 
