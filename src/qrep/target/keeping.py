@@ -7,7 +7,7 @@ from collections import Counter
 
 from qrep import retention
 from qrep.errors import DamagedError, NotFound, QrepError, Refused
-from qrep.protocol.actions import RollbackFailed
+from qrep.protocol.actions import RollbackFailed, RolledBack
 from qrep.target import rollback
 from qrep.target.thinning import Thinning
 
@@ -64,11 +64,11 @@ class Keeping(Thinning):
                 self.execute(self.machine.rollback(bytes(point), secrets.token_bytes(16), secrets.randbits(63) | 1))
             finally:
                 self._rollback_progress = None
-            result = self._rollback_result
-            if result is None:  # it could not be undone either
+            if self._rollback_result is None:  # it could not be undone either
                 self._check_in_service()
-            if isinstance(result, RollbackFailed):
-                raise QrepError(f"{self.name}: the rollback failed and was undone: {result.reason}", hint=result.hint, code="rollback-failed")
+            if not isinstance(self._rollback_result, RolledBack):
+                failed = self._rollback_result or RollbackFailed("nothing says how it ended")
+                raise QrepError(f"{self.name}: the rollback failed and was undone: {failed.reason}", hint=failed.hint, code="rollback-failed")
             return self.sync_points()[0]
 
     def copy_out(self, point, path, *, overwrite=False, progress=None):

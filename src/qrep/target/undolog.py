@@ -12,6 +12,7 @@ PIECE = 1 << 20  # bytes of one before-image at most
 PAYLOAD_MAX = 3 << 20  # of one batch: five fill a segment, all but the last 16th of it
 EXTENTS_MAX = 4096
 SEGMENT = disk.UNDO_SEGMENT_SIZE
+MORE_ROOM = "raise the volume's --undo-space, make room on its filesystem, or keep fewer sync points"  # the way out for people
 
 
 class BatchWriter:
@@ -66,7 +67,7 @@ class BatchWriter:
     def _no_room(size):
         return UndoSpaceError(
             f"the undo store has no room for another {format_size(size)}; what was begun is undone",
-            hint="raise the volume's --undo-space, make room on its filesystem, or keep fewer sync points",
+            hint=MORE_ROOM,
         )
 
     def _written(self, end):

@@ -16,6 +16,7 @@ from qrep.digestmap import NO_ID
 from qrep.errors import DamagedError, DeviceWriteError, Refused, UndoSpaceError
 from qrep.retention import POINTS_MAX
 from qrep.store import Directory, flush, read_exact, write_all
+from qrep.target.undolog import MORE_ROOM
 from qrep.units import format_size
 
 SUFFIX = ".undo"
@@ -116,7 +117,7 @@ class UndoStore:
         if room < 2 * SEGMENT:
             raise UndoSpaceError(
                 f"{self.directory.path}: {format_size(max(room, 0))} are left for undo, less than two segments",
-                hint="raise the volume's --undo-space, make room on its filesystem, or keep fewer sync points",
+                hint=MORE_ROOM,
             )
         header = disk.UndoHeader(
             volume_id=self.volume_id, base_id=base, new_id=new, attempt=attempt, size=self.geometry.size,
