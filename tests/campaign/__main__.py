@@ -72,34 +72,44 @@ def run_all(harnesses, seed, told):
 
 def main():
     parser = argparse.ArgumentParser(prog="python -m campaign", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seed", type=int, default=int(os.environ.get("QREP_SEED", "0")) or secrets.randbits(31))
+    parser.add_argument("--seed", type=int, default=int(os.environ.get("QREP_SEED", "0")) or None)
     parser.add_argument("--only", default="", help="names of harnesses, with commas between them")
     parser.add_argument("--without", default="", help="names of harnesses that are left out")
-    parser.add_argument("--amend", action="store_true", help="with --only: their rows take the place of those in the document, each with its commit")
+    parser.add_argument("--amend", action="store_true", help="with --only, and the seed of the campaign in the document: their rows take the place of those there, each with its commit")
     arguments = parser.parse_args()
     only = {name for name in arguments.only.split(",") if name}
     without = {name for name in arguments.without.split(",") if name}
     unknown = (only | without) - {harness.name for harness in HARNESSES}
     if unknown:
         parser.error(f"there is no harness {', '.join(sorted(unknown))}; there are {', '.join(harness.name for harness in HARNESSES)}")
+    seed = arguments.seed or secrets.randbits(31)
+    if arguments.amend:
+        if not only:
+            parser.error("--amend needs --only")
+        if report.is_dirty():
+            parser.error(f"--amend needs a commit, and {report.commit()} is none: commit what was changed")
+        written = report.seed_written()
+        if arguments.seed not in (None, written):
+            parser.error(f"the campaign in {report.DOCUMENT.name} had seed {written}: what is amended has to pass with that")
+        seed = written or seed
     chosen = [harness for harness in HARNESSES if (not only or harness.name in only) and harness.name not in without]
     began = time.monotonic()
 
     def told(text):
         print(f"{(time.monotonic() - began) / 60:5.1f} min  {text}", flush=True)
 
-    told(f"seed {arguments.seed}")
-    results = run_all(chosen, arguments.seed, told)
+    told(f"seed {seed}")
+    results = run_all(chosen, seed, told)
     minutes = (time.monotonic() - began) / 60
     print(report.table(chosen, results))
     bad = [harness.name for harness in chosen if not report.passed(harness, results[harness.name][0])]
     for name in bad:
         print(f"\n---- {name} ----\n{results[name][1]}")
     if not only:
-        report.write(HARNESSES, {harness.name: (None, "") for harness in HARNESSES} | results, arguments.seed, minutes)  # what was left out has no answer
+        report.write(HARNESSES, {harness.name: (None, "") for harness in HARNESSES} | results, seed, minutes)  # what was left out has no answer
     elif arguments.amend:
         report.amend(chosen, results, [harness.name for harness in HARNESSES])
-    print(f"{len(chosen) - len(bad)} of {len(chosen)} passed, {minutes:.1f} min, seed {arguments.seed}")
+    print(f"{len(chosen) - len(bad)} of {len(chosen)} passed, {minutes:.1f} min, seed {seed}")
     return 1 if bad else 0
 
 

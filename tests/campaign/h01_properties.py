@@ -39,7 +39,7 @@ def run(seed, count, clock):
         held, round_ = properties(PROPERTIES, seed + rounds, clock)
         found.count, rounds = found.count + held, rounds + 1
         found.failures += [f"QREP_SEED={seed + rounds - 1}: {each}" for each in round_.failed + round_.skipped]
-    found.note = f"{rounds} rounds of the properties"
+    found.note = "; ".join(filter(None, (f"{rounds} rounds of the properties", pytests.why_skipped(units.skipped))))
     return found
 
 

@@ -40,6 +40,7 @@ def tested(found, what, arguments, seed, clock, environment):
     account = pytests.run(arguments, seed, clock, environment)
     found.failures += [f"{what}: {text}" for text in account.failed]
     count(found, what, account.passed)
+    return account.skipped
 
 
 def canaries(found, scratch, sanitized):
@@ -77,10 +78,12 @@ def run(seed, count, clock):
         except (programs.Unavailable, AssertionError, subprocess.SubprocessError) as err:
             found.failures.append(f"{type(err).__name__}: {err}"[:4000])
             return found
+        skipped = []
         for arguments in (NATIVE, RUNS, KILLS):  # -s: what a sanitizer says as it ends pytest is not to end with it
-            tested(found, "under ASan and UBSan", [*arguments, "-s"], seed, clock, sanitized.environment)
+            skipped += tested(found, "under ASan and UBSan", [*arguments, "-s"], seed, clock, sanitized.environment)
         found.failures += sanitized.reports()
-        tested(found, "in development mode", DEVELOPMENT, seed, clock, DEVELOPMENT_MODE)
+        skipped += tested(found, "in development mode", DEVELOPMENT, seed, clock, DEVELOPMENT_MODE)
+        found.note = pytests.why_skipped(skipped)
     return found
 
 

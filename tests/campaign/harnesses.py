@@ -27,7 +27,7 @@ class Harness:
 
 
 HARNESSES = (
-    Harness("H1", "unit tests, and properties over examples of other seeds", ("h01_properties",), 30_000, "examples", 8 * MINUTE),
+    Harness("H1", "unit tests, and properties over examples of other seeds", ("h01_properties",), 30_000, "examples", 8 * MINUTE, also=(("tests", 4_000),)),
     Harness("H2", "simulator over the shipping protocol classes", ("h02_simulator",), 50_000, "seeds", 24 * MINUTE),
     Harness(
         "H3", "crash states of recorded logs, recovered by the shipping code", ("h03_crash_states",), 500_000, "states", 13 * MINUTE,
@@ -63,7 +63,10 @@ HARNESSES = (
     Harness("H13", "other versions: on the wire, message by message, and on disk", ("h13_version_skew",), 400, "cases", 6 * MINUTE),
     Harness("H14", "Spin model of the commit protocol, and its mutants", ("h14_model",), 30, "checks", 8 * MINUTE),
     Harness("H15", "defects seeded in the implementation, noticed by the fast tests", ("h15_mutants",), 190, "mutants", 15 * MINUTE),
-    Harness("H16", "sanitizers, valgrind, and Python's development mode", ("h16_sanitizers",), 1_000, "checks", 14 * MINUTE),
+    Harness(
+        "H16", "sanitizers, valgrind, and Python's development mode", ("h16_sanitizers",), 4_000, "checks", 14 * MINUTE,
+        also=(("under ThreadSanitizer", 3), ("under ASan and UBSan", 1600), ("under valgrind", 150), ("in development mode", 2300)),
+    ),  # fmt: skip
     Harness("H17", "every attack of the threat model, and agents without one of their checks", ("h17_security",), 580, "checks", 10 * MINUTE, cores=0.5),
     Harness("long tier", "slow tests of no harness: long scenarios, and what a stock kernel has", ("long_tier",), 80, "tests", 20 * MINUTE, canaries=0),
 )

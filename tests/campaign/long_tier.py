@@ -27,7 +27,7 @@ def run(seed, count, clock):
         found.count += tests.passed
         found.failures += tests.failed
         skipped += tests.skipped
-    found.note = "skipped: " + "; ".join(sorted({each.split(": ", 1)[1][:100] for each in skipped})) if skipped else ""
+    found.note = pytests.why_skipped(skipped)
     return found
 
 

@@ -1,5 +1,6 @@
 """Tests of pytest's as part of a harness: which passed, which did not, and what they printed. Loaded into that pytest it writes the account itself."""
 
+import collections
 import contextlib
 import json
 import os
@@ -24,6 +25,12 @@ class Account:
 
     def __init__(self, passed, failed, skipped, output, noticed):
         self.passed, self.failed, self.skipped, self.output, self.noticed = passed, failed, skipped, output, noticed
+
+
+def why_skipped(skipped):
+    """A note of what was skipped, each reason once; "" of nothing. skipped: as of accounts."""
+    counts = collections.Counter(each.split(": ", 1)[1][:100] for each in skipped)
+    return "skipped: " + "; ".join(f"{number} {reason}" for reason, number in sorted(counts.items())) if counts else ""
 
 
 def run(arguments, seed, clock, environment=None):

@@ -4,6 +4,7 @@ import datetime
 import functools
 import os
 import platform
+import re
 import subprocess
 from pathlib import Path
 
@@ -13,6 +14,7 @@ README = Path(__file__).resolve().parents[2] / "README.md"
 README_BEGIN, README_END = "<!-- campaign: written by python -m campaign from docs/RELIABILITY.md -->\n", "<!-- campaign end -->\n"
 QUOTED = ("", "harness", "count", "failures", "canaries", "verdict")
 HEAD = ("", "harness", "count", "required", "failures", "canaries", "seed", "time", "commit", "verdict")
+FAILED_ON = "; failed on "
 
 
 def passed(harness, outcome):
@@ -66,7 +68,8 @@ def write(harnesses, results, seed, minutes):
 
 
 def amend(harnesses, results, order):
-    """Harnesses that were run alone: their rows take the place of those in the document, or their own in `order`, with the commit that they ran on."""
+    """Harnesses that were run alone: their rows take the place of those in the document, or their own in `order`, with the commit that they ran on,
+    and those on which they had failed."""
     head, rows = [], {}
     for text in _written().splitlines():
         if text.startswith("|") and text.split("|")[1].strip() in order:
@@ -75,14 +78,45 @@ def amend(harnesses, results, order):
             head.append(text)
     if not rows:
         raise ValueError(f"{DOCUMENT.name} has no campaign that a row could be amended of; run it whole first")
-    rows |= {harness.name: lines([row(harness, results[harness.name][0])]).splitlines()[2] for harness in harnesses}
+    for harness in harnesses:
+        cells = list(row(harness, results[harness.name][0]))
+        cells[HEAD.index("commit")] += _failed_before(rows.get(harness.name))
+        rows[harness.name] = lines([cells]).splitlines()[2]
     _replace("\n".join([*head, *(rows[name] for name in order if name in rows)]) + "\n")
+
+
+def _failed_before(text):
+    """What the commit of a row is followed by, after the row in the document: "; failed on ..." for each time that it did not pass."""
+    if text is None:
+        return ""
+    cells = _cells(text)
+    ran, *failed = cells[HEAD.index("commit")].split(FAILED_ON)
+    return "".join(FAILED_ON + each for each in ([] if cells[HEAD.index("verdict")] == "pass" else [ran]) + failed)
+
+
+def _cells(text):
+    return [cell.strip() for cell in text.strip("|").split(" | ")]
+
+
+def verdicts():
+    """{name of a harness: what the document says of it}."""
+    return {cells[0]: cells[-1] for cells in map(_cells, (text for text in _written().splitlines() if text.startswith("| ") and "---" not in text)) if cells[0]}
+
+
+def seed_written():
+    """Of the campaign in the document, None where there is none: what is run again has to pass with the seed that it failed with."""
+    found = re.search(r", seed (\d+):", _written())
+    return int(found[1]) if found else None
+
+
+def is_dirty():
+    return commit().endswith("-dirty")
 
 
 def quoted():
     """What the README has of the table in the document: fewer columns, no notes, and which rows are of another commit."""
     machine, *rest = _written().splitlines()
-    rows = [[cell.strip() for cell in text.strip("|").split(" | ")] for text in rest if text.startswith("| ") and "---" not in text]
+    rows = [_cells(text) for text in rest if text.startswith("| ") and "---" not in text]
     if not rows:
         return f"{machine}\n"
     again = [f"{row[0]} on {row[HEAD.index('commit')]}" for row in rows[1:] if row[HEAD.index("commit")] not in machine]

@@ -11,7 +11,7 @@ import time
 import pytest
 from agents import wait_until
 from campaign import long_tier, outcome, pytests, report, running
-from campaign.__main__ import Cores, run_all
+from campaign.__main__ import Cores, main, run_all
 from campaign.harnesses import HARNESSES, Harness
 from campaign.outcome import Outcome
 
@@ -130,16 +130,40 @@ def test_a_row_that_was_run_alone_replaces_its_own_and_no_other(tmp_path, monkey
     monkeypatch.setattr(report, "commit", lambda: "second")
     report.amend([HARNESS], {"H0": (Outcome(**GOOD), "")}, ["H1", "H0", "H7"])
     rows = [text for text in report.DOCUMENT.read_text().splitlines() if text.startswith("| H")]
-    assert len(rows) == 2 and "| first | pass |" in rows[0] and "| second | pass |" in rows[1] and "2 of 2" in rows[1]
+    assert len(rows) == 2 and "| first | pass |" in rows[0] and "| second; failed on first | pass |" in rows[1] and "2 of 2" in rows[1]
     assert report.DOCUMENT.read_text().startswith("before\n") and report.DOCUMENT.read_text().endswith("after\n")
     readme = report.README.read_text()
     assert "| H0 | an example | 100 tries, 10 double tries | 0 | 2 of 2 | pass |" in readme and readme.startswith("first\n") and readme.endswith("last\n")
-    assert "Run again by itself: H0 on second." in readme and "H1 on" not in readme
+    assert "Run again by itself: H0 on second; failed on first." in readme and "H1 on" not in readme
+    assert report.seed_written() == 7
+    monkeypatch.setattr(report, "commit", lambda: "third")
+    report.amend([HARNESS], {"H0": (Outcome(count=1), "")}, ["H1", "H0", "H7"])
+    report.amend([HARNESS], {"H0": (Outcome(**GOOD), "")}, ["H1", "H0", "H7"])
+    assert "| third; failed on third; failed on first | pass |" in report.DOCUMENT.read_text()
+    assert report.verdicts() == {"H1": "pass", "H0": "pass"}
     report.amend([dataclasses.replace(HARNESS, name="H7")], {"H7": (None, "")}, ["H7", "H1", "H0"])
     assert [text[:5] for text in report.DOCUMENT.read_text().splitlines() if text.startswith("| H")] == ["| H7 ", "| H1 ", "| H0 "]
     report.DOCUMENT.write_text(f"before\n{report.BEGIN}none\n{report.END}after\n")
     with pytest.raises(ValueError, match="run it whole first"):
         report.amend([HARNESS], {"H0": (Outcome(**GOOD), "")}, ["H0"])
+
+
+def test_the_document_has_a_row_of_every_harness_and_each_passed():
+    assert report.verdicts() == {harness.name: "pass" for harness in HARNESSES}
+
+
+@pytest.mark.parametrize("arguments, commit, told", [
+    (["--amend"], "1234567", "needs --only"),
+    (["--amend", "--only", "H2"], "1234567-dirty", "commit what was changed"),
+    (["--amend", "--only", "H2", "--seed", "1"], "1234567", "has to pass with that"),
+])  # fmt: skip
+def test_a_row_is_amended_only_of_a_commit_and_with_the_seed_of_the_campaign(monkeypatch, capsys, arguments, commit, told):
+    monkeypatch.setattr(report, "commit", lambda: commit)
+    monkeypatch.setattr(sys, "argv", ["campaign", *arguments])
+    monkeypatch.setattr("campaign.__main__.run_all", lambda *_: pytest.fail("it began"))
+    with pytest.raises(SystemExit):
+        main()
+    assert told in capsys.readouterr().err
 
 
 def test_every_harness_that_there_is_belongs_to_the_campaign():
