@@ -5,6 +5,7 @@ from mutants.mutant import BOUNDS, DURABILITY, IDENTITY, SECURITY, Mutant
 STORE, SUPERBLOCK, MAP, MERGE, RETENTION = (
     "unit/test_store.py", "unit/test_superblock_file.py", "unit/test_digestmap.py", "unit/test_undo_merge.py", "unit/test_retention.py",
 )  # fmt: skip
+COPY_OUT = "flow/test_copy_out.py"
 STEPS, GROUP, SAFETY, CLAIM = "unit/test_durable_steps.py", "unit/test_group_machines.py", "system/test_device_safety.py", "system/test_device_claim.py"
 
 MUTANTS = (
@@ -119,6 +120,18 @@ MUTANTS = (
         "rollback logs after it overwrote", DURABILITY, "target/rollback.py", "R3: what is logged is what was put back",
         "                log.flush()\n                done += undo.restore(device_fd, descriptor, group, header.size, punch=True, is_file=is_file)\n",
         "                done += undo.restore(device_fd, descriptor, group, header.size, punch=True, is_file=is_file)\n                log.flush()\n", (STEPS,),
+    ),
+    Mutant(
+        "copy of a sync point leaves what lay in its holes", IDENTITY, "target/rollback.py", "a device that was used holds old bytes between those of the sync point",
+        "        for view, at in () if to_file else pieces(position, offset):\n", "        for view, at in ():\n", (COPY_OUT,),
+    ),
+    Mutant(
+        "copy of a sync point leaves what lay behind its last data", IDENTITY, "target/rollback.py", "a device that was used holds old bytes at its end",
+        "    for extent in (*data_extents(device_fd, size), Extent(size, 0)):\n", "    for extent in data_extents(device_fd, size):\n", (COPY_OUT,),
+    ),
+    Mutant(
+        "copy of a sync point takes a device for a fresh file", IDENTITY, "target/rollback.py", "a device that was used holds old bytes where the sync point has zeroes",
+        "            if not to_file or not is_zero(view):\n", "            if not is_zero(view):\n", (COPY_OUT,),
     ),
     # ---- groups ----
     Mutant(

@@ -123,7 +123,7 @@ def would_copy(client, volume, name, target):
 @click.option("-y", "--yes", is_flag=True, help="Overwrite what TARGET carries without asking.")
 @click.pass_obj
 def copy(app, point, target, dry_run, yes):
-    """Write the content of VOL@POINT to TARGET, a device or a file (made if missing)."""
+    """Write the content of VOL@POINT to TARGET, a device or a file (made if missing). What a larger device has behind it stays."""
     volume, name = split_point(point)
     client = app.client()
     if dry_run:

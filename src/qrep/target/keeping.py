@@ -72,7 +72,7 @@ class Keeping(Thinning):
             return self.sync_points()[0]
 
     def copy_out(self, point, path, *, overwrite=False, progress=None):
-        """Write the content of a sync point to a new image file or another device. Raises as rollback. Returns bytes read."""
+        """Write the content of a sync point to a new image file or another device. Raises as rollback. Returns the bytes gone through."""
         with self.lock:
             self._check_idle()
             self._find(point)

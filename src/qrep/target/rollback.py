@@ -13,7 +13,7 @@ from qrep._native import undo
 from qrep._native.compare import is_zero
 from qrep.crashpoint import crashpoint
 from qrep.errors import DeviceReadError, Refused
-from qrep.extents import data_extents
+from qrep.extents import Extent, data_extents
 from qrep.store import flush, read_into, write_all
 from qrep.target.undolog import PIECE, BatchWriter, read_batch
 from qrep.target.undostore import groups
@@ -82,9 +82,10 @@ def apply_point(store, chain, way, log, device_fd, *, is_file, progress=None):
 
 
 def copy_out(store, chain, way, device_fd, path, *, is_file, overwrite=False, progress=None):
-    """Write the content of a sync point to a new image file, or to a device that may be overwritten. Returns bytes read.
+    """Write the content of a sync point to a new image file, or to a device that may be overwritten. Returns the bytes gone through.
 
-    The file is 0600 and sparse where the device is zero. Raises Refused if the file exists and overwrite is not given.
+    The file is 0600 and sparse where the device is zero. Of a device that is larger, what lies behind the size of the volume is not touched.
+    Raises Refused if the file exists and overwrite is not given.
     """
     size = store.geometry.size
     descriptor, new_is_file = _open_copy(path, size, overwrite)
@@ -128,19 +129,37 @@ def _open_copy(path, size, overwrite):
 
 
 def _copy_device(device_fd, descriptor, size, to_file, progress):
-    """All data of the device; zeroes are skipped on a fresh file."""
-    buffer = mmap.mmap(-1, COPY_SIZE)
-    done = 0
-    for extent in data_extents(device_fd, size):
-        offset, end = extent.offset // 4096 * 4096, min(-(-extent.end // 4096) * 4096, size)
+    """All of the device. A file is fresh, so zeroes are left out; another device is made zero where this one, an image file, has holes."""
+    buffer, done, position = mmap.mmap(-1, COPY_SIZE), 0, 0
+
+    def pieces(offset, end):
+        nonlocal done
         while offset < end:
             view = memoryview(buffer)[: min(COPY_SIZE, end - offset)]
-            got = os.preadv(device_fd, [view], offset)
-            if not got:
-                raise DeviceReadError(f"the device ended at {offset}, before its size")
-            if not to_file or not is_zero(view[:got]):
-                write_all(descriptor, view[:got], offset)
-            offset, done = offset + got, done + got
+            yield view, offset
+            offset, done = offset + len(view), done + len(view)
             if progress:
                 progress(done)
+
+    for extent in (*data_extents(device_fd, size), Extent(size, 0)):
+        offset, end = extent.offset // 4096 * 4096, min(-(-extent.end // 4096) * 4096, size)
+        for view, at in () if to_file else pieces(position, offset):
+            _make_zero(descriptor, view, at)
+        for view, at in pieces(max(offset, position), end):
+            if read_into(device_fd, view, at) != len(view):
+                raise DeviceReadError(f"the device ended before its size, {size} bytes")
+            if not to_file or not is_zero(view):
+                write_all(descriptor, view, at)
+        position = max(position, end)
     return done
+
+
+def _make_zero(descriptor, view, offset):
+    """Write zeroes over a range of a device that does not hold them: one that is thin stays so. view: of that size, aligned."""
+    try:
+        if read_into(descriptor, view, offset) == len(view) and is_zero(view):
+            return
+    except OSError:  # with integrity tags a sector that was never written cannot be read; whether it can be used is told by the write
+        pass
+    view[:] = bytes(len(view))
+    write_all(descriptor, view, offset)
