@@ -47,7 +47,7 @@ def run(seed, count, clock):
         canaries += [test_state_rot.caught(state, *canary) for canary in test_state_rot.CANARIES.values()]
         found.canaries = sum(canaries), len(canaries)
         state.refused = state.rebuilt = state.healed = state.untouched = 0
-        rot.refused = rot.healed = rot.finished = rot.rolled_back = rot.undecidable = 0
+        rot.refused = rot.healed = rot.finished = rot.rolled_back = rot.shown = rot.undecidable = 0
         scenes = sorted(SCENES)
         for bit in range(SUPERBLOCK_BYTES * 8):
             if clock.over():
@@ -69,8 +69,8 @@ def run(seed, count, clock):
             found.failures.append(f"seed {seed}: most of what was damaged was refused, and nobody looked at what it holds")
         found.note = (
             f"volumes: {rot.refused} taken out of service, {rot.healed} healed or without effect, {rot.undecidable} like a batch that was never flushed, "
-            f"{rot.finished} runs and {rot.rolled_back} rollbacks after it; state: {state.rebuilt} rebuilt, {state.healed} pairs healed, {state.refused} standings "
-            f"refused, {state.untouched} without effect"
+            f"{rot.finished} runs and {rot.rolled_back} rollbacks after it, {rot.shown} sync points shown; state: {state.rebuilt} rebuilt, "
+            f"{state.healed} pairs healed, {state.refused} standings refused, {state.untouched} without effect"
         )
     return found
 

@@ -9,6 +9,7 @@
 import contextlib
 import functools
 import logging
+import mmap
 import os
 import random
 import subprocess
@@ -22,6 +23,7 @@ from flow.harness import JOB, Site, write_at
 from qrep._native import disk
 from qrep.errors import QrepError
 from qrep.target.superblock import SLOT_DISTANCE, SLOT_SIZE
+from qrep.target.view import PointView
 
 KIB = 1 << 10
 LEAF, GRANULE, SIZE = 4 * KIB, 32 * KIB, 256 * KIB
@@ -31,7 +33,7 @@ GENERATIONS = 4
 # What ends a run, and what is to be opened afterwards.
 SCENES = {"committed": "", "open": "target-write-done:2", "lost-ack": "superblock-write-durable:2"}
 KINDS = ("flip", "flip", "zero", "swap", "older", "cut")
-FINISHED_ONE_IN, ROLLED_BACK_ONE_IN = 8, 8
+FINISHED_ONE_IN, ROLLED_BACK_ONE_IN, SHOWN_ONE_IN = 8, 8, 4
 
 
 @functools.lru_cache(4096)
@@ -97,7 +99,7 @@ class Rot:
     def __init__(self, directory, seed):
         self.directory, self.seed = Path(directory), seed
         self.images, self.trees = {}, {}
-        self.refused = self.healed = self.finished = self.rolled_back = 0
+        self.refused = self.healed = self.finished = self.rolled_back = self.shown = 0
         self.undecidable = 0  # trials in which before-images were missing and nothing says that they were ever flushed; docs/FAILURES.md says so
         logging.disable(logging.CRITICAL)  # each damage is told
         for scene, crash in SCENES.items():
@@ -249,6 +251,8 @@ class Rot:
                     self.undecidable += 1
                     return
                 self._maps_are_true(site, done)
+                if chance.random() < 1 / SHOWN_ONE_IN:
+                    self._show(site, done)
                 if chance.random() < 1 / ROLLED_BACK_ONE_IN:
                     self._roll_back(site, chance, done)
                 if chance.random() < 1 / FINISHED_ONE_IN:
@@ -290,6 +294,19 @@ class Rot:
         finally:
             if source_map is not None:
                 source_map.close()
+
+    def _show(self, site, done):
+        """Every point as an attachment would show it."""
+        for point in site.volume.sync_points():
+            found = mmap.mmap(-1, SIZE)
+            try:
+                with PointView(site.volume, point.id) as view:
+                    view.read_into(found, 0)
+            except QrepError:
+                continue
+            self.shown += 1
+            if found[:] != self.images[point.counter]:
+                raise Lie(f"{done}: the view of sync point {point.counter} shows something else")
 
     def _roll_back(self, site, chance, done):
         points = site.volume.sync_points()[1:]

@@ -1,5 +1,7 @@
 """The process of an attachment over a real volume, without an agent around it."""
 
+import errno
+import os
 import socket
 import threading
 from pathlib import Path
@@ -9,6 +11,7 @@ from flow.harness import MIB, write_at
 from nbd.client import Client
 
 from qrep.daemon.attachserver import AttachServer
+from qrep.errors import QrepError
 
 
 @pytest.fixture
@@ -43,6 +46,30 @@ def test_a_volume_that_is_closed_ends_its_server_within_a_moment_also_when_nobod
         assert event.wait(20)
         assert "out of service" in told[0] and server.rights() is None
         assert client.hung_up()
+
+
+@pytest.mark.parametrize("rotten", ["before", "after"])
+def test_a_last_batch_that_rots_before_or_after_a_point_is_attached_gives_errors_and_no_later_content(site, attach, random_source, rotten):
+    with site:
+        site.run()
+        point = site.volume.sync_points()[0].id
+        write_at(site.source, 0, random_source.randbytes(MIB))
+        site.run()
+        store, newer = site.volume.undo, site.volume.sync_points()[0].id
+        descriptor, _header, (batch,) = store.batches(point, newer)
+        os.close(descriptor)
+        if rotten == "after":
+            server, told, event = attach(point)
+            client = Client(server.connect())
+            client.socket.settimeout(20)
+        write_at(Path(store.directory.path) / store.name(newer), batch.position + 40, b"\7" * 8)
+        if rotten == "before":
+            with pytest.raises(QrepError, match="cannot be served"):
+                attach(point)
+            return
+        assert client.read(0, MIB) == errno.EIO
+        assert event.wait(20)
+        assert "cannot be believed" in told[0]
 
 
 def test_what_it_was_handed_is_all_that_it_has(site, attach):

@@ -2,6 +2,7 @@
 
 import contextlib
 import mmap
+import os
 import random
 import threading
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from flow.harness import MIB, write_at
 
 from qrep.errors import DamagedError, NotFound, QrepError, Refused
+from qrep.target.undostore import COPY_OFFSET
 from qrep.target.view import Gone, PointView
 
 SIZE = 24 * MIB
@@ -124,21 +126,56 @@ def test_a_view_of_a_volume_that_is_closed_fails_and_says_so(site):
         view.close()
 
 
-def test_a_damaged_undo_file_is_an_error_of_the_older_point_only(site, random_source):
+BATCHES = 3
+# Of a batch with a table of two pages: what rots, and where.
+ROT = {"header": (40, b"\7"), "header-lost": (0, bytes(4096)), "table": (4096 + 8, b"\7" * 8), "payload": (8192, b"\7" * 64)}
+
+
+def make_batches(site, random_source):
+    """Two points with BATCHES batches between them, each a granule of 256 leaves that were data and zeroes by turns: (older, its image, newer, undo
+    file, places of the batches)."""
+    leaves = [12 * MIB + leaf * 4096 for leaf in range(BATCHES * MIB // 4096)]
+    for offset in leaves[::2]:
+        write_at(site.source, offset, random_source.randbytes(4096))
+    site.run()
+    older, image = point_of(site.volume), Path(site.target_path).read_bytes()
+    write_at(site.source, leaves[0], random_source.randbytes(BATCHES * MIB))
+    site.run()
+    newer, store = point_of(site.volume), site.volume.undo
+    descriptor, _header, batches = store.batches(older, newer)
+    os.close(descriptor)
+    return older, image, newer, Path(store.directory.path) / store.name(newer), sorted(batch.position for batch in batches)
+
+
+@pytest.mark.parametrize("which", [0, 1, -1], ids=["first", "middle", "last"])
+@pytest.mark.parametrize("part", ROT)
+def test_a_damaged_undo_file_is_an_error_of_the_older_point_only(site, random_source, part, which):
     with site:
-        site.run()
-        older, image = point_of(site.volume), Path(site.target_path).read_bytes()
-        write_at(site.source, 0, random_source.randbytes(MIB))
-        site.run()
-        newer = point_of(site.volume)
-        undo = next(Path(site.volume.undo.directory.path).glob("*.undo"))
+        older, image, newer, undo, places = make_batches(site, random_source)
+        assert len(places) == BATCHES
+        with PointView(site.volume, older) as view:
+            assert read(view, 0, SIZE) == image
+        at, rot = ROT[part]
         with open(undo, "r+b") as file:
-            file.seek((16 << 20) + 8192)
-            file.write(b"\7" * 64)
-        with PointView(site.volume, older) as view, pytest.raises(DamagedError, match="cannot be believed"):
+            file.seek(places[which] + at)
+            file.write(rot)
+        with pytest.raises(DamagedError, match="cannot be believed"), PointView(site.volume, older) as view:
             read(view, 0, SIZE)
         with PointView(site.volume, newer) as view:
             assert read(view, 0, SIZE) == Path(site.target_path).read_bytes() != image
+
+
+def test_a_point_below_an_undo_file_whose_number_of_batches_is_not_known_has_no_view(site, random_source):
+    with site:
+        older, _image, newer, undo, _places = make_batches(site, random_source)
+        with open(undo, "r+b") as file:
+            file.seek(COPY_OFFSET)
+            file.write(bytes(4096))
+        opened = os.listdir("/proc/self/fd")
+        with pytest.raises(DamagedError, match="how many batches"):
+            PointView(site.volume, older)
+        assert os.listdir("/proc/self/fd") == opened
+        PointView(site.volume, newer).close()
 
 
 def test_reads_of_single_sectors_and_of_unaligned_buffers_are_right(site, random_source):

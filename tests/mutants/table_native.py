@@ -193,6 +193,11 @@ MUTANTS = (
         ("native/test_undo_view.py::test_the_oldest_before_image_counts_whatever_order_the_files_and_batches_tell",),
     ),
     Mutant(
+        "lost last batch not missed by a view", DURABILITY, "_native/undo_view.c", "INV-K: a view shows what came after the sync point where a before-image is gone",
+        "return rc == 0 && count < told ? -EBADMSG : rc;", "return told == UINT64_MAX ? -EBADMSG : rc;",
+        ("native/test_undo_view.py::test_a_batch_that_its_file_is_said_to_have_and_that_is_not_there_is_found_when_it_is_added",),
+    ),
+    Mutant(
         "view reads under another epoch", IDENTITY, "_native/undo_view_read.c", "a view mixes generations while the list of undo files changes",
         "    if (atomic_load(view->epoch_now) != epoch)\n        return -ESTALE;\n    int rc = read_device(view, data, size, offset);\n    if (rc)\n        return rc;\n"
         "    /* The device first, then the epoch, then the marks: see undo_view.h. */\n    atomic_thread_fence(memory_order_seq_cst);\n    pthread_mutex_lock(&view->lock);\n"

@@ -95,6 +95,14 @@ MUTANTS = (
         "if header.volume_id != self.volume_id or header.new_id != new:", "if header.new_id != new:", (STEPS,),
     ),
     Mutant(
+        "number of batches not told to views", DURABILITY, "target/view.py", "INV-K: a view shows what came after the sync point where a before-image is gone",
+        "header.replace(batches=told or 0)", "header", ("flow/test_view.py::test_a_damaged_undo_file_is_an_error_of_the_older_point_only",),
+    ),
+    Mutant(
+        "number of batches not told to attachments", DURABILITY, "nbd/process.py", "INV-K: an attachment shows what came after the sync point",
+        "size=file.size, batches=file.batches)", "size=file.size)", ("flow/test_attach_server.py",),
+    ),
+    Mutant(
         "lost last batch not missed", DURABILITY, "target/undostore.py", "a sync point is shown of which a before-image is gone",
         "            if len(found.batches) < (told or 0):\n", "            if False:\n", (MERGE,),
     ),

@@ -203,6 +203,23 @@ def test_a_flushed_batch_that_is_missing_is_found_when_the_file_is_added(memory_
     assert read(view, 0, 512) == b"\1" * 512
 
 
+@pytest.mark.parametrize("cut", [4096, 4096 - 100])
+def test_a_batch_that_its_file_is_said_to_have_and_that_is_not_there_is_found_when_it_is_added(memory_dir, undo_after, shared, cut):
+    path = memory_dir / "undo"
+    end = write_undo(path, BASE, 1, [([(512 * i, 512, ZERO)], b"") for i in range(3)], SIZE)
+    view, _ = make_small(memory_dir, undo_after, shared)
+    header = disk.UndoHeader(volume_id=b"v" * 16, base_id=BASE, new_id=b"n" * 16, attempt=1, size=SIZE, batches=3)
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECT)
+    undo_after.callback(os.close, descriptor)
+    view.add(descriptor, header)
+    view.keep(0)
+    os.truncate(path, end - cut)
+    with pytest.raises(OSError, match="Bad message"):
+        view.add(descriptor, header)
+    view.add(descriptor, header.replace(batches=2))
+    assert view.batches == 2
+
+
 def test_marks_that_claim_what_the_file_does_not_hold_are_an_error(memory_dir, undo_after, shared):
     path = memory_dir / "undo"
     end = write_undo(path, BASE, 1, [([(0, 512, ZERO)], b"")], SIZE)

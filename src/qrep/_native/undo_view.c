@@ -206,8 +206,8 @@ static int look_at(struct qrep_undo_view *view, const struct view_file *file, ui
 
 static int is_no_batch(int rc) { return rc == -ENOENT || rc == -EBADMSG; }
 
-/* The batches of a segment that grows no more. What stands behind a gap tells whether what was in the gap had been flushed. */
-static int index_segment(struct qrep_undo_view *view, uint32_t number, uint64_t position, uint64_t end)
+/* The batches of a segment that grows no more, added to *count. What stands behind a gap tells whether what was in the gap had been flushed. */
+static int index_segment(struct qrep_undo_view *view, uint32_t number, uint64_t position, uint64_t end, uint64_t *count)
 {
     const struct view_file *file = &view->files[number];
     const struct qrep_undo_batch *head;
@@ -222,6 +222,7 @@ static int index_segment(struct qrep_undo_view *view, uint32_t number, uint64_t 
             rc = keep_batch(view, number, head);
             if (rc)
                 return rc;
+            ++*count;
             continue;
         }
         if (!is_no_batch(rc))
@@ -239,17 +240,20 @@ static int index_segment(struct qrep_undo_view *view, uint32_t number, uint64_t 
     return 0;
 }
 
-static int index_whole(struct qrep_undo_view *view, uint32_t number)
+/* told: batches that there are at least. Behind the last of a segment no other tells that it was flushed. */
+static int index_whole(struct qrep_undo_view *view, uint32_t number, uint64_t told)
 {
     off_t size = lseek(view->files[number].fd, 0, SEEK_END);
     int rc = size < 0 ? -errno : 0;
+    uint64_t count = 0;
 
+    size -= size % QREP_PAGE_SIZE; /* a batch is whole pages */
     view->window_size = 0;
     for (uint64_t position = QREP_UNDO_SEGMENT_SIZE; rc == 0 && position < (uint64_t)size; position += QREP_UNDO_SEGMENT_SIZE) {
         uint64_t end = position + QREP_UNDO_SEGMENT_SIZE;
-        rc = index_segment(view, number, position, end < (uint64_t)size ? end : (uint64_t)size);
+        rc = index_segment(view, number, position, end < (uint64_t)size ? end : (uint64_t)size, &count);
     }
-    return rc;
+    return rc == 0 && count < told ? -EBADMSG : rc;
 }
 
 /* What was marked since the last look. Everything below a mark is flushed: what is not there is lost. */
@@ -320,7 +324,7 @@ int qrep_undo_view_add(struct qrep_undo_view *view, int undo_fd, const struct qr
         };
         memcpy(grown[number].base_id, header->base_id, QREP_ID_SIZE);
         view->file_count++;
-        rc = reach ? index_marked(view, number) : index_whole(view, number);
+        rc = reach ? index_marked(view, number) : index_whole(view, number, header->batches);
         if (rc)
             keep_locked(view, number);
     }

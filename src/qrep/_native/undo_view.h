@@ -25,8 +25,9 @@ struct qrep_undo_view;
 int qrep_undo_view_open(struct qrep_undo_view **view, int device_fd, uint64_t size, uint32_t align, uint64_t cell_size, const _Atomic uint64_t *epoch);
 /* Keep the first `count` files and forget the others. */
 void qrep_undo_view_keep(struct qrep_undo_view *view, uint32_t count);
-/* Add the file after those that are there and index it. header: base, attempt and size are used. reach: NULL for a file that grows no more, of
- * which every flushed batch must be there. undo_fd, which is O_DIRECT or not, and reach stay the caller's and outlive their place in the view.
+/* Add the file after those that are there and index it. header: base, attempt, size and batches are used. reach: NULL for a file that grows no more, of
+ * which every flushed batch must be there, and header->batches of them at least. undo_fd, which is O_DIRECT or not, and reach stay the caller's and
+ * outlive their place in the view.
  * 0; -EBADMSG: a flushed batch is missing; -E2BIG: too many batches; -errno. After a failure the file is not in the list. */
 int qrep_undo_view_add(struct qrep_undo_view *view, int undo_fd, const struct qrep_undo_header *header, const struct qrep_undo_reach *reach, size_t reach_size);
 /* The list is the one of this epoch. */

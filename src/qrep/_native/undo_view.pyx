@@ -105,7 +105,8 @@ cdef class UndoView:
         del self.files[count:]
 
     def add(self, int undo_fd, header, reach=None):
-        """Index one more file, after those that are there. header: disk.UndoHeader. undo_fd: stays open while it is in the list.
+        """Index one more file, after those that are there. header: disk.UndoHeader; its batches: how many there are at least, where the file
+        grows no more. undo_fd: stays open while it is in the list.
 
         reach: shared memory with the marks of a file that grows, or None. Raises OSError: EBADMSG when a flushed batch is missing.
         Releases the GIL.
@@ -120,7 +121,7 @@ cdef class UndoView:
         if len(base_id) != QREP_ID_SIZE:
             raise ValueError(f"base_id: {len(base_id)} bytes, not {QREP_ID_SIZE}")
         memset(&wanted, 0, sizeof(wanted))
-        wanted.attempt, wanted.size = header.attempt, header.size
+        wanted.attempt, wanted.size, wanted.batches = header.attempt, header.size, header.batches
         memcpy(wanted.base_id, <const uint8_t *>base_id, QREP_ID_SIZE)
         if held is not None:
             marks, marks_size = <const qrep_undo_reach *>held.view.buf, held.view.len

@@ -196,4 +196,5 @@ def _packet(file, opened):
         descriptors.append(file.marks.open_to_read())
         opened.callback(os.close, descriptors[-1])
     number = file.marks.number if file.marks is not None else 0
-    return talk.File(new=header.new_id, base=header.base_id, attempt=header.attempt, size=header.size, marks=number), descriptors
+    made = talk.File(new=header.new_id, base=header.base_id, attempt=header.attempt, size=header.size, batches=header.batches, marks=number)
+    return made, descriptors

@@ -143,7 +143,7 @@ class Nbd:
             file, descriptors = self.line.receive()
             if not isinstance(file, talk.File) or len(descriptors) != 1 + bool(file.marks):
                 raise ProtocolError("a File was to come")
-            header = disk.UndoHeader(base_id=file.base, new_id=file.new, attempt=file.attempt, size=file.size)
+            header = disk.UndoHeader(base_id=file.base, new_id=file.new, attempt=file.attempt, size=file.size, batches=file.batches)
             files.append(view.File(header, descriptors[0], Marks(file.marks, descriptors[1]) if file.marks else None))
         return packet.epoch, files
 

@@ -47,12 +47,14 @@ class Way(Say, tag="way"):
 
 
 class File(Say, tag="file"):
-    """One undo file, oldest first, with its descriptor; marks: number of what says how far it may be believed, a second descriptor; 0: none."""
+    """One undo file, oldest first, with its descriptor; batches: how many it has at least; marks: number of what says how far it may be believed, a second
+    descriptor; 0: none."""
 
     new: Id
     base: Id
     attempt: Annotated[int, Meta(ge=0)]
     size: Number
+    batches: Number
     marks: Number
 
 

@@ -210,9 +210,9 @@ class UndoStore:
             found = undo.scan(descriptor, os.fstat(descriptor).st_size, header)
             if found.damaged is not None:
                 raise self._damaged(new, f"the before-images at {found.damaged} were flushed and cannot be read back")
-            told = self._batches_told(header)
+            told = self.batches_told(header)
             if told is None and attempt is None:
-                raise self._damaged(new, "how many batches of before-images it has cannot be read back")
+                raise self.uncounted(new)
             if len(found.batches) < (told or 0):
                 raise self._damaged(new, f"{len(found.batches)} of {told} batches of before-images can be read back")
         except OSError as err:
@@ -223,8 +223,8 @@ class UndoStore:
             raise
         return descriptor, header, found.batches
 
-    def _batches_told(self, header):
-        """How many batches there are at least; None: nobody says, or what says it cannot be believed."""
+    def batches_told(self, header):
+        """How many batches there are at least; None: nobody says, or what says it cannot be believed. Raises OSError."""
         descriptor = self.directory.open(self.name(header.new_id))
         try:
             copy = disk.UndoHeader.unpack(read_exact(descriptor, disk.UNDO_HEADER_SIZE, COPY_OFFSET))
@@ -233,6 +233,10 @@ class UndoStore:
         finally:
             os.close(descriptor)
         return copy.batches if copy.replace(batches=0) == header else None
+
+    def uncounted(self, new):
+        """The DamagedError of the way back of a committed generation of which batches_told() knows nothing."""
+        return self._damaged(new, "how many batches of before-images it has cannot be read back")
 
     def header(self, new):
         """UndoHeader of the file of generation `new`, or None if there is none. Raises DamagedError if it is not to be believed."""

@@ -93,7 +93,7 @@ class Epoch:
 
 
 class File:
-    """One undo file of a way. marks: Marks of an attempt that is open, or None. Close it."""
+    """One undo file of a way. header: its batches are how many there are at least. marks: Marks of an attempt that is open, or None. Close it."""
 
     def __init__(self, header, descriptor, marks):
         self.header, self.descriptor, self.marks = header, descriptor, marks
@@ -122,6 +122,10 @@ def way(volume, point):
             found = _walk(volume, point, files)
         except FileNotFoundError:
             found = False  # it was removed under us: then the epoch has changed, or will in a moment
+        except BaseException:
+            for file in files:
+                file.close()
+            raise
         if volume.epoch.read() == epoch and found:
             return epoch, files[::-1]
         for file in files:
@@ -144,12 +148,17 @@ def _walk(volume, point, files):
         if header is None or at in seen:
             return None
         seen.add(at)
-        marks = attempt.marks if attempt is not None and header.new_id == record.open_new_id else None
-        descriptor = volume.undo.open_to_read(at)
-        files.append(File(header, descriptor, marks))
+        is_open = bool(record.open_attempt) and at == record.open_new_id
+        marks = attempt.marks if attempt is not None and is_open else None
+        file = File(header, volume.undo.open_to_read(at), marks)
+        files.append(file)
+        told = volume.undo.batches_told(header)
         # A merge may have put another file in its place since the header was read; the header is right only if it is still that of this file.
-        if volume.undo.header(at) != header or not volume.undo.is_of(descriptor, at):
+        if volume.undo.header(at) != header or not volume.undo.is_of(file.descriptor, at):
             return False
+        if told is None and not is_open:
+            raise volume.undo.uncounted(at)
+        file.header = header.replace(batches=told or 0)
         at = header.base_id
     return True
 
