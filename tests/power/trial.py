@@ -77,11 +77,15 @@ class Cuts:
             raise type(err)(f"{'; '.join(self.story)}: {err}") if isinstance(err, AssertionError) else RuntimeError(f"{'; '.join(self.story)}: {err!r}") from err
 
     def change(self, chance):
-        """The source holds something new from now on. Returns what is committed."""
-        self.image = changed(self.image, chance)
-        self.scene.write(self.image)
+        """The source holds something new from now on, in some places. Returns what is committed."""
+        return self.hold(changed(self.image, chance))
+
+    def hold(self, image):
+        """The source holds this from now on. Returns what is committed."""
+        self.image = image
+        self.scene.write(image)
         before = self.scene.committed()
-        self.scene.images[before[0] + 1] = self.image
+        self.scene.images[before[0] + 1] = image
         return before
 
     def _cut_run(self, chance):

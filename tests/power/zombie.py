@@ -1,18 +1,24 @@
-"""Writes of the dead: a process is killed with a write under way to a slow device, and whoever comes next has to wait until it has landed (R1, INV-D)."""
+"""Writes of the dead: a process is killed with a write under way to a slow device, and whoever comes next has to wait until it has landed (R1, R12).
 
+Who wrote what is told by its content: what comes next never writes what the one before it wrote there.
+"""
+
+import json
 import random
 import select
 import time
 
+import blake3
 import oracle
+from fault.scene import SIZE
 
-NOT_YET_S = 0.3  # for so long the successor is watched; it must not go on, however long that is
+WINDOW = 2  # runs: for so long as that many would take whoever comes next is watched before the write lands
 REAPED_S = 5.0
 LIMIT_S = 120.0
 
 
 class Early(AssertionError):
-    """The successor went to work while a dead process's write was under way."""
+    """Who came next went to work while a write of the one before it was under way."""
 
 
 def until(condition, what):
@@ -23,18 +29,14 @@ def until(condition, what):
         time.sleep(0.002)
 
 
-def says_nothing(process, seconds):
-    return not select.select([process.stdout], [], [], seconds)[0]
-
-
 def run_until_detained(cuts, chance, defect=""):
     """A run of which one write to the target's device is under way, on and on. Returns (target, source), or None if there were not so many writes."""
     scene, data = cuts.scene, cuts.scene.devices["data"]
+    scene.watch()
     scene.defect = defect
     target = scene.start("target")
     scene.defect = ""
     ready = scene.ready(target)
-    data.record(data=False)
     data.detain(chance.randint(1, max(1, cuts.requests["data"].write // 2)))
     source = scene.start("source", ready["port"])
     until(lambda: data.counts().detained or source.poll() is not None, "a write is under way, or the run is over")
@@ -43,7 +45,21 @@ def run_until_detained(cuts, chance, defect=""):
     data.detain(0)
     scene.finish(target)
     scene.stop_all()
+    scene.judge()
     return None
+
+
+def while_detained(cuts, image, start):
+    """Start a process while a write of the content of `image` is under way, watch it, and let the write land. Returns the process, which has waited."""
+    data, since = cuts.scene.devices["data"], time.monotonic_ns()
+    process = start()
+    spoke = select.select([process.stdout], [], [], WINDOW * cuts.length)[0]
+    data.land()
+    until(lambda: not data.counts().detained, "the write has landed")
+    one_writer(data.log(), image, since)
+    if spoke:
+        raise Early(f"who came next said something while a write of the one before it was under way: {process.readline()}")
+    return process
 
 
 def zombie(cuts, number, defect=""):
@@ -62,54 +78,60 @@ def zombie(cuts, number, defect=""):
         data.land()
         scene.stop_all()
         return False
+    since = time.monotonic_ns()
     scene.defect = defect
-    successor = scene.start("target")
+    successor = while_detained(cuts, cuts.image, lambda: scene.start("target"))
     scene.defect = ""
-    if defect:  # it does not wait, as the canary is to show
-        scene.ready(successor)
-    elif not says_nothing(successor, NOT_YET_S):
-        raise Early(f"the successor went on while a write of its predecessor was under way: {successor.readline()}")
-    data.land()
-    until(lambda: not data.counts().detained, "the write has landed")
-    if defect:
-        scene.holds(scene.images[before[0]])
     if scene.ready(successor) is None:
         raise oracle.Wrong(f"the target is not in service: {successor.errors()}")
     scene.stop_all()
-    in_order(data.log())
+    one_writer(data.log(), cuts.image, since)
+    scene.judge()
     cuts.recovered(before, before[0])
     scene.complete(cuts.image)
     return True
 
 
-def in_order(log):
-    """INV-D: nothing of the successor had begun when the write landed. The one that was under way longest is the dead one's."""
-    landed = max((record for record in log if record.kind == "write"), key=lambda record: record.done - record.begun)
-    for record in log[log.index(landed) + 1 :]:
-        if landed.begun < record.begun < landed.done:
-            raise Early(f"a request at {record.begun} ns was before the dead process's write landed at {landed.done} ns")
-
-
 def superseded(cuts, number, defect=""):
-    """A source is killed with a write of its session under way; the next session is not served before that has landed (INV-F, R12). False: as zombie()."""
+    """A source is killed with a write of its session under way; the next session, of a source that holds something else in every leaf, is not served
+    before that has landed (INV-F, R12). False: as zombie()."""
     chance, scene, data = random.Random(f"{cuts.seed}:superseded:{number}"), cuts.scene, cuts.scene.devices["data"]
-    cuts.change(chance)
+    before = cuts.change(chance)
     processes = run_until_detained(cuts, chance, defect)
     if processes is None:
         return False
     target, source = processes
     source.kill()
     source.wait()
-    second = scene.start("source", scene.port)
-    if not says_nothing(second, LIMIT_S if defect else NOT_YET_S):
-        raise Early(f"a session ended while a write of the one before it was under way: {second.communicate()}")
-    data.land()
+    first, since = cuts.image, time.monotonic_ns()
+    cuts.hold(chance.randbytes(SIZE))
+    second = while_detained(cuts, first, lambda: scene.start("source", scene.port))
     out, err = second.communicate()
     if second.returncode:
         raise oracle.Wrong(f"the session after the one that was killed failed: {out} {err}")
+    assert json.loads(out)["root"] == blake3.blake3(cuts.image).hexdigest()
     scene.finish(target)
     scene.stop_all()
-    scene.images[scene.committed()[0]] = cuts.image
+    one_writer(data.log(), first, since)
+    scene.judge()
+    assert scene.committed()[0] == before[0] + 1
     scene.holds(cuts.image)
     scene.maps_are_true()
     return True
+
+
+def one_writer(log, image, since):
+    """INV-D, INV-F: whatever was written of `image`, by the one who had a write under way at `since`, is done before anybody asks anything else of the device."""
+    theirs, others = [], []
+    for record in log:
+        is_theirs = record.kind != "flush" and written(record) == image[record.offset : record.offset + record.size]
+        (theirs if is_theirs else others).append(record)
+    assert any(record.begun < since < record.done for record in theirs), "no write of the one before was under way"
+    landed = max(record.done for record in theirs)
+    early = [record for record in others if record.begun < landed]
+    if early:
+        raise Early(f"{len(early)} requests, the first a {early[0].kind} at {early[0].begun} ns, came before a write of the one before landed at {landed} ns")
+
+
+def written(record):
+    return record.data if record.kind == "write" else bytes(record.size)
