@@ -17,7 +17,7 @@ from pathlib import Path
 from campaign import outcome
 from fault.nest import Nest
 from power import flushes, namespace, zombie
-from power.canaries import CANARIES, complaint
+from power.canaries import CANARIES, complaint, plainly
 from power.scene import FILESYSTEMS, PowerScene
 from power.trial import Cuts, Tally
 
@@ -57,9 +57,12 @@ class Harness:
 
     def canaries(self):
         """Each is noticed, and without what is wrong in it nothing is."""
-        caught = []
+        caught, plain = [], {}
         for name in CANARIES:
-            noticed, without = complaint(name, self.cuts("ext4", "canary")), complaint(name, self.cuts("ext4", "canary"), seeded=False)
+            noticed = complaint(name, self.cuts("ext4", "canary"))
+            if plainly(name) not in plain:
+                plain[plainly(name)] = complaint(name, self.cuts("ext4", "canary"), seeded=False)
+            without = plain[plainly(name)]
             caught.append(bool(noticed) and not without)
             self.found.failures += [f"canary not noticed: {name}"] * (not noticed) + [f"canary {name}, without its defect: {without}"] * bool(without)
         self.found.canaries = sum(caught), len(caught)
@@ -68,7 +71,7 @@ class Harness:
         """Up to `count` cuts, one trial on top of the other, or to the first failure."""
         cuts, number, until, fine = self.cuts(kind, f"cuts from {first}"), 0, self.tally.cuts + count, True
         while fine and self.tally.cuts < until and not clock.over():
-            fine = self.attempt(f"--again {first} --kind {kind}, trial {number}", cuts.trial, number)
+            fine = self.attempt(f"--again {first} --kind {kind}, trial {number}", cuts.judged, cuts.trial, number)
             number += 1
 
     def power_cuts(self, count, clock):
@@ -80,7 +83,7 @@ class Harness:
     @staticmethod
     def trials(what, trial, cases):
         """(what, function of Cuts) of each case."""
-        return [(what.format(case), lambda cuts, case=case: trial(cuts, case)) for case in cases]
+        return [(what.format(case), lambda cuts, case=case: cuts.judged(trial, cuts, case)) for case in cases]
 
     def in_a_row(self, name, wanted, trials):
         """Until so many of the trials (what, function of Cuts) have come to what they are about; how many have."""
@@ -96,6 +99,7 @@ class Harness:
 @contextlib.contextmanager
 def harness(seed):
     namespace.enter()
+    os.environ["PYTHONWARNINGS"] = "default::ResourceWarning"  # so that they tell of a file that nobody closed
     os.environ["PYTHONPATH"] = os.pathsep.join([str(TESTS), *sys.path])  # of the processes that begin with a defect
     with contextlib.closing(Nest()) as nest, contextlib.closing(Harness(nest, seed)) as made:
         yield made

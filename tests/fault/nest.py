@@ -23,7 +23,7 @@ NATIVE = {name.partition('"')[0] for name in NATIVE}
 
 
 class Child:
-    """One process of the nest, as far as subprocess.Popen goes."""
+    """One process of the nest, as far as subprocess.Popen goes. said: all that was read of what it printed. killed: from here."""
 
     def __init__(self, nest, arguments, crash):
         ours_in, theirs_out = os.pipe()
@@ -35,7 +35,7 @@ class Child:
             os.close(theirs_in)
             os.close(theirs_out)
         self.stdin, self.stdout = open(ours_out, "w"), open(ours_in, "rb", buffering=0)
-        self.returncode = None
+        self.returncode, self.said, self.killed = None, b"", False
 
     def poll(self):
         if self.returncode is None:
@@ -52,6 +52,7 @@ class Child:
         return self.returncode
 
     def kill(self):
+        self.killed = True
         self._nest.ask({"do": "kill", "pid": self.pid})
 
     def readline(self, timeout=60):
@@ -64,6 +65,7 @@ class Child:
             if not more:
                 break
             line += more
+        self.said += line
         return line
 
     def communicate(self, timeout=60):
@@ -158,7 +160,7 @@ def become(ends, request, descriptors):
     from qrep import crashpoint
 
     crashpoint.arm(crash)
-    sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")
+    sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w", buffering=1)  # what was told before a SIGKILL is told
     code = 0
     try:
         ends.main(request["arguments"])
@@ -175,4 +177,5 @@ def become(ends, request, descriptors):
 
 
 if __name__ == "__main__":
-    serve(socket.socket(fileno=int(sys.argv[1])))
+    with socket.socket(fileno=int(sys.argv[1])) as control:
+        serve(control)

@@ -1,5 +1,6 @@
 """Defects of devices and of qrep that the judges of the power cuts have to notice by what comes of them."""
 
+import functools
 import random
 
 from power import flushes, zombie
@@ -60,12 +61,14 @@ def killed_when_the_source_is_told(cuts, number, *, defect=""):
     cuts.recovered(before, before[0] + 1)
 
 
-def watched(cuts, number, *, arrange=None):
+def watched(cuts, number, *, arrange=None, defect=""):
     """A run to its end. arrange: of the write log."""
     scene = cuts.scene
     cuts.change(random.Random(f"{cuts.seed}:canary:{number}"))
     scene.watch()
+    scene.defect = defect
     scene.complete(cuts.image)
+    scene.defect = ""
     scene.judge(**({"arrange": arrange} if arrange else {}))
 
 
@@ -100,8 +103,12 @@ CANARIES = {
         killed_when_it_has_recovered, {}, {"defect": "open_is_cleared_before_the_restored_device_is_flushed"},
     ),
     "a failed flush is passed over": (failed_flush, {}, {"defect": "failed_flush_is_passed_over"}),
+    "a failed flush is tried again": (failed_flush, {}, {"defect": "failed_flush_is_tried_again"}),
     "recovery does not take the claim": (zombie_write, {}, {"defect": "no_claim"}),
     "a session does not wait for the writes of the one before it": (superseded_session, {}, {"defect": "lanes_not_drained"}),
+    "a thread of the target dies of an exception": (watched, {}, {"defect": "a_thread_dies_of_an_exception"}),
+    "the target leaves a file to the garbage collector": (watched, {}, {"defect": "a_file_is_left_open"}),
+    "the target never closes a descriptor": (watched, {}, {"defect": "a_descriptor_is_left_open"}),
 }  # fmt: skip
 
 
@@ -109,7 +116,13 @@ def complaint(name, cuts, *, seeded=True):
     """What a judge says of the canary, "" if it is not noticed; not seeded: of the same without what is wrong. `cuts` is to be restored then."""
     act, how, wrong = CANARIES[name]
     try:
-        act(cuts, list(CANARIES).index(name), **how, **(wrong if seeded else {}))
+        cuts.judged(functools.partial(act, **how, **(wrong if seeded else {})), cuts, list(CANARIES).index(name))
     except AssertionError as err:
         return f"{type(err).__name__}: {err}"
     return ""
+
+
+def plainly(name):
+    """What the canary is without its defect, (act, how): several have it in common."""
+    act, how, _wrong = CANARIES[name]
+    return act, tuple(how.items())

@@ -30,6 +30,19 @@ def failed_flush_is_passed_over():
     store.die = lambda what, err: None
 
 
+def failed_flush_is_tried_again():
+    """Who meets a failed flush asks for another one, which succeeds (R2)."""
+    flush = os.fsync
+
+    def twice(descriptor):
+        try:
+            flush(descriptor)
+        except OSError:
+            flush(descriptor)
+
+    os.fsync = twice
+
+
 def superblock_not_flushed():
     """The commit point is written and not flushed (R4)."""
     from qrep.target.superblock import SuperblockFile
@@ -126,10 +139,47 @@ def the_map_tells_of_another_content():
     DigestMap.following = wrong
 
 
+def a_thread_dies_of_an_exception():
+    """After each session, when nobody waits for it any more."""
+    from qrep.target.volume import TargetVolume
+
+    serve = TargetVolume.serve
+
+    def and_die(self, *arguments):
+        serve(self, *arguments)
+        raise RuntimeError("a bug")
+
+    TargetVolume.serve = and_die
+
+
+def a_file_is_left_open():
+    """For the garbage collector to close."""
+    _before_pruning(lambda self: open(os.devnull))
+
+
+def a_descriptor_is_left_open():
+    """For good."""
+    _before_pruning(lambda self: os.open(self.device.path, os.O_RDONLY))
+
+
+def _before_pruning(act):
+    from qrep.protocol import actions as do
+    from qrep.target.driver import TargetDriver
+
+    prune = TargetDriver._handlers[do.PruneUndo]
+
+    def and_more(self, action):
+        act(self)
+        return prune(self, action)
+
+    TargetDriver._handlers[do.PruneUndo] = and_more
+
+
 DEFECTS = {
     each.__name__: each
     for each in (
-        no_claim, no_device_flush, failed_flush_is_passed_over, superblock_not_flushed, open_is_cleared_before_the_restored_device_is_flushed, lanes_not_drained,
-        nothing_is_put_back, the_last_batch_is_not_put_back, something_is_written_after_the_recovery, the_map_tells_of_another_content,
+        no_claim, no_device_flush, failed_flush_is_passed_over, failed_flush_is_tried_again, superblock_not_flushed,
+        open_is_cleared_before_the_restored_device_is_flushed, lanes_not_drained, nothing_is_put_back, the_last_batch_is_not_put_back, something_is_written_after_the_recovery,
+        the_map_tells_of_another_content, a_thread_dies_of_an_exception, a_file_is_left_open, a_descriptor_is_left_open,
     )
 }  # fmt: skip

@@ -22,6 +22,7 @@ def failed_flush(cuts, flush, defect=""):
     scene.watch()
     scene.defect = defect
     target = scene.start("target")
+    target.may_end = {0, FLUSH_FAILED}
     scene.defect = ""
     ready = scene.ready(target)
     device.fail("flush", nth, lose=name == "data")
@@ -29,11 +30,11 @@ def failed_flush(cuts, flush, defect=""):
     text = source.communicate()[0]
     code = scene.finish(target)
     met = any(record.error for record in device.log())
-    if met and not defect:
+    if met:
+        nothing_after(scene.devices["data"].log())
         if code != FLUSH_FAILED and name == "data":
             raise Retried(f"flush {nth} of {name} failed, and the target ended with {code}: {target.errors()}")
-        nothing_after(scene.devices["data"].log())
-    scene.lose_power(("target",), chance, keep={"data": 100} if defect else {} if name == "data" else {name: 100})
+    scene.lose_power(("target",), chance, keep={} if name == "data" else {name: 100})
     scene.stop_all()
     acknowledged = text.strip().endswith("}") and "counter" in json.loads(text)
     cuts.recovered(before, before[0] + 1 if acknowledged else before[0])

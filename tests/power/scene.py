@@ -14,10 +14,12 @@ import blake3
 import oracle
 from fault.scene import MIB, SIZE, Scene
 from power.device import KINDS, Device, cut
+from power.told import Told
 from power.writelog import Period
 
 KEEPS = (0, 20, 50, 80, 100)
 BUSY_S = 60.0
+CLOSED_S = 2.0  # what is still open then stays so
 # bytes, how it is made. Lanes take 16 MiB of undo each, three files of it may be there at once, and mkfs.xfs refuses less than 300 MiB.
 FILESYSTEMS = {
     "ext4": ["mkfs.ext4", "-q", "-F", "-b", "4096", "-E", "nodiscard,lazy_itable_init=0,lazy_journal_init=0"],
@@ -59,7 +61,7 @@ class PowerScene(Scene):
             self._undone.close()
             raise
         self.port = 0  # of the target that came up last
-        self.period = None
+        self.period, self.told = None, Told()
 
     def __enter__(self):
         return self
@@ -122,20 +124,52 @@ class PowerScene(Scene):
         self.unmount(self.mounts)
         for device in self.devices.values():
             device.restore()
-        self.images, self.period, self.defect = dict(self._saved[0]), None, ""
+        self.images, self.period, self.defect, self.told = dict(self._saved[0]), None, "", Told()
         self.write(self._saved[1])
         self.mount(self.mounts)
 
     def start(self, role, *arguments, crash="", how=""):
         process = super().start(role, *arguments, crash=crash, how=how)
-        process.host = "source" if role == "source" else "target"
+        process.host, process.role, process.crash, process.held = "source" if role == "source" else "target", role, crash, {}
+        process.may_end = {0, 1} if role == "source" else {0}
         return process
 
     def ready(self, process):
         ready = super().ready(process)
         if ready is not None:
-            self.port = ready["port"]
+            self.port, process.held = ready["port"], oracle.held(process.pid)
         return ready
+
+    def finish(self, target):
+        """As Scene.finish(); of a target that lives on, what it opened since it was ready is closed."""
+        deadline = time.monotonic() + CLOSED_S
+        while target.held and target.poll() is None and (leaked := oracle.leaked(target.held, self._held(target))):
+            if time.monotonic() > deadline:
+                raise oracle.Forbidden(f"a target still has open what it opened for a session: {leaked}")
+            time.sleep(0.002)
+        return super().finish(target)
+
+    def _held(self, target):
+        """As oracle.held(), without the undo file of an attempt that stays open, and its marks."""
+        held, block = oracle.held(target.pid), oracle.superblock(self.state / "target")
+        if block is None or block.open_id == oracle.NO_ID:
+            return held
+        return {leads: count for leads, count in held.items() if Path(leads).parent != self.undo and "qrep-undo-marks" not in leads}
+
+    def stop_all(self):
+        for process in self._running:
+            self._bury(process)
+        self._running.clear()
+
+    def _bury(self, process):
+        """Who still runs is ended; what it said is judged by `told`."""
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+        while process.readline():
+            pass
+        self.told.note(process)
+        process.close()
 
     def lose_power(self, hosts, chance, keep=()):
         """The power of these hosts goes now, with everything that runs there; then it is back. What was cut is judged against the write log.
@@ -150,10 +184,10 @@ class PowerScene(Scene):
         cut(keeps, chance.getrandbits(63), kill)
         said = {host: "" for host in hosts}
         for process in victims:
-            process.wait()
-            said[process.host] += _rest(process)
+            read = len(process.said)
+            self._bury(process)
+            said[process.host] += process.said[read:].decode()
             self._running.remove(process)
-            process.close()
         if "target" in hosts:
             self.judge()
         self.unmount(hosts)
@@ -192,14 +226,6 @@ class PowerScene(Scene):
         """(counter, id, ids before it, newest first) of the superblock that counts."""
         block = oracle.superblock(self.state / "target")
         return (block.counter, block.committed_id, block.history) if block else (0, oracle.NO_ID, ())
-
-
-def _rest(process):
-    """What a process that has ended had said and nobody has read."""
-    said = b""
-    while more := process.readline():
-        said += more
-    return said.decode()
 
 
 def _run(*command):

@@ -40,6 +40,7 @@ class Cuts:
         scene.complete(self.image)
         self.length = time.monotonic() - began
         self.requests = {name: type(now)(*(a - b for a, b in zip(now, before[name]))) for name, now in self._requests().items()}
+        scene.told.check()
 
     def save(self):
         self.scene.save()
@@ -54,27 +55,33 @@ class Cuts:
         return {name: device.counts() for name, device in self.scene.devices.items()}
 
     def trial(self, number):
-        """Run, cut, maybe cut again while it recovers, recover, compare everything, and run to the end. Returns True; raises AssertionError
-        with what was cut where."""
+        """Run, cut, maybe cut again while it recovers, recover, compare everything, and run to the end. Returns True; raises AssertionError."""
         chance, scene = random.Random(f"{self.seed}:{number}"), self.scene
+        # Else what the last run left is all there is to do.
+        before = self.change(chance) if chance.random() < 0.7 else scene.committed()
+        scene.images[before[0] + 1] = self.image
+        acknowledged = self._cut_run(chance)
+        while chance.random() < AGAIN:
+            self._cut_recovery(chance)
+        self.recovered(before, before[0] + 1 if acknowledged else before[0])
+        scene.points_are_true()
+        middle = scene.committed()
+        scene.watch()
+        scene.complete(self.image)  # INV-L
+        self.tally.changed += scene.judge()
+        self._chain(middle, scene.committed())
+        return True
+
+    def judged(self, trial, *arguments):
+        """What a trial comes to, by what its processes told, too. Raises AssertionError with what was cut where."""
         self.story = []
         try:
-            # Else what the last run left is all there is to do.
-            before = self.change(chance) if chance.random() < 0.7 else scene.committed()
-            scene.images[before[0] + 1] = self.image
-            acknowledged = self._cut_run(chance)
-            while chance.random() < AGAIN:
-                self._cut_recovery(chance)
-            self.recovered(before, before[0] + 1 if acknowledged else before[0])
-            scene.points_are_true()
-            middle = scene.committed()
-            scene.watch()
-            scene.complete(self.image)  # INV-L
-            self.tally.changed += scene.judge()
-            self._chain(middle, scene.committed())
-            return True
+            result = trial(*arguments)
+            self.scene.told.check()
+            return result
         except Exception as err:
-            raise type(err)(f"{'; '.join(self.story)}: {err}") if isinstance(err, AssertionError) else RuntimeError(f"{'; '.join(self.story)}: {err!r}") from err
+            story = "".join(f"{part}; " for part in self.story)
+            raise type(err)(f"{story}{err}") if isinstance(err, AssertionError) else RuntimeError(f"{story}{err!r}") from err
 
     def change(self, chance):
         """The source holds something new from now on, in some places. Returns what is committed."""
@@ -147,7 +154,6 @@ class Cuts:
             raise Lost(f"generation {least} was committed, and the source was told so; the target has {counter}")
         assert counter in (before[0], before[0] + 1)
         scene.holds(scene.images[counter])
-        oracle.nothing_forbidden(target.errors())
         scene.stop_all()
         self.tally.changed += scene.judge()
         scene.maps_are_true()
