@@ -20,7 +20,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")
 CONNECTIONS_MAX = 16  # of a path; protocol/messages.py: CONNECTIONS_MAX
 Connections = Annotated[int, msgspec.Meta(ge=1, le=CONNECTIONS_MAX)]
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
-Hex = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}$")]
+Hex = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
 
 
 class _Object(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
@@ -90,7 +90,7 @@ class Peer(_Object):
     that data may travel plain; both ends must say so."""
 
     addresses: Annotated[list[str], msgspec.Meta(min_length=1)]
-    fingerprint: Annotated[str, msgspec.Meta(pattern=r"^SHA256:[0-9a-f]{2}(:[0-9a-f]{2}){31}$")]
+    fingerprint: Annotated[str, msgspec.Meta(pattern=r"^SHA256:[0-9a-f]{2}(:[0-9a-f]{2}){31}\Z")]
     certificate: str
     trusted: bool = False
     may_switch: bool = False  # it may make this host give up its role in a job of both (docs/ROLES.md)

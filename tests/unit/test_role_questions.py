@@ -106,7 +106,7 @@ def test_two_changes_of_one_pair_do_not_go_on_at_once_and_the_other_side_is_told
 @pytest.mark.parametrize(
     "change",
     [{"role": "king"}, {"id": "x"}, {"id": "A" * 32}, {"volume_id": "../" * 11}, {"volume": "../../etc"}, {"changed": "1"}, {"more": 1}, {"allows": 1}, {"task": []},
-     {"volume_id": ""}, {"changed": -1}, {"changed": 1 << 63}, {"sync_point": "never"}, {"task": {}}, {"task": {"state": ["done"]}}],
+     {"volume_id": ""}, {"changed": -1}, {"changed": 1 << 63}, {"id": "0" * 32}, {"same_as": "0" * 32}, {"id": "a" * 31 + "\n"}, {"sync_point": "never"}, {"task": {}}, {"task": {"state": ["done"]}}],
     ids=str,
 )
 def test_an_answer_of_a_peer_is_held_to_its_form(change):

@@ -12,9 +12,20 @@ from qrep.settings import NAME
 MESSAGE_MAX = 64 << 10  # bytes
 SYNC_POINTS_MAX = retention.POINTS_MAX
 
-Id = Annotated[str, msgspec.Meta(max_length=32)]  # hexadecimal digits, which whoever uses it checks
+TEXT_MAX = 4 << 10  # characters of a message, and of a hint
+
+# What a peer says is held to these before anybody hears it; what has the form may still mean nothing, which whoever answers decides (pairs.py: _check).
+Id = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
+Generation = Annotated[str, msgspec.Meta(pattern=r"^(?!0{32})[0-9a-f]{32}\Z")]  # 0: none
 Name = Annotated[str, msgspec.Meta(pattern=f"^{NAME.pattern}")]
-Point = Annotated[str, msgspec.Meta(max_length=64)]  # a number, a name or an id; it comes back in what a refusal says
+Words = Annotated[str, msgspec.Meta(max_length=128)]  # a name, or NODE:NAME, of which a person is told what is wrong with it
+Grid = Annotated[str, msgspec.Meta(max_length=512)]
+Point = Annotated[str, msgspec.Meta(pattern=r"^[^\x00-\x1f\x7f-\x9f]{0,64}\Z")]  # a number, a name or an id; it comes back in what a refusal says
+Size = Annotated[int, msgspec.Meta(ge=1, le=(1 << 63) - 1)]  # bytes
+Shape = Annotated[int, msgspec.Meta(ge=4096, le=64 << 20)]  # bytes
+Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 16)]
+Number = Annotated[int, msgspec.Meta(ge=1)]  # of 64 bits
+Text = Annotated[str, msgspec.Meta(max_length=TEXT_MAX)]
 
 
 class _Message(msgspec.Struct, forbid_unknown_fields=True, tag_field="ask", kw_only=True):
@@ -30,14 +41,14 @@ class CreatePair(_Message, tag="create-pair"):
     given back when the first generation is committed."""
 
     job_id: Id
-    job: str
-    source: str
-    volume: str
-    size: int
-    leaf: int
-    granule: int
-    sync_points: int
-    keep: str
+    job: Words
+    source: Words
+    volume: Words
+    size: Size
+    leaf: Shape
+    granule: Shape
+    sync_points: Count
+    keep: Grid
     overwrite: bool
     check_only: bool
     once: bool
@@ -47,8 +58,8 @@ class ChangePair(_Message, tag="change-pair"):
     """Job `job_id` of mine wants this many sync points kept, and those of this grid (retention.py). Never below the floor of the target's volume."""
 
     job_id: Id
-    sync_points: int
-    keep: str
+    sync_points: Count
+    keep: Grid
 
 
 class GroupMember(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -56,15 +67,15 @@ class GroupMember(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
     job_id: Id
     volume_id: Id
-    epoch: int
-    attempt: int
-    new: Id
+    epoch: Number
+    attempt: Number
+    new: Generation
 
 
 class CommitGroup(_Message, tag="commit-group"):
     """Every member of this group is prepared, and its digests are pending here: commit all of them or none. id: of this question alone."""
 
-    id: Id
+    id: Generation
     group: Name
     members: Annotated[list[GroupMember], msgspec.Meta(min_length=1, max_length=64)]
 
@@ -102,8 +113,8 @@ class TakeBack(_Message, tag="take-back"):
     """My volume is a replica at generation `id` now, which holds what yours holds at `same_as`: make yours primary."""
 
     job_id: Id
-    id: Id
-    same_as: Id
+    id: Generation
+    same_as: Generation
 
 
 class PinPoint(_Message, tag="pin-point"):
@@ -129,10 +140,10 @@ class RunNow(_Message, tag="run-now"):
 class Failure(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """QrepError.as_dict(), of another host."""
 
-    code: str
-    exit: int
-    message: str
-    hint: str
+    code: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,63}\Z")]
+    exit: Annotated[int, msgspec.Meta(ge=0, le=255)]
+    message: Text
+    hint: Text
 
 
 class Answer(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -188,6 +199,11 @@ def ask(stream, question, timeout=30.0):
     return answer.value
 
 
+def bounded(error):
+    """A QrepError as a dict that a peer takes: no text is longer than it may be."""
+    return error.as_dict() | {"message": error.message[:TEXT_MAX], "hint": error.hint[:TEXT_MAX]}
+
+
 def answer(stream, handle, timeout=30.0):
     """Read one question, answer with what handle(question) returns or raises, close."""
     try:
@@ -195,7 +211,7 @@ def answer(stream, handle, timeout=30.0):
         try:
             reply = Answer(value=handle(_receive(stream, Question)))
         except QrepError as error:
-            reply = Answer(error=Failure(**error.as_dict()))
+            reply = Answer(error=Failure(**bounded(error)))
         _send(stream, reply)
         stream.shutdown(socket.SHUT_RDWR)
     finally:

@@ -41,7 +41,7 @@ def _checked(value, question):
     except (msgspec.ValidationError, QrepError) as err:
         raise ProtocolError(f"the answer to {question} is not one: {err}") from err
     for text in (told.id, told.same_as, told.common, told.volume_id):
-        if text and (len(text) != 32 or not set(text) <= set("0123456789abcdef")):
+        if text and (len(text) != 32 or not set(text) <= set("0123456789abcdef") or not text.strip("0")):
             raise ProtocolError(f"an id in the answer to {question} is none")
     if not told.volume_id:
         raise ProtocolError(f"the answer to {question} names no volume")
