@@ -4,6 +4,8 @@ import errno
 import os
 
 from qrep import mapvalues
+from qrep.digesttree import DIGEST_SIZE
+from qrep.store import write_all
 
 PIECE = 1 << 20
 
@@ -12,8 +14,26 @@ def copy_leaves(source, target):
     """The leaf pages of one digestmap.DigestMap into another's, holes left out. Not flushed: a page that is not there or is stale does not merge
     to its granule's value (R8). Both have the same geometry."""
     size = os.fstat(source.leaves_fd).st_size
+    _empty(target, size)
+    try:
+        _copy(source, target, size)
+    except OSError:  # what there is of it is of no use, and others need the room
+        _empty(target, size)
+        raise
+
+
+def room_for(source, target):
+    """Bytes on disk, about, that become() takes beyond what the leaf pages of `target` have now."""
+    leaves = (os.fstat(each.leaves_fd).st_blocks * 512 for each in (source, target))
+    return next(leaves) - next(leaves) + 2 * len(source.states) * (1 + DIGEST_SIZE)
+
+
+def _empty(target, size):
     os.ftruncate(target.leaves_fd, 0)
     os.ftruncate(target.leaves_fd, size)
+
+
+def _copy(source, target, size):
     offset = 0
     while offset < size:
         try:
@@ -25,7 +45,7 @@ def copy_leaves(source, target):
         end = os.lseek(source.leaves_fd, start, os.SEEK_HOLE)
         for offset in range(start, end, PIECE):
             data = os.pread(source.leaves_fd, min(PIECE, end - offset), offset)
-            os.pwrite(target.leaves_fd, data, offset)
+            write_all(target.leaves_fd, data, offset)
         offset = end
 
 

@@ -136,4 +136,26 @@ MUTANTS = (
         "snapshot that took too long kept", DURABILITY, "volumes/quiet.py", "an image that was written to meanwhile passes for one at rest",
         "        if late:\n", "        if False:\n", ("system/test_snapshot_backends.py::test_a_clone_that_takes_too_long_is_thrown_away_and_the_filesystem_is_thawed_meanwhile",),
     ),
+    # ---- what peers ask, and changes of role that cannot be finished ----
+    Mutant(
+        "any text an id of a question", SECURITY, "daemon/asks.py", "one question of a peer leaves a volume whose agent cannot start",
+        'Generation = Annotated[str, msgspec.Meta(pattern=r"^(?!0{32})[0-9a-f]{32}\\Z")]', "Generation = Annotated[str, msgspec.Meta(max_length=32)]",
+        ("unit/test_asks.py::test_no_field_of_a_question_gets_through_in_another_form",),
+    ),
+    Mutant(
+        "one volume keeps the agent from starting", LIVENESS, "daemon/rolesteps.py", "a state disk that is full, or a bug, takes all pairs down",
+        "        except Exception as error:  # whatever it is, it is of this volume alone\n", "        except DamagedError as error:\n",
+        ("unit/test_role_recovery.py::test_whatever_keeps_one_volume_from_being_finished_the_start_goes_on_and_it_is_finished_later",),
+    ),
+    Mutant(
+        "map that is not needed waited for", LIVENESS, "daemon/rolesteps.py", "a volume that is primary already stays claimed for want of room for a map",
+        "            self._copy_map(volume, file, _free(self.node.state.path) - ROOM)\n        except (QrepError, OSError) as error:\n",
+        "            self._copy_map(volume, file, _free(self.node.state.path) - ROOM)\n        except NotImplementedError as error:\n",
+        ("unit/test_role_recovery.py::test_a_map_that_cannot_be_made_is_left_out_and_said_and_the_change_is_finished",),
+    ),
+    Mutant(
+        "standing taken back after the sector", IDENTITY, "daemon/rolesteps.py", "a volume is primary and nothing says of which pair: its job is never made",
+        "            if self._was_written(volume, file):\n                raise", "            if False:\n                raise",
+        ("unit/test_role_recovery.py::test_what_a_standing_says_is_taken_back_only_where_the_sector_was_not_written",),
+    ),
 )  # fmt: skip

@@ -31,7 +31,8 @@ ROWS = {
         f"{X}test_hostile_source.py", f"{N}test_target_hostile.py::test_a_sealed_header_that_lies_is_refused_before_its_body_is_read",
         f"{PEERS}::test_a_join_with_a_wrong_token", f"{PEERS}::test_a_join_with_a_used_token_and_lanes_of_a_session_that_is_over",
         f"{PEERS}::test_a_pair_that_cannot_be", f"{PEERS}::test_what_a_peer_is_told_of_volumes_it_may_not_use_is_nothing",
-        f"{S}test_agent_stolen_key.py", f"{U}test_retention.py::test_a_burst_of_runs_never_pushes_out_what_the_floor_protects",
+        f"{S}test_agent_stolen_key.py", f"{U}test_asks.py", f"{U}test_role_recovery.py",
+        f"{U}test_retention.py::test_a_burst_of_runs_never_pushes_out_what_the_floor_protects",
     ),
     "a target that is hostile": (
         f"{X}test_hostile_target.py", f"{U}test_verify_hostile.py", f"{U}test_source_machine.py::test_settle_believes_nothing_when_the_target_holds_another_generation",

@@ -5,6 +5,7 @@ import pytest
 from agents import MIB, b3sum, wait_until
 from intruder import admitted, hears, identity_of
 
+from qrep import sealed
 from qrep.daemon import asks, tls
 
 pytestmark = pytest.mark.root
@@ -58,3 +59,39 @@ def test_a_stolen_key_takes_no_sync_point_under_a_floor_and_does_not_bar_the_ope
     a.kill()
     assert b.qrep("job", "promote", "db", "--force", "-y")["what"] == "forced", "a pin that the source asked for is no obstacle"
     assert b3sum(target) == content
+
+
+def test_a_question_whose_ids_are_none_changes_nothing_and_the_agent_starts_again(agents, loop_device):
+    a, b = agents.replica(loop_device(SIZE), loop_device(SIZE))
+    b.qrep("peer", "set", a.name, "--may-switch")
+    a.run()
+    thief = Thief(a, b)
+    mine = thief.ask(asks.Standing).value["id"]
+    for bad in ("zz", "", "A" * 32, "0" * 32, mine[:-1], mine + "\n"):
+        assert thief.ask(asks.TakeBack, id=bad, same_as=mine) is None
+        assert thief.ask(asks.TakeBack, id="ab" * 16, same_as=bad) is None
+    b.terminate()
+    b.start()
+    standing = thief.ask(asks.Standing).value
+    assert (standing["role"], standing["id"]) == ("replica", mine)
+    a.run()
+    assert b.qrep("volume", "show", "db")["problem"] is None
+
+
+def test_a_standing_that_holds_such_an_id_is_told_of_its_volume_and_keeps_no_agent_from_starting(agents, loop_device):
+    """As an agent that did not look at the ids left it, after its superblock was written."""
+    a, b = agents.replica(loop_device(SIZE), loop_device(SIZE))
+    a.run()
+    b.qrep("job", "promote", "db", "--force", "-y")
+    b.terminate()
+    (file,) = (b.state / "targets").glob("*/standing.json")
+    held = sealed.load(file.read_bytes(), str(file))
+    file.write_bytes(sealed.dump(held | {"same_as": "zz", "done": False}))
+    b.start()
+    problem = b.qrep("volume", "show", "db")["problem"]
+    assert problem["code"] == "damaged" and "same_as" in problem["message"] and "qrep volume remove" in problem["hint"]
+    assert "volume-damaged" in b.codes() and b.qrep("volume", "show", "db")["role"] == "primary"
+    file.write_bytes(sealed.dump(held))
+    b.terminate()
+    b.start()
+    assert b.qrep("volume", "show", "db")["problem"] is None

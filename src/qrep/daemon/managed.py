@@ -33,11 +33,12 @@ def undo_limit(settings, size):
 
 
 class ManagedVolume:
-    """`target`: its TargetVolume while this node holds the claim on the device, else None. `error`: what keeps it out of service."""
+    """`target`: its TargetVolume while this node holds the claim on the device, else None. `error`: what keeps it out of service. `unsettled`: what keeps
+    its last change of role from being finished (rolesteps.py), a QrepError or None."""
 
     def __init__(self, name, settings, state_path, groups=None):
         self.name, self.settings, self._groups = name, settings, groups
-        self.target = self.error = None
+        self.target = self.error = self.unsettled = None
         self._wanted = Policy()  # what the source of its pair asks for
         self.lock = threading.RLock()
         self._state_path = state_path
@@ -211,4 +212,6 @@ class ManagedVolume:
                 value["undo"] = {"used": status["undo_used"], "limit": status["undo_limit"]}
         except QrepError as error:
             value["problem"] = error.as_dict()
+        if self.unsettled is not None:
+            value["problem"] = self.unsettled.as_dict()
         return value

@@ -34,6 +34,7 @@ from qrep.daemon.peertested import Tested
 from qrep.daemon.reload import Reload
 from qrep.daemon.rolecommands import RoleCommands
 from qrep.daemon.roles import Roles
+from qrep.daemon.rolesteps import SETTLE_S
 from qrep.daemon.scheduler import Scheduler
 from qrep.daemon.sessions import Sessions
 from qrep.daemon.shapes import Shapes
@@ -112,6 +113,7 @@ class Node:
         self.housekeeping.every(snapshotkeeper.EVERY_S, snapshotkeeper.SnapshotKeeper(self).look)
         self.housekeeping.every(1.0, lambda: self.volumes.abandon_old(self.settings.limits.open_generation))
         self.housekeeping.every(2.0, Retaining(self).look)
+        self.housekeeping.every(SETTLE_S, self.roles.settle)
         self.housekeeping.every(60.0, lambda: self.events.prune(self.settings.events))
 
     def _hold(self):

@@ -128,17 +128,19 @@ class Roles:
             with self._lock:
                 self._changing.discard(part.job_id)
 
-    @contextlib.contextmanager
     def job_is_ours(self, part):
-        """Nothing goes on in the job meanwhile."""
-        if part.runner is None:
+        """A context within which nothing goes on in the job."""
+        return _job_is_ours(part.runner)
+
+    def settle(self):
+        """Now and then: finish what could not be finished."""
+        self.steps.settle(self._settling)
+
+    @contextlib.contextmanager
+    def _settling(self, file):
+        _name, runner = self.node.jobs.by_id(file.job_id)
+        with self.alone(file), _job_is_ours(runner):
             yield
-            return
-        part.runner.begin("role")
-        try:
-            yield
-        finally:
-            part.runner.end()
 
     def know(self, part, told):
         """Note the other volume's id, where only its name was known: a run is refused by a volume of another id."""
@@ -282,6 +284,18 @@ class Roles:
         return told, told.standing(other.name) if told is not None else None
 
 
+@contextlib.contextmanager
+def _job_is_ours(runner):
+    if runner is None:
+        yield
+        return
+    runner.begin("role")
+    try:
+        yield
+    finally:
+        runner.end()
+
+
 def _under_floor(volume):
     """How many earlier sync points a volume has, if its operator set a floor."""
     if volume.target is None or not (volume.settings.keep_points or volume.settings.keep_for):
@@ -290,7 +304,7 @@ def _under_floor(volume):
 
 
 def _shown(task):
-    return {"state": task.state, "error": task.error.as_dict() if task.error else None}
+    return {"state": task.state, "error": asks.bounded(task.error) if task.error else None}
 
 
 def _reading(target, size):

@@ -4,13 +4,15 @@ docs/ROLES.md has the order of what becomes durable. The superblock's sector dec
 """
 
 import contextlib
+import logging
 import os
+import threading
 import time
 from dataclasses import dataclass
 
 import msgspec
 
-from qrep import deviceusers, mapcopy
+from qrep import deviceusers, mapcopy, units
 from qrep._native.wire import Geometry
 from qrep.config import Job
 from qrep.crashpoint import crashpoint
@@ -23,6 +25,9 @@ from qrep.retention import Policy, parse_grid
 from qrep.target.rolechange import durable_role
 
 NOBODY = "0" * 32  # target_volume of a job whose other side has not told yet
+ROOM = 1 << 20  # bytes that the small files of a change take: job file, standing, and the two files of pairs while they are replaced
+SETTLE_S = 30.0
+log = logging.getLogger("qrep.agent")
 
 
 @dataclass
@@ -53,14 +58,17 @@ class RoleSteps:
 
     def __init__(self, node):
         self.node = node
+        self._settling = threading.Lock()
 
     # ---- replica -> primary ----
 
     def take_over(self, part, *, why, same_as="", other_id=""):
         """The volume is primary when this returns, its device released, the job at this node. same_as: the generation of the other side that is
         known to hold what is here, "": none. Raises QrepError; then it is a replica as before, or out of service."""
-        volume, target = part.volume, part.volume.replica()
         self._check_name(part)
+        self._check_room(part)
+        self._go_on(part.volume)
+        volume, target = part.volume, part.volume.replica()
         if target.has_open_generation():
             target.abandon("the volume takes over", alone=False)
         record, before = target.machine.record, standings.load(volume.directory)
@@ -71,13 +79,43 @@ class RoleSteps:
             granule=record.granule_size, sync_points=part.sync_points, keep=part.keep, same_as=same_as, common=record.committed_id.hex(),
             accepted=known and before.accepted, before=msgspec.to_builtins(before),
         )  # fmt: skip
+        with self._decided(volume, file):
+            target.take_over(bytes.fromhex(file.id))
+        return self.finish(volume, file)
+
+    @contextlib.contextmanager
+    def _decided(self, volume, file):
+        """Around what writes the superblock: says first what for, and takes that back where it was not written."""
         standings.save(volume.directory, file)
         try:
-            target.take_over(bytes.fromhex(file.id))
-        except QrepError:
+            yield
+        except (QrepError, OSError) as error:
+            if self._was_written(volume, file):
+                raise self._unfinished(volume, error, file.job) from error
             standings.take_back(volume.directory, file)
             raise
-        return self.finish(volume, file)
+
+    def _check_room(self, part):
+        """Raises Refused where the small files that follow the superblock would find no room: then nothing has happened."""
+        for path in (self.node.state.path, self.node.config.directory):
+            if _free(path) < ROOM:
+                raise Refused(
+                    f"{part.job}: less than {units.format_size(ROOM)} are free on the filesystem of {path}, so a change of roles could not be written down",
+                    hint=f"make room there (df {path}), then give the command again", code="no-room",
+                )  # fmt: skip
+
+    def _go_on(self, volume):
+        """What an earlier change left undone comes first. Raises what keeps it from being finished."""
+        file = standings.load(volume.directory)
+        if file is None or file.done:
+            return
+        if file.role == PRIMARY and self._was_written(volume, file):  # its job may be at work on the map that is made then: settle() waits for that
+            raise volume.unsettled or QrepError(f"{volume.name}: its last change of role is not finished", hint=f"try again in {SETTLE_S:g} s")
+        self._bring_to_end(volume, file)
+
+    @staticmethod
+    def _was_written(volume, file):
+        return durable_role(volume.directory) == (file.role, bytes.fromhex(file.id))
 
     def _check_name(self, part):
         runner = self.node.jobs.all_by_name().get(part.job)
@@ -93,6 +131,8 @@ class RoleSteps:
     def held(self, part):
         """The device claimed, so that nobody writes it; given back at the end unless the volume is a replica by then. Raises Refused, naming who
         uses it."""
+        self._check_room(part)
+        self._go_on(part.volume)
         volume, info = part.volume, part.volume.inspect()
         users = deviceusers.users(info)
         if users:
@@ -132,12 +172,8 @@ class RoleSteps:
                 same_as=equal.hex() if last_run else "", common=base.tag.hex() if base.tag != NO_ID else "", returns=returns,
                 accepted=bool(part.peer) and part.peer not in volume.settings.accept, before=msgspec.to_builtins(before),
             )  # fmt: skip
-            standings.save(volume.directory, file)
-            try:
+            with self._decided(volume, file):
                 target.give_up(bytes.fromhex(file.id), time.time_ns(), equal=equal, base=base)
-            except QrepError:
-                standings.take_back(volume.directory, file)
-                raise
         finally:
             if base is not target.digest_map:
                 base.close()
@@ -160,8 +196,35 @@ class RoleSteps:
     # ---- what follows the superblock ----
 
     def finish(self, volume, file):
-        """Pair, job, map and claim follow the role. Returns the StandingFile, done."""
-        (self._finish_primary if file.role == PRIMARY else self._finish_replica)(volume, file)
+        """Pair, job, map and claim follow the role. Returns the StandingFile, done. Raises QrepError where they cannot yet: settle() tries again."""
+        try:
+            file = self._finish(volume, file)
+        except (QrepError, OSError) as error:
+            raise self._unfinished(volume, error, file.job) from error
+        volume.unsettled = None
+        return file
+
+    def _unfinished(self, volume, error, job=None):
+        """Tell, by an event and in the status of the volume, what keeps its last change of role from being finished. Returns it as a QrepError."""
+        text = getattr(error, "message", "") or str(error) or repr(error)
+        hint = getattr(error, "hint", "") or (
+            f"see df and dmesg for {self.node.state.path} and {self.node.config.directory}; the agent tries again every {SETTLE_S:g} s, and at its start"
+        )
+        told = QrepError(f"{volume.name}: its last change of role is not finished: {text}", hint=hint, code=getattr(error, "code", "role-unfinished"))
+        before, volume.unsettled = volume.unsettled, told
+        if before is None or before.message != told.message:
+            code = "volume-damaged" if isinstance(error, DamagedError) else "role-unfinished"
+            self.node.events.add(code, told.message, volume=volume.name, reason=told.code, job=job)
+        return told
+
+    def _finish(self, volume, file):
+        if file.role == PRIMARY:
+            try:
+                self._finish_primary(volume, file)
+            finally:
+                volume.close_target()  # its host may have it, whatever became of the rest: the superblock lets no session in
+        else:
+            self._finish_replica(volume, file)
         crashpoint("role-done-before")
         file = file.replace(done=True, before=None)
         standings.save(volume.directory, file)
@@ -188,16 +251,26 @@ class RoleSteps:
             self._add_pair(file, node.volumes.get(file.other), volume.name)
         if file.accepted and file.peer in volume.settings.accept:
             node.volumes.change(volume.name, {"accept": [peer for peer in volume.settings.accept if peer != file.peer]})
-        volume.close_target()
 
     def _map_of_other(self, volume, file):
-        """Both sides hold the same: what our own map says is true of the other one, under its id."""
+        """Both sides hold the same: what our own map says is true of the other one, under its id. Nobody needs it to be right: without one the next
+        run compares."""
+        try:
+            self._copy_map(volume, file, _free(self.node.state.path) - ROOM)
+        except (QrepError, OSError) as error:
+            text = f"{getattr(error, 'message', error)}; the first run to {file.peer or file.other} compares instead"
+            self.node.events.add("role-map-left-out", text, volume=volume.name, job=file.job)
+
+    def _copy_map(self, volume, file, room):
         geometry = Geometry(file.size, file.leaf, file.granule)
         own = DigestMap(os.path.join(volume.directory, "map"), geometry, bytes.fromhex(volume.settings.id))
         try:
             theirs = DigestMap(self.map_directory(file.job_id), geometry, bytes.fromhex(file.other_id))
             try:
                 if own.tag.hex() == file.common:
+                    needed = mapcopy.room_for(own, theirs)
+                    if needed > room:
+                        raise QrepError(f"no room for a map of {units.format_size(needed)} in {self.node.state.path}", code="no-room")
                     mapcopy.become(theirs, bytes.fromhex(file.same_as), own)
             finally:
                 theirs.close()
@@ -231,27 +304,58 @@ class RoleSteps:
     # ---- at start ----
 
     def recover(self):
-        """Before the volumes are: finish changes whose sector was written, and forget those whose sector was not."""
+        """Before the volumes are: finish changes whose sector was written, and forget those whose sector was not. Raises nothing: what is wrong with
+        one volume or job is told of that one, and the others are served."""
         for volume in self.node.volumes.all():
-            try:
-                file = standings.load(volume.directory)
-                if file is None or file.done:
-                    continue
-                if durable_role(volume.directory) == (file.role, bytes.fromhex(file.id)):
-                    self.finish(volume, file)
-                    self.node.events.add("role-finished", f"{file.role}: the agent had ended in the middle of it", volume=volume.name, job=file.job)
-                else:
-                    standings.take_back(volume.directory, file)
-                    self.node.events.add("role-taken-back", f"it did not become {file.role}: the agent had ended before", volume=volume.name, job=file.job)
-            except DamagedError as error:
-                self.node.events.add("volume-damaged", error.message, volume=volume.name, reason=error.code)
-            except QrepError as error:  # its device is away, or its peer is not known any more: the next start tries again
-                self.node.events.add("role-unfinished", error.message, volume=volume.name, reason=error.code)
+            self._settle(volume)
         for name, runner in self.node.jobs.all():
-            role = self.role_of(runner.settings)
-            if role not in ("", runner.settings.role):
-                self.node.events.add("role-file", f"its file says {runner.settings.role}, its volume that it is the {role}: that is written down", job=name, role=role)
-                self.node.jobs.put(name, msgspec.structs.replace(runner.settings, role=role))
+            try:
+                self._put_role(name, runner)
+            except Exception as error:  # whatever it is, it is of this job alone
+                _log_bug(name, error)
+                self.node.events.add("role-unfinished", f"its role cannot be written down: {error or repr(error)}", job=name, reason=getattr(error, "code", "failed"))
+
+    def settle(self, alone):
+        """Now and then: try again what could not be finished, in a thread of its own. alone(file): nothing else goes on in the pair of a StandingFile."""
+        volumes = [volume for volume in self.node.volumes.all() if volume.unsettled is not None]
+        if volumes and self._settling.acquire(blocking=False):
+            threading.Thread(target=self._settle_all, args=(volumes, alone), name="unfinished roles", daemon=True).start()
+
+    def _settle_all(self, volumes, alone):
+        try:
+            for volume in volumes:
+                self._settle(volume, alone)
+        finally:
+            self._settling.release()
+
+    def _settle(self, volume, alone=lambda file: contextlib.nullcontext()):
+        file = None
+        try:
+            file = standings.load(volume.directory)
+            if file is None or file.done:
+                volume.unsettled = None
+                return
+            with alone(file):
+                self._bring_to_end(volume, file)
+        except Exception as error:  # whatever it is, it is of this volume alone
+            if error is not volume.unsettled and getattr(error, "code", "") != "busy":  # busy: a command is at it
+                _log_bug(volume.name, error)
+                self._unfinished(volume, error, file.job if file is not None else None)
+
+    def _bring_to_end(self, volume, file):
+        if self._was_written(volume, file):
+            self.finish(volume, file)
+            self.node.events.add("role-finished", f"{file.role}: it had been interrupted", volume=volume.name, job=file.job)
+        else:
+            standings.take_back(volume.directory, file)
+            volume.unsettled = None
+            self.node.events.add("role-taken-back", f"it did not become {file.role}: it had been interrupted before", volume=volume.name, job=file.job)
+
+    def _put_role(self, name, runner):
+        role = self.role_of(runner.settings)
+        if role not in ("", runner.settings.role):
+            self.node.events.add("role-file", f"its file says {runner.settings.role}, its volume that it is the {role}: that is written down", job=name, role=role)
+            self.node.jobs.put(name, msgspec.structs.replace(runner.settings, role=role))
 
     def role_of(self, job):
         """source or target: what the superblock of the volume here says of a config.Job, whose file may be a copy from before a change of roles;
@@ -266,3 +370,13 @@ class RoleSteps:
         if file is None or not file.done or file.job_id != job.id:
             return ""
         return {"replica": "target", "primary": "source"}.get(durable_role(directory)[0], "")
+
+
+def _free(path):
+    found = os.statvfs(path)
+    return found.f_bavail * found.f_frsize
+
+
+def _log_bug(name, error):
+    if not isinstance(error, (QrepError, OSError)):
+        log.error("%s: internal error at its last change of role", name, exc_info=error)

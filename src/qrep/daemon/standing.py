@@ -2,7 +2,7 @@
 believed only with that sector."""
 
 import os
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -13,6 +13,7 @@ from qrep.store import Directory
 
 NAME = "standing.json"
 SIZE_MAX = 16 << 10
+MaybeHex = Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{32})?\Z")]
 
 
 class StandingFile(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
@@ -30,7 +31,7 @@ class StandingFile(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, fro
     job: str
     peer: str
     other: str
-    other_id: str
+    other_id: MaybeHex
     why: str
     at: float
     size: int
@@ -38,8 +39,8 @@ class StandingFile(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, fro
     granule: int
     sync_points: int
     keep: str = ""
-    same_as: str = ""
-    common: str = ""
+    same_as: MaybeHex = ""
+    common: MaybeHex = ""
     changed: int | None = None
     returns: bool = False
     accepted: bool = False
@@ -54,7 +55,10 @@ def load(directory):
     """The StandingFile in a volume's state directory, or None. Raises DamagedError."""
     if not os.path.exists(os.path.join(directory, NAME)):
         return None
-    hint = "put the file back from a copy; the superblock beside it says which role the volume has"
+    hint = (
+        "put the file back from a copy; the superblock beside it says which role the volume has. Without one: delete its job where the source is, "
+        "qrep volume remove it, add it again, and create the job again"
+    )
     try:
         with Directory(directory) as place:
             file = msgspec.convert(sealed.read(place, NAME, SIZE_MAX), StandingFile)

@@ -14,7 +14,7 @@ NOT_KNOWN_HERE = (
 
 def status(node, names):
     """The answer of GET /v1/status. names: only these jobs; empty: all."""
-    known = {name: lambda runner=runner: job_dict(runner) for name, runner in node.jobs.all()}
+    known = {name: lambda runner=runner: _sent(node, runner) for name, runner in node.jobs.all()}
     for pair in node.grants.pairs():
         if pair["peer"] and pair["job"] in known and node.jobs.get(pair["job"]).settings.role == "target":
             del known[pair["job"]]  # its source is there now
@@ -32,7 +32,18 @@ def status(node, names):
 def shown(node, runner):
     """A job that has a file here: as its source sees it, or, after its source has moved to the other side, as its target does."""
     pair = node.grants.pair(runner.settings.id) if runner.settings.role == "target" else None
-    return received(node, pair) | {"connections": runner.settings.connections} if pair is not None else job_dict(runner)
+    return received(node, pair) | {"connections": runner.settings.connections} if pair is not None else _sent(node, runner)
+
+
+def _sent(node, runner):
+    """A job as its source sees it."""
+    volume = {volume.name: volume for volume in node.volumes.all()}.get(runner.settings.source)
+    unsettled = volume.unsettled if volume is not None else None
+    return job_dict(runner) | (_failed(unsettled) if unsettled is not None else {})
+
+
+def _failed(error, hint=""):
+    return {"state": "failed", "problem": {"code": error.code, "text": error.message, "action": error.hint or hint}}
 
 
 def received(node, pair):
@@ -43,11 +54,12 @@ def received(node, pair):
         "sync_points": pair["sync_points"], "keep": pair["keep"], "fuzzy": False,
     }  # fmt: skip
     try:
-        target = node.volumes.get(pair["volume"]).replica()
-        found = target.status()
+        volume = node.volumes.get(pair["volume"])
+        if volume.unsettled is not None:
+            raise volume.unsettled
+        found = volume.replica().status()
     except QrepError as error:
-        action = error.hint or f"qrep volume show {pair['volume']}"
-        return job | {"state": "failed", "problem": {"code": error.code, "text": error.message, "action": action}}
+        return job | _failed(error, f"qrep volume show {pair['volume']}")
     job["state"], job["progress"] = _state(found)
     if job["state"] == "stopped":
         job["problem"] = {

@@ -47,7 +47,7 @@ class Volumes:
     def recover(self, policy_of):
         """At start: claim every replica and bring it back, all at once. Returns when all are claimed or have failed; one that still puts much back
         goes on meanwhile, shows it, and lets sessions wait. One that fails stays out of service and says why; the others serve."""
-        recovering = [(volume, threading.Event()) for volume in self.all() if volume.is_replica()]
+        recovering = [(volume, threading.Event()) for volume in self.all() if self._is_to_recover(volume)]
         threads = [
             threading.Thread(target=self._recover, args=(volume, policy_of(volume.name), claimed), name=f"recovery of {volume.name}", daemon=True)
             for volume, claimed in recovering
@@ -59,6 +59,14 @@ class Volumes:
         deadline = time.monotonic() + RECOVERY_S
         for thread in threads:
             thread.join(max(0.0, deadline - time.monotonic()))
+
+    def _is_to_recover(self, volume):
+        try:
+            return volume.is_replica()
+        except (QrepError, OSError) as error:
+            volume.error = error if isinstance(error, QrepError) else QrepError(f"{volume.name}: its superblock cannot be read: {error}")
+            self.events.add("volume-damaged", volume.error.message, volume=volume.name, reason=volume.error.code)
+            return False
 
     def _recover(self, volume, wanted, claimed):
         try:
