@@ -162,6 +162,85 @@ def test_a_filesystem_that_cannot_map_files_cannot_say(memory_dir):
     assert fiemap.changes(memory_dir / "old", memory_dir / "new") is None
 
 
+# ---- what the kernel says ----
+
+
+class Kernel:
+    """Answers FIEMAP from rows (logical, physical, length, flags), in bytes; so many of them at a time."""
+
+    def __init__(self, rows, at_once=fiemap.ROOM):
+        self.rows, self.at_once, self.asked = rows, at_once, []
+
+    def ioctl(self, _fd, request, buffer):
+        start, length, flags, _, _, _ = fiemap.HEADER.unpack_from(buffer)
+        assert request == fiemap.FS_IOC_FIEMAP and flags & fiemap.FLAG_SYNC
+        self.asked.append(start)
+        found = [row for row in self.rows if row[0] < start + length and row[0] + row[2] > start][: self.at_once]
+        fiemap.HEADER.pack_into(buffer, 0, start, length, flags, len(found), fiemap.ROOM, 0)
+        for index, (logical, physical, size, about) in enumerate(found):
+            fiemap.RECORD.pack_into(buffer, fiemap.HEADER.size + index * fiemap.RECORD.size, logical, physical, size, 0, 0, about, 0, 0, 0)
+
+
+@pytest.fixture
+def answers(monkeypatch):
+    """Of fiemap.mapping where the kernel has these rows."""
+
+    def told(rows, size=8 * BLOCK, **options):
+        kernel = Kernel(rows, **options)
+        monkeypatch.setattr(fiemap.fcntl, "ioctl", kernel.ioctl)
+        return list(fiemap.mapping(-1, size)), kernel
+
+    return told
+
+
+S, L = fiemap.SHARED, fiemap.LAST
+
+
+@pytest.mark.parametrize(("flags", "zeroes"), [(S, False), (fiemap.UNWRITTEN, True), (fiemap.UNWRITTEN | S, True)])
+def test_a_place_that_says_what_is_there(answers, flags, zeroes):
+    found, _ = answers([(2 * BLOCK, 100 * BLOCK, 4 * BLOCK, flags | L)])
+    assert found == [Mapped(0, 2 * BLOCK, None, False), Mapped(2 * BLOCK, 4 * BLOCK, None if zeroes else 100 * BLOCK, False), Mapped(6 * BLOCK, 2 * BLOCK, None, False)]
+
+
+@pytest.mark.parametrize("flags", [
+    0, fiemap.UNKNOWN | S, fiemap.ENCODED | S, fiemap.DATA_ENCRYPTED | S, fiemap.NOT_ALIGNED | S, fiemap.DATA_INLINE | S, fiemap.DATA_TAIL | S, fiemap.ENCODED | fiemap.UNWRITTEN,
+])  # fmt: skip
+def test_a_place_that_says_nothing_differs_from_itself(answers, flags):
+    found, _ = answers([(0, 100 * BLOCK, 8 * BLOCK, flags | L)])
+    assert found[0].unclear and differing(found, found) == [Extent(0, 8 * BLOCK)]
+
+
+def test_data_that_waits_for_a_place_is_no_answer(answers):
+    for flags in (fiemap.DELALLOC, fiemap.DELALLOC | fiemap.UNKNOWN, fiemap.DELALLOC | S):
+        with pytest.raises(fiemap.Moving):
+            answers([(0, 100 * BLOCK, 4 * BLOCK, S), (4 * BLOCK, 0, 4 * BLOCK, flags | L)])
+
+
+def test_a_map_in_several_answers_is_the_map_in_one_and_an_extent_that_begins_before_the_question_or_ends_behind_the_file_is_cut(answers):
+    rows = [(0, 100 * BLOCK, 3 * BLOCK, S), (3 * BLOCK, 50 * BLOCK, BLOCK, S), (6 * BLOCK, 200 * BLOCK, 9 * BLOCK, S | L)]
+    whole, kernel = answers(rows)
+    assert kernel.asked == [0] and whole[-1] == Mapped(6 * BLOCK, 2 * BLOCK, 200 * BLOCK, False)
+    parts, kernel = answers(rows, at_once=1)
+    assert parts == whole and len(kernel.asked) == 3
+    overlapping = [rows[0], (2 * BLOCK, 49 * BLOCK, 2 * BLOCK, S), rows[2]]
+    assert answers(overlapping)[0] == whole
+
+
+def test_a_map_that_ends_without_a_last_extent_is_a_hole_from_there_and_one_that_does_not_go_on_is_no_answer(answers, monkeypatch):
+    found, _ = answers([(0, 100 * BLOCK, 3 * BLOCK, S)])
+    assert found == [Mapped(0, 3 * BLOCK, 100 * BLOCK, False), Mapped(3 * BLOCK, 5 * BLOCK, None, False)]
+    kernel = Kernel([(0, 100 * BLOCK, 3 * BLOCK, S)])
+    answer = kernel.ioctl
+
+    def stuck(fd, request, buffer):
+        fiemap.HEADER.pack_into(buffer, 0, 0, 8 * BLOCK, fiemap.FLAG_SYNC, 0, fiemap.ROOM, 0)
+        answer(fd, request, buffer)
+
+    monkeypatch.setattr(fiemap.fcntl, "ioctl", stuck)
+    with pytest.raises(OSError, match="does not go on"):
+        list(fiemap.mapping(-1, 8 * BLOCK))
+
+
 # ---- the comparison itself ----
 
 

@@ -73,6 +73,8 @@ def mapping(fd, size, seen=None):
                 yield Mapped(start, end - start, physical + start - logical, not flags & SHARED)
             position = end
         if position == before:
+            if count:
+                raise OSError(errno.EIO, "a file map that does not go on")
             break
     if position < size:
         yield Mapped(position, size - position, None, False)
