@@ -6,6 +6,8 @@ KEPT, REBUILD, PATHS, TRANSPORT, NBD = (
     "unit/test_kept.py", "unit/test_rebuild_judge.py", "unit/test_paths.py", "unit/test_transport.py", "nbd/test_server.py",
 )  # fmt: skip
 HINTS, POINTS, GRANTS, VERIFY = "flow/test_hints.py", "flow/test_points_given_up.py", "unit/test_grants.py", "flow/test_verify.py"
+LVM, FIEMAP = "unit/test_lvm.py", "system/test_fiemap.py"
+GOLDEN = "test_what_a_thin_volume_with_an_external_origin_has_no_blocks_of_is_not_taken_for_zeroes"
 
 MUTANTS = (
     # ---- hints ----
@@ -157,5 +159,46 @@ MUTANTS = (
         "standing taken back after the sector", IDENTITY, "daemon/rolesteps.py", "a volume is primary and nothing says of which pair: its job is never made",
         "            if self._was_written(volume, file):\n                raise", "            if False:\n                raise",
         ("unit/test_role_recovery.py::test_what_a_standing_says_is_taken_back_only_where_the_sector_was_not_written",),
+    ),
+    # ---- what a snapshot says of its content ----
+    Mutant(
+        "external origin taken for zeroes", IDENTITY, "volumes/lvm.py", "a clone of a golden image is replicated as zeroes",
+        "            if origin := lvmtools.external_origin(volume.path):\n", "            if origin := None:\n", (f"{LVM}::{GOLDEN}",),
+    ),
+    Mutant(
+        "clone of an external origin called never written", IDENTITY, "volumes/lvm.py", "a job says that a volume full of data was never written",
+        ' and not lvmtools.external_origin(volume.path)\n', "\n", (f"{LVM}::{GOLDEN}",),
+    ),
+    Mutant(
+        "difference of snapshots of two external origins believed", IDENTITY, "volumes/lvm.py", "what the pool has no blocks of is not sent though it differs",
+        "        if lvmtools.external_origin(old.path) != lvmtools.external_origin(new.path):", "        if False:",
+        (f"{LVM}::test_snapshots_of_one_external_origin_have_their_difference_in_the_pool_and_those_of_two_have_not",),
+    ),
+    Mutant(
+        "table of another target read as that of a thin volume", BOUNDS, "volumes/lvmtools.py", "a layer over a thin volume passes for one without an external origin",
+        "    if len(words) < 4 or words[2] != kind:\n", "    if len(words) < 4:\n",
+        (f"{LVM}::test_what_a_volume_of_another_table_has_no_blocks_of_is_not_taken_for_zeroes",),
+    ),
+    Mutant(
+        "dump without the volume's mappings believed", IDENTITY, "volumes/thinmeta.py", "a volume that thin_dump does not know is replicated as zeroes",
+        "    if thin_id is not None and devices != [(thin_id, blocks)]:\n", "    if False:\n",
+        (f"{LVM}::test_a_dump_that_does_not_hold_all_of_the_volumes_mappings_is_no_answer",),
+    ),
+    Mutant(
+        "place of a compressed or inline extent believed", IDENTITY, "volumes/fiemap.py", "a changed part of an image is not sent",
+        "            if flags & UNCLEAR:\n", "            if flags & UNKNOWN:\n", (f"{FIEMAP}::test_a_place_that_says_nothing_differs_from_itself",),
+    ),
+    Mutant(
+        "place of an extent that is not shared believed", IDENTITY, "volumes/fiemap.py", "a block that was written in place is not sent",
+        "physical + start - logical, not flags & SHARED)", "physical + start - logical, False)", (f"{FIEMAP}::test_a_place_that_says_nothing_differs_from_itself",),
+    ),
+    Mutant(
+        "data without a place taken for a hole", IDENTITY, "volumes/fiemap.py", "what was not yet written down is not sent",
+        "            if flags & DELALLOC:\n", "            if False:\n", (f"{FIEMAP}::test_data_that_waits_for_a_place_is_no_answer",),
+    ),
+    Mutant(
+        "map that does not go on is a hole from there", IDENTITY, "volumes/fiemap.py", "the rest of an image is called unchanged",
+        "            if count:\n", "            if False:\n",
+        (f"{FIEMAP}::test_a_map_that_ends_without_a_last_extent_is_a_hole_from_there_and_one_that_does_not_go_on_is_no_answer",),
     ),
 )  # fmt: skip

@@ -52,14 +52,18 @@ elif name == "lvcreate":
 elif name == "lvremove":
     rows = [row for row in rows if f"{row['vg_name']}/{row['lv_name']}" != words[-1]]; save()
 elif name == "dmsetup":
-    print(open(f"{place}/status").read())
+    if words[0] != "message": print(open(f"{place}/{words[0]}").read())
+elif name == "thin_dump":
+    print(open(f"{place}/dump").read())
+elif name == "thin_delta":
+    print(open(f"{place}/delta").read())
 '''
 
 
 class FakeLvm:
     def __init__(self, directory):
         self.directory = directory
-        for name in ("lvs", "lvcreate", "lvremove", "lvchange", "dmsetup"):
+        for name in ("lvs", "lvcreate", "lvremove", "lvchange", "dmsetup", "thin_dump", "thin_delta"):
             (directory / name).write_text(FAKE)
             (directory / name).chmod(0o755)
         self.has(ROW)
@@ -68,8 +72,8 @@ class FakeLvm:
     def has(self, *rows):
         (self.directory / "rows").write_text(json.dumps(rows))
 
-    def says(self, status):
-        (self.directory / "status").write_text(status)
+    def says(self, status, what="status"):
+        (self.directory / what).write_text(status)
 
     def asked(self, name):
         lines = [json.loads(line) for line in (self.directory / "asked").read_text().splitlines()]
@@ -228,3 +232,75 @@ def test_the_differences_of_two_thin_volumes_are_read_from_their_metadata():
 def test_metadata_that_make_no_sense_are_no_hint(broken):
     with pytest.raises(SnapshotError):
         thinmeta.extents_of(io.BytesIO(broken.encode()), 256 << 16, CLASSES)
+
+
+# A pool in blocks of 64 KiB; thin_id 2 is the snapshot that FAKE makes.
+DUMP = """<superblock uuid="" time="0" transaction="1" version="2" data_block_size="128" nr_data_blocks="1024">
+<device dev_id="2" mapped_blocks="3" transaction="0" creation_time="0" snap_time="0">
+<range_mapping origin_begin="2" data_begin="0" length="2" time="0"/><single_mapping origin_block="9" data_block="5" time="0"/>
+</device></superblock>"""
+CHUNK = 64 << 10
+PLAIN_TABLE, CLONE_TABLE = "0 32768 thin 253:2 2", "0 32768 thin 253:2 2 253:7"
+
+
+@pytest.fixture
+def thin(lvm, volume, memory_dir, monkeypatch):
+    """A thin volume whose pool can be asked, with two snapshots of it: (backend, volume, tokens)."""
+    monkeypatch.setenv("LC_ALL", "C")  # the readers of the metadata inherit it
+    (memory_dir / "vg0-pool_tmeta").touch()
+    lvm.has(THIN, POOL_ROW | {"lv_dm_path": str(memory_dir / "vg0-pool")})
+    backend = LvmThin()
+    tokens = [backend.freeze(volume, "x", quieted="crash").token for _ in range(2)]
+    lvm.says(PLAIN_TABLE, "table")
+    lvm.says(DUMP, "dump")
+    lvm.says(XML, "delta")
+    return backend, volume, tokens
+
+
+def test_a_thin_volume_tells_which_blocks_it_has(thin, lvm):
+    backend, volume, (token, _) = thin
+    assert backend.allocated(token) == [Extent(2 * CHUNK, 2 * CHUNK), Extent(9 * CHUNK, CHUNK)]
+    lvm.says("0 32768 thin 0 -")
+    assert backend.never_written(volume)
+    lvm.says("0 32768 thin 384 655359")
+    assert not backend.never_written(volume)
+
+
+def test_what_a_thin_volume_with_an_external_origin_has_no_blocks_of_is_not_taken_for_zeroes(thin, lvm):
+    backend, volume, (token, _) = thin
+    lvm.says(CLONE_TABLE, "table")
+    assert backend.allocated(token) is None
+    lvm.says("0 32768 thin 0 -")
+    assert not backend.never_written(volume)
+
+
+@pytest.mark.parametrize("table", ["0 32768 linear 253:9 0", f"{PLAIN_TABLE}\n32768 8 error", "", "0 32768 thin"])
+def test_what_a_volume_of_another_table_has_no_blocks_of_is_not_taken_for_zeroes(thin, lvm, table):
+    """One that is an external origin itself, or an origin of a classic snapshot, is a layer over the thin device."""
+    backend, volume, (token, _) = thin
+    lvm.says(table, "table")
+    assert backend.allocated(token) is None
+    lvm.says("0 32768 thin 0 -")
+    assert not backend.never_written(volume)
+    (lvm.directory / "dmsetup.fails").write_text("Device does not exist.")
+    assert backend.allocated(token) is None and not backend.never_written(volume)
+
+
+def test_snapshots_of_one_external_origin_have_their_difference_in_the_pool_and_those_of_two_have_not(thin, lvm, monkeypatch):
+    backend, volume, (old, new) = thin
+    expected = [Extent(4 * CHUNK, 3 * CHUNK), Extent(9 * CHUNK, CHUNK), Extent(254 * CHUNK, 2 * CHUNK)]
+    for origins, found in ((("", ""), expected), (("253:7", "253:7"), expected), (("253:7", ""), None), (("", "253:7"), None), (("253:7", "253:8"), None)):
+        answers = iter(origins)
+        monkeypatch.setattr(lvmtools, "external_origin", lambda path, answers=answers: next(answers))
+        assert backend.changes(volume, old, new) == found
+
+
+@pytest.mark.parametrize("dump", [
+    DUMP.replace('dev_id="2"', 'dev_id="3"'), DUMP.replace('mapped_blocks="3"', 'mapped_blocks="4"'), DUMP.replace('mapped_blocks="3" ', ""),
+    DUMP[: DUMP.index("<device")] + "</superblock>", DUMP.replace("<single_mapping", '<ref name="7"/><single_mapping').replace('="3"', '="9"'),
+    DUMP.replace("</superblock>", '<device dev_id="4" mapped_blocks="0"></device></superblock>'),
+])  # fmt: skip
+def test_a_dump_that_does_not_hold_all_of_the_volumes_mappings_is_no_answer(thin, lvm, dump):
+    """thin_dump of an unknown id succeeds with none; of shared parts of a tree some versions write references."""
+    lvm.says(dump, "dump")
+    assert thin[0].allocated(thin[2][0]) is None

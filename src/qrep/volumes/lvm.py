@@ -47,6 +47,8 @@ class LvmThin(LvmSnapshots):
         old, new = self._ours(old_token), self._ours(new_token)
         if old is None or new is None or old.pool_uuid != new.pool_uuid or old.size != new.size or None in (old.thin_id, new.thin_id):
             return None
+        if lvmtools.external_origin(old.path) != lvmtools.external_origin(new.path):  # what neither has blocks of is not the same
+            return None
         return thinmeta.differences(self._pool(new), old.thin_id, new.thin_id, new.size)
 
     def allocated(self, token):
@@ -54,6 +56,9 @@ class LvmThin(LvmSnapshots):
         if volume is None or volume.thin_id is None:
             return None
         try:
+            if origin := lvmtools.external_origin(volume.path):
+                log.info("%s: what it has no blocks of is that of its external origin, device %s: all is read", volume.full_name, origin)
+                return None
             return thinmeta.mapped(self._pool(volume), volume.thin_id, volume.size)
         except SnapshotError as err:  # then all of it is read, which is right as well
             log.info("%s: %s", volume.full_name, err.message)
@@ -62,7 +67,7 @@ class LvmThin(LvmSnapshots):
     def never_written(self, device):
         try:
             volume = lvmtools.of_device(device)
-            return bool(volume.pool) and lvmtools.status(volume.path, "thin")[0] == "0"
+            return bool(volume.pool) and lvmtools.status(volume.path, "thin")[0] == "0" and not lvmtools.external_origin(volume.path)
         except SnapshotError:  # not told: it may have been
             return False
 

@@ -135,7 +135,20 @@ def of_device(device):
 
 def status(path, kind):
     """The words of `dmsetup status` of a device behind its type, which must be `kind`. path: below /dev/mapper."""
-    out = call("dmsetup", "status", "--noflush", os.path.basename(path), seconds=REPORT_S, kill=True)
+    return _told(path, kind, "status", "--noflush")
+
+
+def external_origin(path):
+    """MAJOR:MINOR of the device that a thin one is read from where it has no blocks; "" if that reads as zeroes. Its table knows: the third word of
+    the target is that device. Raises SnapshotError of one that is not active, or is a layer over the thin one (an origin itself)."""
+    words = _told(path, "thin", "table")
+    if len(words) not in (2, 3):
+        raise SnapshotError(f"dmsetup: {path}: a table of {len(words)} words", code="lvm")
+    return "".join(words[2:])
+
+
+def _told(path, kind, *question):
+    out = call("dmsetup", *question, os.path.basename(path), seconds=REPORT_S, kill=True)
     words = out.split()
     if len(words) < 4 or words[2] != kind:
         raise SnapshotError(f"dmsetup: {path} is no {kind}: {out.strip()[:80]!r}", code="lvm")

@@ -29,12 +29,12 @@ def differences(pool, old_id, new_id, size):
 
 
 def mapped(pool, thin_id, size):
-    """Extents of a thin volume that have blocks; the rest is zeroes. Raises SnapshotError."""
+    """Extents of a thin volume that have blocks; the rest is zeroes if it has no external origin. Raises SnapshotError."""
     words = ["--metadata-snap", "--dev-id", str(thin_id)]
-    return _ask(pool, "thin_dump", words, size, {"single_mapping": ("origin_block", ""), "range_mapping": ("origin_begin", "length")})
+    return _ask(pool, "thin_dump", words, size, {"single_mapping": ("origin_block", ""), "range_mapping": ("origin_begin", "length")}, thin_id)
 
 
-def _ask(pool, tool, words, size, elements):
+def _ask(pool, tool, words, size, elements, thin_id=None):
     for name in (tool, "dmsetup"):
         if not lvmtools.which(name):
             raise SnapshotError(f"{name} is not installed", hint="apt install thin-provisioning-tools", code="lvm")
@@ -51,22 +51,27 @@ def _ask(pool, tool, words, size, elements):
             said = done.stderr.decode(errors="replace").strip().splitlines()
             raise SnapshotError(f"{tool}: {said[-1] if said else f'exit {done.returncode}'}", code="thin-metadata")
         out.seek(0)
-        return extents_of(out, size, elements)
+        return extents_of(out, size, elements, thin_id)
 
 
-def extents_of(file, size, elements):
-    """Read the XML of thin_delta or thin_dump. elements: {name: (attribute of the first block, of the count or "": one)}. Raises SnapshotError."""
-    found, block, whole = [], 0, False
+def extents_of(file, size, elements, thin_id=None):
+    """Read the XML of thin_delta or thin_dump. elements: {name: (attribute of the first block, of the count or "": one)}. thin_id: of the one
+    volume that is to be in it, with all of its blocks: of an id that there is not thin_dump shows nothing and succeeds, and some versions of it
+    show what volumes share by reference only. Raises SnapshotError."""
+    found, block, whole, blocks, devices = [], 0, False, 0, []
 
     def begin(name, attributes):
-        nonlocal block
+        nonlocal block, blocks
         if name == "superblock":
             block = int(attributes["data_block_size"]) * SECTOR
+        elif name == "device":
+            devices.append((int(attributes["dev_id"]), int(attributes["mapped_blocks"])))
         elif name in elements:
             first, count = elements[name]
             offset, length = int(attributes[first]) * block, (int(attributes[count]) if count else 1) * block
             if block <= 0 or length <= 0 or offset < (found[-1].end if found else 0):
                 raise ValueError(f"{name} at {offset}")
+            blocks += length // block
             if offset >= size:
                 return
             length = min(length, size - offset)
@@ -87,4 +92,6 @@ def extents_of(file, size, elements):
         raise SnapshotError(f"what the thin tools say cannot be read: {err}", code="thin-metadata") from err
     if not whole:
         raise SnapshotError("what the thin tools say ends early", code="thin-metadata")
+    if thin_id is not None and devices != [(thin_id, blocks)]:
+        raise SnapshotError(f"what the thin tools say of volume {thin_id} is not all of it: {blocks} blocks, {devices}", code="thin-metadata")
     return found
