@@ -9,7 +9,7 @@ from crash.harness import Bench, Counts, Failure
 from crash.model import World
 from qrep.protocol import actions as do
 from qrep.protocol.target_machine import TargetMachine
-from qrep.target import undostore
+from qrep.target import undoplaces
 from qrep.target.driver import TargetDriver
 from qrep.target.groupcommit import GroupCommits
 from qrep.target.undostore import UndoStore
@@ -139,7 +139,7 @@ class Instead:
 
 
 def skips_the_first_logged(patch):
-    patch.setattr(undostore, "undo", Instead(undostore.undo, restore_order=lambda places: sorted(places, key=lambda one: one.sequence, reverse=True)[:-1]))
+    patch.setattr(undoplaces, "undo", Instead(undoplaces.undo, restore_order=lambda places: sorted(places, key=lambda one: one.sequence, reverse=True)[:-1]))
 
 
 def believes_a_torn_batch(patch):

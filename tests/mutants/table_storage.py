@@ -104,7 +104,16 @@ MUTANTS = (
     ),
     Mutant(
         "lost last batch not missed", DURABILITY, "target/undostore.py", "a sync point is shown of which a before-image is gone",
-        "            if len(found.batches) < (told or 0):\n", "            if False:\n", (MERGE,),
+        "            if len(found) < (told or 0):\n", "            if False:\n", (MERGE,),
+    ),
+    Mutant(
+        "before-images put back segment by segment", DURABILITY, "target/undoplaces.py", "of a leaf that two lanes logged a later content stays",
+        "while waiting and (not taken or sign * due[waiting[-1]] < taken[0][0]):", "while waiting and not taken:", ("unit/test_undo_places.py",),
+    ),
+    Mutant(
+        "batches missing from a segment that is read again", DURABILITY, "target/undoplaces.py", "a take-back leaves out what rotted meanwhile",
+        "            if len(places) != self._counts[number]:\n                raise undo.RestoreError(errno.EBADMSG, start)\n", "",
+        ("unit/test_undo_places.py::test_what_rots_between_two_looks_at_a_segment_is_missed",),
     ),
     # ---- merging ----
     Mutant(

@@ -101,10 +101,10 @@ def nothing_is_put_back():
 
 def the_last_batch_is_not_put_back():
     """A recovery passes over what was logged last."""
-    from qrep.target import undostore
+    from qrep._native import undo
 
-    order = undostore.undo.restore_order
-    undostore.undo.restore_order = lambda places: order(places)[1:]
+    order = undo.restore_order
+    undo.restore_order = lambda places: order(places)[1:]
 
 
 def something_is_written_after_the_recovery():

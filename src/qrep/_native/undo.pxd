@@ -9,6 +9,7 @@ cdef extern from "disk.h" nogil:
     enum:
         QREP_ID_SIZE
     uint64_t QREP_UNDO_NO_PLACE
+    uint64_t QREP_UNDO_SEGMENT_SIZE
 
 
 cdef extern from "undo_scan.h" nogil:
@@ -22,7 +23,7 @@ cdef extern from "undo_scan.h" nogil:
         size_t count
         uint64_t damaged
 
-    int qrep_undo_scan_file(int undo_fd, uint64_t file_size, const qrep_undo_header *header, uint32_t backend, qrep_undo_list *found)
+    int qrep_undo_scan_file(int undo_fd, uint64_t start, uint64_t end, const qrep_undo_header *header, uint32_t backend, qrep_undo_list *found)
     void qrep_undo_list_free(qrep_undo_list *found)
 
 

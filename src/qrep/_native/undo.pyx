@@ -35,10 +35,11 @@ cdef uint32_t backend_number(str name) except? 0:
     return BACKENDS[name]
 
 
-def scan(int undo_fd, uint64_t file_size, header, *, str ring_backend="auto"):
+def scan(int undo_fd, uint64_t end, header, *, uint64_t start=QREP_UNDO_SEGMENT_SIZE, str ring_backend="auto"):
     """UndoPlaces of every valid batch that belongs to `header` (disk.UndoHeader), payloads checked.
 
-    undo_fd: open for reading, O_DIRECT or not. file_size: bytes to look at. Raises OSError if the file cannot be read. Releases the GIL.
+    undo_fd: open for reading, O_DIRECT or not. start: of the first segment to look at. end: of what there is to look at. Raises OSError if the file cannot
+    be read, ValueError where no segment of batches starts. Releases the GIL.
     """
     cdef qrep_undo_header wanted
     cdef qrep_undo_list found
@@ -48,11 +49,13 @@ def scan(int undo_fd, uint64_t file_size, header, *, str ring_backend="auto"):
     cdef int rc
     if len(base_id) != QREP_ID_SIZE:
         raise ValueError(f"base_id: {len(base_id)} bytes, not {QREP_ID_SIZE}")
+    if start == 0 or start % QREP_UNDO_SEGMENT_SIZE:  # the first is the header's
+        raise ValueError(f"start: no batches start at {start}")
     memset(&wanted, 0, sizeof(wanted))
     wanted.attempt, wanted.size = header.attempt, header.size
     memcpy(wanted.base_id, <const uint8_t *>base_id, QREP_ID_SIZE)
     with nogil:
-        rc = qrep_undo_scan_file(undo_fd, file_size, &wanted, backend, &found)
+        rc = qrep_undo_scan_file(undo_fd, start, end, &wanted, backend, &found)
     check(rc, "undo scan")
     try:
         batches = [UndoPlace(found.found[i].position, found.found[i].size, found.found[i].sequence) for i in range(found.count)]

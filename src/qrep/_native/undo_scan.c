@@ -13,14 +13,14 @@
 struct reader {
     struct qrep_ring *ring;
     struct qrep_arena arena; /* two segments */
-    uint64_t file_size;
+    uint64_t end;            /* of what is read */
     uint64_t next;           /* place of the next segment to ask for */
     unsigned pending[2];     /* requests of each half */
 };
 
 static int ask_segment(struct reader *reader, int half)
 {
-    uint64_t left = reader->file_size > reader->next ? reader->file_size - reader->next : 0;
+    uint64_t left = reader->end > reader->next ? reader->end - reader->next : 0;
     uint64_t size = left < QREP_UNDO_SEGMENT_SIZE ? left : QREP_UNDO_SEGMENT_SIZE;
     uint8_t *place = reader->arena.base + (size_t)half * QREP_UNDO_SEGMENT_SIZE;
 
@@ -97,12 +97,11 @@ static int scan_segment(struct qrep_undo_list *list, const struct qrep_undo_head
 
 static int scan_segments(struct reader *reader, const struct qrep_undo_header *header, struct qrep_undo_list *list)
 {
-    int half = 0, rc;
+    uint64_t position = reader->next;
+    int half = 0, rc = ask_segment(reader, half);
 
-    reader->next = QREP_UNDO_SEGMENT_SIZE;
-    rc = ask_segment(reader, half);
-    for (uint64_t position = QREP_UNDO_SEGMENT_SIZE; rc == 0 && position < reader->file_size; position += QREP_UNDO_SEGMENT_SIZE) {
-        uint64_t left = reader->file_size - position;
+    for (; rc == 0 && position < reader->end; position += QREP_UNDO_SEGMENT_SIZE) {
+        uint64_t left = reader->end - position;
         uint64_t size = left < QREP_UNDO_SEGMENT_SIZE ? left : QREP_UNDO_SEGMENT_SIZE;
         rc = ask_segment(reader, !half);
         if (rc == 0)
@@ -115,36 +114,36 @@ static int scan_segments(struct reader *reader, const struct qrep_undo_header *h
 }
 
 /* What one request reads needs no ring: most files hold a segment's beginning only. */
-static int scan_small(int undo_fd, uint64_t size, const struct qrep_undo_header *header, struct qrep_undo_list *list)
+static int scan_small(int undo_fd, uint64_t start, uint64_t size, const struct qrep_undo_header *header, struct qrep_undo_list *list)
 {
     void *room = NULL;
 
     if (posix_memalign(&room, QREP_PAGE_SIZE, (size_t)size))
         return -ENOMEM;
     memset(room, 0, (size_t)size);
-    int rc = qrep_pread_all(undo_fd, room, (size_t)size, QREP_UNDO_SEGMENT_SIZE);
+    int rc = qrep_pread_all(undo_fd, room, (size_t)size, start);
     if (rc == 0 || rc == -ENODATA) /* the file ended sooner: as a hole */
-        rc = scan_segment(list, header, room, size, QREP_UNDO_SEGMENT_SIZE);
+        rc = scan_segment(list, header, room, size, start);
     free(room);
     return rc;
 }
 
-int qrep_undo_scan_file(int undo_fd, uint64_t file_size, const struct qrep_undo_header *header, uint32_t backend, struct qrep_undo_list *list)
+int qrep_undo_scan_file(int undo_fd, uint64_t start, uint64_t end, const struct qrep_undo_header *header, uint32_t backend, struct qrep_undo_list *list)
 {
     struct qrep_ring_options options = {.backend = backend, .entries = 64};
-    struct reader reader = {.file_size = file_size};
+    struct reader reader = {.next = start, .end = end};
 
     memset(list, 0, sizeof *list);
     list->damaged = QREP_UNDO_NO_PLACE;
-    if (file_size <= QREP_UNDO_SEGMENT_SIZE) /* no batch: the first segment is the header's */
+    if (end <= start)
         return 0;
-    uint64_t batches = file_size - QREP_UNDO_SEGMENT_SIZE;
+    uint64_t batches = end - start;
     int rc;
     batches -= batches % QREP_PAGE_SIZE; /* a batch is whole pages */
     if (batches == 0)
         return 0;
     if (batches <= READ_SIZE) {
-        rc = scan_small(undo_fd, batches, header, list);
+        rc = scan_small(undo_fd, start, batches, header, list);
         if (rc)
             qrep_undo_list_free(list);
         return rc;

@@ -16,9 +16,9 @@ struct qrep_undo_list {
     uint64_t damaged; /* first place whose batch was flushed and is not there any more, or QREP_UNDO_NO_PLACE */
 };
 
-/* Every valid batch of header's base and attempt in the first `file_size` bytes of `undo_fd` (O_DIRECT or not).
+/* Every valid batch of header's base and attempt in `undo_fd` (O_DIRECT or not) from `start`, where a segment begins, up to `end`: 24 bytes for each.
  * backend: enum qrep_ring_backend. 0, or -errno (of reading or memory; the list is then empty). */
-int qrep_undo_scan_file(int undo_fd, uint64_t file_size, const struct qrep_undo_header *header, uint32_t backend, struct qrep_undo_list *list);
+int qrep_undo_scan_file(int undo_fd, uint64_t start, uint64_t end, const struct qrep_undo_header *header, uint32_t backend, struct qrep_undo_list *list);
 void qrep_undo_list_free(struct qrep_undo_list *list);
 
 #endif

@@ -94,7 +94,8 @@ def copy_out(store, chain, way, device_fd, path, *, is_file, overwrite=False, pr
         for new in way:
             undo_fd, header, batches = store.batches(chain[chain.index(new) + 1], new)
             try:
-                undo.restore(descriptor, undo_fd, batches, header.size, punch=True, is_file=new_is_file)
+                for group in groups(batches):
+                    undo.restore(descriptor, undo_fd, group, header.size, punch=True, is_file=new_is_file)
             finally:
                 os.close(undo_fd)
         flush(descriptor, path)

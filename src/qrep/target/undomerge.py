@@ -13,11 +13,12 @@ import mmap
 import os
 import secrets
 
-from qrep._native import disk, undo
+from qrep._native import disk
 from qrep.crashpoint import crashpoint
 from qrep.errors import DamagedError, UndoSpaceError
 from qrep.store import TEMPORARY, flush, write_all
 from qrep.target.undolog import PIECE, SEGMENT, BatchWriter, read_batch
+from qrep.target.undoplaces import Places
 from qrep.units import format_size
 
 COPY_OFFSET = disk.UNDO_COPY_OFFSET
@@ -110,8 +111,9 @@ class Merge:
             crashpoint("undo-merge-written")
             flush(descriptor, f"{self.store.directory.path}/{self._temporary}")
             crashpoint("undo-merge-durable")
-            found = undo.scan(descriptor, os.fstat(descriptor).st_size, header)
-            if found.damaged is not None or sorted(place.sequence for place in found.batches) != list(range(writer.count)):
+            found = Places(descriptor, header)
+            in_order = all(place.sequence == number for number, place in enumerate(reversed(found)))
+            if found.damaged is not None or len(found) != writer.count or not in_order:
                 raise DamagedError(f"{self.store.directory.path}/{self._temporary}: it does not read back as it was written; nothing was changed")
         finally:
             os.close(descriptor)

@@ -17,6 +17,7 @@ from qrep.errors import DamagedError, DeviceWriteError, Refused, UndoSpaceError
 from qrep.retention import POINTS_MAX
 from qrep.store import Directory, flush, read_exact, write_all
 from qrep.target.undolog import MORE_ROOM
+from qrep.target.undoplaces import Places
 from qrep.units import format_size
 
 SUFFIX = ".undo"
@@ -167,11 +168,10 @@ class UndoStore:
             # write must not take the batch with it.
             flush(descriptor, f"{self.directory.path}/{self.name(new)}")
             crashpoint("undo-restore-before")
-            order = undo.restore_order(places)
-            total, read, done = sum(batch.size for batch in order), 0, 0
-            for group in groups(order):
+            read = done = 0
+            for group in groups(places):
                 if progress:
-                    progress(read, total)
+                    progress(read, places.size)
                 done += undo.restore(device_fd, descriptor, group, header.size, punch=True, is_file=is_file, sector_size=sector_size)
                 read += sum(batch.size for batch in group)
             return done
@@ -183,9 +183,8 @@ class UndoStore:
             os.close(descriptor)
 
     def batches(self, base, new):
-        """(descriptor to close, UndoHeader, batches in the order of restoring) of a retained generation."""
-        descriptor, header, places = self._scan(base, new, None)
-        return descriptor, header, undo.restore_order(places)
+        """(descriptor to close when they are done with, UndoHeader, Places) of a retained generation."""
+        return self._scan(base, new, None)
 
     def open_to_read(self, new):
         """A descriptor of the file of a generation; the caller closes it. Raises FileNotFoundError."""
@@ -199,7 +198,7 @@ class UndoStore:
             return False
 
     def _scan(self, base, new, attempt):
-        """(descriptor, header, places); no flushed batch is missing."""
+        """(descriptor, header, Places); no flushed batch is missing."""
         header = self.header(new)
         if header is None:
             raise self._damaged(new, "it is missing")
@@ -207,21 +206,21 @@ class UndoStore:
             raise self._damaged(new, "it belongs to another base or attempt")
         descriptor = self.open_named(self.name(new), os.O_RDONLY)
         try:
-            found = undo.scan(descriptor, os.fstat(descriptor).st_size, header)
+            found = Places(descriptor, header)
             if found.damaged is not None:
                 raise self._damaged(new, f"the before-images at {found.damaged} were flushed and cannot be read back")
             told = self.batches_told(header)
             if told is None and attempt is None:
                 raise self.uncounted(new)
-            if len(found.batches) < (told or 0):
-                raise self._damaged(new, f"{len(found.batches)} of {told} batches of before-images can be read back")
+            if len(found) < (told or 0):
+                raise self._damaged(new, f"{len(found)} of {told} batches of before-images can be read back")
         except OSError as err:
             os.close(descriptor)
             raise self._damaged(new, f"it cannot be read: {err.strerror}") from err
         except BaseException:
             os.close(descriptor)
             raise
-        return descriptor, header, found.batches
+        return descriptor, header, found
 
     def batches_told(self, header):
         """How many batches there are at least; None: nobody says, or what says it cannot be believed. Raises OSError."""
@@ -322,14 +321,10 @@ class UndoStore:
             return
         descriptor, _, places = self._scan(base, new, None)
         os.close(descriptor)
-        ends = {}
-        for place in places:
-            segment = place.position // SEGMENT
-            ends[segment] = max(ends.get(segment, 0), place.position + place.size)
         descriptor = self.directory.open(self.name(new), os.O_RDWR)
         try:
             for segment in range(-(-os.fstat(descriptor).st_size // SEGMENT)):
-                start = ends.get(segment, max(segment * SEGMENT, COPY_OFFSET + PAGE))
+                start = places.end(segment) or max(segment * SEGMENT, COPY_OFFSET + PAGE)
                 _punch(descriptor, start, (segment + 1) * SEGMENT - start)
         finally:
             os.close(descriptor)
