@@ -138,6 +138,21 @@ MUTANTS = (
         "snapshot that took too long kept", DURABILITY, "volumes/quiet.py", "an image that was written to meanwhile passes for one at rest",
         "        if late:\n", "        if False:\n", ("system/test_snapshot_backends.py::test_a_clone_that_takes_too_long_is_thrown_away_and_the_filesystem_is_thawed_meanwhile",),
     ),
+    Mutant(
+        "force waits for whoever waits", LIVENESS, "daemon/roles.py", "a source that hangs bars the takeover that it is the reason of",
+        "if going is not None and not (force and going.gives_way):", "if going is not None:",
+        ("unit/test_role_waits.py::test_force_takes_over_from_a_planned_promote_that_waits_for_its_source_which_does_nothing_any_more",),
+    ),
+    Mutant(
+        "promote that was ended decides", IDENTITY, "daemon/roles.py", "two commands change the role of one volume",
+        "            turn.check()\n            turn.gives_way = False\n", "            turn.gives_way = False\n",
+        ("unit/test_role_waits.py::test_what_has_decided_and_what_never_gives_way_is_not_ended_and_the_turn_of_one_is_not_freed_by_another",),
+    ),
+    Mutant(
+        "silent source waited for", LIVENESS, "daemon/rolesides.py", "a planned promote never ends",
+        "            if now - heard > SILENT_S:\n", "            if False:\n",
+        ("unit/test_role_waits.py::test_a_source_that_falls_silent_is_not_waited_for_longer_than_is_said",),
+    ),
     # ---- what peers ask, and changes of role that cannot be finished ----
     Mutant(
         "any text an id of a question", SECURITY, "daemon/asks.py", "one question of a peer leaves a volume whose agent cannot start",

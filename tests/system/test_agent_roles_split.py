@@ -1,5 +1,10 @@
 """Both sides primary: on purpose, refused with one code, joined by naming the side that wins; and one-command switches between hosts that allow it."""
 
+import os
+import pathlib
+import signal
+import time
+
 import pytest
 from agents import b3sum, wait_until
 
@@ -83,3 +88,29 @@ def test_a_demoted_source_takes_back_what_it_gave_up_and_the_other_side_cannot_t
     assert scene.b.refused("job", "promote", "db", "-y")["code"] == "source-answers"
     scene.write("site-a", "second", b"2" * 5000)
     scene.sync("site-a", "site-b")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("all_of_it", [True, False], ids=["the whole host", "only who decides, and the front goes on"])
+def test_force_takes_over_while_a_planned_promote_waits_for_a_source_that_hangs(sites, all_of_it):
+    scene = sites(switch=True)
+    client, source = scene.b.client(), scene.a.process.pid
+    stopped = [source, *map(int, pathlib.Path(f"/proc/{source}/task/{source}/children").read_text().split())] if all_of_it else [source]
+    for pid in stopped:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        planned = client.post("/jobs/db/promote", {})["id"]
+        assert scene.b.refused("job", "promote", "db", "-y")["code"] == "busy"
+        began = time.monotonic()
+        assert scene.b.qrep("job", "promote", "db", "--force", "-y")["what"] == "forced"
+        assert time.monotonic() - began < 50, "a question to the source may take 30 s"
+        wait_until(lambda: client.get(f"/tasks/{planned}")["state"] == "failed", seconds=40)
+        error = client.get(f"/tasks/{planned}")["error"]
+        assert error["code"] == "ended" and "--force" in error["message"] and error["hint"]
+    finally:
+        for pid in reversed(stopped):
+            os.kill(pid, signal.SIGCONT)
+    assert scene.b.qrep("volume", "show", "db")["role"] == "primary"
+    scene.holds("site-b")
+    wait_until(lambda: scene.a.call("job", "show", "db")[0] == 0, seconds=60)
+    both_refuse(scene)

@@ -76,9 +76,10 @@ def _task(node, request):
 
 def _cancel(node, request):
     found = node.tasks.get(request.path_params["id"])
-    if found.cancel is None:
+    cancel = found.cancel
+    if cancel is None:
         raise Refused(f"{found.kind} {found.subject} is not ended this way", hint="qrep stop JOB ends what a job does", code="not-cancelled")
-    found.cancel()
+    cancel()
     found.wait(CANCEL_S)
     return found.as_dict()
 

@@ -4,7 +4,7 @@ A command that is interrupted can be given again: it finds what is durable and g
 """
 
 from qrep.daemon.roles import lag
-from qrep.errors import QrepError
+from qrep.errors import QrepError, TimedOut, Unreachable
 from qrep.jobs import roles as decide
 
 
@@ -24,15 +24,22 @@ class RoleCommands:
         return self._promoted(part, other, told, what) | {"would": what}
 
     def promote(self, task, name, *, force=False, split=False):
+        """force: one that was planned and still waits for the source is ended by it, and does nothing any more."""
         part, other = self._target_part(name)
-        with self.roles.alone(part):
+        waits = bool(part.peer) and not (force or split)
+        with self.roles.alone(part, gives_way=waits, force=force) as turn:
+            if waits:
+                task.cancel = lambda: turn.end("it was cancelled")
             told, theirs = self._asked_source(part, other, force)
+            turn.check()
             what = self._decide_promote(part, theirs, other, force or split)
             if what == "ask":
-                told = other.give_up(task, True)
+                told = self._given_up(task, part, other, turn)
                 theirs = told.standing(other.name)
                 decide.gave_up(part.job, self.roles.standing(part), theirs, other=other.name)
                 what = "planned"
+            self.roles.decided(turn)
+            task.cancel = None
             answer = self._promoted(part, other, told, what)
             self.roles.restoring.unpin(part.job_id)  # of a restore that did not come to its end: none goes on, since the pair is ours now
             same_as = theirs.id if what == "planned" else ""
@@ -40,6 +47,13 @@ class RoleCommands:
             with self.roles.job_is_ours(part):
                 self.steps.take_over(part, why=why, same_as=same_as, other_id=told.volume_id if told is not None else part.other_id)
             return answer
+
+    def _given_up(self, task, part, other, turn):
+        try:
+            return other.give_up(task, True, turn)
+        except (TimedOut, Unreachable) as error:
+            error.hint = f"give the command again when {other.name} has done it; only if it is lost: qrep job promote {part.job} --force"
+            raise
 
     def _asked_source(self, part, other, force):
         """As Roles.asked_other(). force: a source that knows nothing of us any more, or has another key, is as lost as one that does not answer."""

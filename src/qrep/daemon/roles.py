@@ -19,10 +19,35 @@ from qrep.daemon.restore import Restore
 from qrep.daemon.rolesides import LocalSide, PeerSide, Told
 from qrep.daemon.rolesteps import NOBODY, Part, RoleSteps
 from qrep.digestmap import NO_ID, DigestMap
-from qrep.errors import NotFound, ProtocolError, Refused
+from qrep.errors import Interrupted, NotFound, ProtocolError, Refused
 from qrep.jobs import roles as decide
 from qrep.jobs.shown import iso
 from qrep.target.rolechange import durable_role
+
+
+class Turn:
+    """One change of roles. gives_way: it may be ended still; whoever waits in it looks at check()."""
+
+    def __init__(self, job, gives_way):
+        self.job, self.gives_way = job, gives_way
+        self._ended, self._why = threading.Event(), ""
+
+    def end(self, why):
+        self._why = why
+        self._ended.set()
+
+    def check(self):
+        """Raises Interrupted if it was ended."""
+        if self._ended.is_set():
+            raise Interrupted(
+                f"{self.job}: this planned promote was ended: {self._why}", code="ended",
+                hint=f"qrep status {self.job}; the source may still do what it was asked: to give up its role",
+            )  # fmt: skip
+
+    def wait(self, seconds):
+        """Raises Interrupted as soon as it is ended."""
+        self._ended.wait(seconds)
+        self.check()
 
 
 class Roles:
@@ -32,7 +57,7 @@ class Roles:
         self.node, self.steps = node, RoleSteps(node)
         self.restoring = Restore(self)
         self._lock = threading.Lock()
-        self._changing = set()  # ids of jobs whose roles are being changed here
+        self._changing = {}  # job id -> Turn of the change of its roles that goes on here
         self._asked = {}  # job id -> the Task that the other side asked for last
 
     # ---- what this node has of a pair ----
@@ -116,17 +141,30 @@ class Roles:
         return self.tell(part, allows=True).standing(self.node.name if part.peer else part.volume.name)
 
     @contextlib.contextmanager
-    def alone(self, part):
-        """One change of roles of a pair at a time. While it goes on the other side is told `busy`, so that the two never take over both."""
+    def alone(self, part, *, gives_way=False, force=False):
+        """One change of roles of a pair at a time. While it goes on the other side is told `busy`, so that the two never take over both. Yields its Turn.
+
+        gives_way: it only waits for the other side, until decided(). force: one that still gives way is ended, and not waited for."""
         with self._lock:
-            if part.job_id in self._changing:
-                raise Refused(f"{part.job}: its roles are being changed already", hint=f"qrep status {part.job}", code="busy")
-            self._changing.add(part.job_id)
+            going = self._changing.get(part.job_id)
+            if going is not None and not (force and going.gives_way):
+                lost = f"; if its source is lost: qrep job promote {part.job} --force" if going.gives_way else ""
+                raise Refused(f"{part.job}: its roles are being changed already", hint=f"qrep status {part.job}{lost}", code="busy")
+            if going is not None:
+                going.end("promote --force was given, which takes over at the last sync point")
+            turn = self._changing[part.job_id] = Turn(part.job, gives_way)
         try:
-            yield
+            yield turn
         finally:
             with self._lock:
-                self._changing.discard(part.job_id)
+                if self._changing.get(part.job_id) is turn:
+                    del self._changing[part.job_id]
+
+    def decided(self, turn):
+        """It does not give way any more. Raises Interrupted if it was ended."""
+        with self._lock:
+            turn.check()
+            turn.gives_way = False
 
     def job_is_ours(self, part):
         """A context within which nothing goes on in the job."""

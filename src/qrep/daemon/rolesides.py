@@ -5,12 +5,15 @@ from datetime import datetime
 
 import msgspec
 
+from qrep import units
 from qrep.daemon import asks
 from qrep.errors import ProtocolError, QrepError, Refused, TimedOut, Unreachable, from_dict
 from qrep.jobs.roles import Standing
 from qrep.settings import check_name
 
 POLL_S = 0.3
+SILENT_S = 60.0  # without an answer; a question that is under way then has 30 s more
+WORK_S = 24 * 3600.0  # for what it was asked: it may read or send a whole device; it goes on there, and the command can be given again
 
 
 class Told(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -81,23 +84,28 @@ class PeerSide:
     def _asked(self, question, what):
         return _checked(self.node.peers.reach(self.part.peer).ask(question), what)
 
-    def give_up(self, task, last_run):
-        """Have it give up, and wait for that. Raises what it met."""
+    def give_up(self, task, last_run, turn=None):
+        """Have it give up, and wait for that, WORK_S at most. turn: roles.Turn, which may be ended meanwhile. Raises what it met."""
         self._asked(asks.GiveUp(job_id=self.part.job_id, last_run=last_run), "give-up")
-        return self._follow(task, f"{self.name} gives up its role")
+        return self._follow(task, f"{self.name} gives up its role", turn)
 
     def count(self, task):
         self._asked(asks.CountChanges(job_id=self.part.job_id), "count-changes")
         return self._follow(task, f"{self.name} counts")
 
-    def _follow(self, task, doing):
+    def _follow(self, task, doing, turn=None):
+        """Told of when it has done what it was asked. It is not believed for ever that it is at it, and not waited for where it is silent."""
         task.progress = lambda: {"phase": doing, "percent": None}
-        lost = 0
+        wait = turn.wait if turn is not None else time.sleep
+        began = heard = time.monotonic()
         while True:
             told = self.ask()
-            lost = lost + 1 if told is None else 0
-            if lost > 100:
-                raise TimedOut(f"{self.name} does not answer any more while {doing}", hint="see qrep status there")
+            wait(0)
+            now = time.monotonic()
+            heard = now if told is not None else heard
+            if now - heard > SILENT_S:
+                silent = units.format_duration(now - heard)
+                raise TimedOut(f"{self.name} has not answered for {silent} while {doing}", hint="see qrep status there; give the command again")
             if told is not None and told.task is None:
                 raise QrepError(f"{self.name}: its agent ended in the middle of it", code="interrupted-there", hint="give the command again")
             state = told.task.get("state") if told is not None else "running"
@@ -105,7 +113,9 @@ class PeerSide:
                 raise _failure(told.task.get("error"))
             if state != "running":
                 return told
-            time.sleep(POLL_S)
+            if now - began > WORK_S:
+                raise TimedOut(f"{doing}: that is not done after {units.format_duration(now - began)}", hint="see qrep status there; give the command again")
+            wait(POLL_S)
 
     def take_back(self, new, same_as):
         """We have given up at `new`, which holds what its `same_as` holds: it is to take over. Raises what it refused with."""
@@ -139,7 +149,7 @@ class LocalSide:
         told.busy = False  # by whoever asks: one lock is for both sides
         return told
 
-    def give_up(self, task, last_run):
+    def give_up(self, task, last_run, turn=None):
         self.roles.give_up_here(task, self.part, last_run=last_run, why="asked for by the other side", returns=True)
         return self.ask()
 
