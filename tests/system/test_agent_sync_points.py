@@ -100,6 +100,12 @@ def test_a_damaged_undo_file_ends_the_list_there_and_the_newer_sync_points_are_r
     undo.write_bytes(bytes(undo.stat().st_size))
     assert [point["point"] for point in b.qrep("snapshot", "db")] == ["5", "4"]
     assert b.refused("snapshot", "rollback", "db@3", "-y")["code"] == "no-such-point"
+    (told,) = b.events("points-out-of-reach")
+    assert told["volume"] == "db" and by_point["4"] in told["text"] and undo.name in told["text"]
+    assert b.qrep("volume", "show", "db")["out_of_reach"] == told["text"] in b.text("volume", "show", "db")[0]
+    b.kill()
+    b.start()
+    assert [each["text"] for each in b.events("points-out-of-reach")] == [told["text"]] * 2, "and once after each start"
     b.qrep("snapshot", "rollback", "db@4", "-y")
     assert b3sum(target) == roots[4]
 

@@ -85,6 +85,8 @@ def details(volume):
     if undo:
         rows.append(("undo space", f"{units.format_size(undo['used'])} used of {units.format_size(undo['limit'])}"))
         rows.append(("sync points", f"{volume.get('sync_points', 0)} kept"))
+        if volume.get("out_of_reach"):
+            rows.append(("out of reach", printable(volume["out_of_reach"])))
         rows.append(("floor", floor_text(volume)))
         rows.append(("open generation", f"given up after {volume.get('open_generation') or '24h'} without a run"))
     rows += [

@@ -197,7 +197,8 @@ class ManagedVolume:
         value = {
             "name": self.name, "id": settings.id, "device": settings.device, "accept": settings.accept, "jobs": jobs,
             "identity": settings.identity, "size": settings.identity.get("size"), "sector_size": None, "role": None, "problem": None,
-            "open_generation": settings.open_generation, "keep_points": settings.keep_points, "keep_for": settings.keep_for, "undo": None, "sync_points": 0, "snapshots": {"backend": settings.snapshots, "fuzzy": False, "reason": ""},
+            "open_generation": settings.open_generation, "keep_points": settings.keep_points, "keep_for": settings.keep_for, "undo": None, "sync_points": 0, "out_of_reach": None,
+            "snapshots": {"backend": settings.snapshots, "fuzzy": False, "reason": ""},
         }  # fmt: skip
         try:
             info = self.inspect()
@@ -208,7 +209,7 @@ class ManagedVolume:
             value["role"] = self.role() or None
             if self.target is not None or self.error is not None:
                 status = self.replica().status()
-                value["role"], value["sync_points"] = status["role"], status["sync_points"]
+                value["role"], value["sync_points"], value["out_of_reach"] = status["role"], status["sync_points"], status["out_of_reach"]
                 value["undo"] = {"used": status["undo_used"], "limit": status["undo_limit"]}
         except QrepError as error:
             value["problem"] = error.as_dict()

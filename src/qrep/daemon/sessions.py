@@ -95,7 +95,7 @@ class Sessions:
 
     def _tell(self, volume, job, local, code, text, **data):
         """What a target volume says. Of blocks that were left out, the source of a job on this host says it."""
-        if not local or code == "generation-abandoned":
+        if not local or code in ("generation-abandoned", "points-out-of-reach"):
             self.node.events.add(code, text, volume=volume, job=job, **data)
 
     def data(self, stream, peer):

@@ -17,7 +17,8 @@ log = logging.getLogger("qrep.target")
 class Keeping(Thinning):
     """Mixed into TargetVolume, whose lock, machine, undo, points, device and policy it uses."""
 
-    _unread = None  # why what lies behind the last sync point within reach could not be read when it was looked at
+    out_of_reach = None  # why what lies behind the last sync point within reach is lost, or could not be read, when it was looked at
+    _unread = None  # the same, if it could not be read
 
     def sync_points(self):
         """The points.SyncPoints within reach, newest first; the first is what the device holds."""
@@ -28,11 +29,16 @@ class Keeping(Thinning):
     def _within_reach(self):
         """Ids, newest first, as the undo files on disk have them now."""
         chain = self.undo.chain(self.machine.record.committed_id)
-        if chain.damage:
-            log.warning("%s: sync points behind %s are out of reach: %s", self.name, chain.ids[-1].hex(), chain.damage)
-        self._unread = chain.damage if chain.unread else None
+        self._note(chain)
         self.machine.set_chain(chain.ids)
         return self.machine.chain
+
+    def _note(self, chain):
+        """Tell what is out of reach now and was not before."""
+        damage = f"sync points behind {chain.ids[-1].hex()} are out of reach: {chain.damage}" if chain.damage else None
+        if damage != self.out_of_reach and damage:
+            self.tell("points-out-of-reach", damage)
+        self.out_of_reach, self._unread = damage, chain.damage if chain.unread else None
 
     @contextlib.contextmanager
     def pin(self, point):

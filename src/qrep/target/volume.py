@@ -30,7 +30,7 @@ from qrep.target.member import Member
 from qrep.target.points import Points
 from qrep.target.pulse import Pulse
 from qrep.target.superblock import SuperblockFile
-from qrep.target.undostore import UndoStore, undo_directory
+from qrep.target.undostore import Chain, UndoStore, undo_directory
 from qrep.target.view import Epoch
 
 log = logging.getLogger("qrep.target")
@@ -120,10 +120,9 @@ class TargetVolume(Keeping, TargetDriver, Member):
         record = self._unless_outdated(record)
         if record is not None and record.committed_id != NO_ID and not record.open_attempt:
             record = self._reopened(record)
-        self.machine = TargetMachine(
-            record, capacity=self.device.size, sector_size=self.device.io_alignment,
-            chain=self.undo.chain(record.committed_id).ids if record is not None else (),
-        )  # fmt: skip
+        chain = self.undo.chain(record.committed_id) if record is not None else Chain(())
+        self._note(chain)
+        self.machine = TargetMachine(record, capacity=self.device.size, sector_size=self.device.io_alignment, chain=chain.ids)
         content = None
         if record is not None and record.open_attempt and record.committed_id == NO_ID:
             content = self.digest_map.read_checkpoint(record.open_new_id)
@@ -379,6 +378,7 @@ class TargetVolume(Keeping, TargetDriver, Member):
             "open": record is not None and record.open_attempt != 0,
             "root": root.hex() if root else None,
             "sync_points": max(0, len(self.machine.chain) - 1) if record else 0,
+            "out_of_reach": self.out_of_reach,
             "undo_used": self.undo.used() if self.undo and self.undo.directory.descriptor >= 0 else 0,
             "undo_limit": self.undo.limit if self.undo else None,
             "map": self.digest_map.reason if self.digest_map else "",
