@@ -195,8 +195,17 @@ def known_truly(data, path, committed_id, content):
 SEGMENT, PAGE, BATCH = 16 << 20, 4096, 144
 
 
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Of before-images. size: bytes it takes in its file. extents: ((offset, size) on the device, ...)."""
+
+    size: int
+    flushed: int
+    extents: tuple
+
+
 def undo_batches(path, size):
-    """{position: (bytes it takes, its `flushed`)} of the batches of an undo file that are of its attempt and whole. size: of the volume.
+    """{position: Batch} of the batches of an undo file that are of its attempt and whole. size: of the volume.
 
     What comes first, header or copy, says which attempt that is. Wrong: neither can be believed."""
     with open(path, "rb") as file:
@@ -211,7 +220,7 @@ def undo_batches(path, size):
                 batch = _batch(file.fileno(), position, names[0], size)
                 if batch:
                     found[position] = batch
-                position += batch[0] if batch else PAGE
+                position += batch.size if batch else PAGE
         return found
 
 
@@ -226,15 +235,16 @@ def _batch(descriptor, position, name, size):
     before = -(-(BATCH + 16 * count) // PAGE) * PAGE
     if blake3.blake3(head[:112] + table).digest() != head[112:] or blake3.blake3(os.pread(descriptor, payload, position + before)).digest() != head[80:112]:
         return None
-    if any(offset + length > size for offset, length, _kind in struct.iter_unpack("<QII", table)):
+    extents = tuple((offset, length) for offset, length, _kind in struct.iter_unpack("<QII", table))
+    if any(offset + length > size for offset, length in extents):
         return None
-    return before + -(-payload // PAGE) * PAGE, flushed
+    return Batch(before + -(-payload // PAGE) * PAGE, flushed, extents)
 
 
 def lost_untold(before, now):
     """Whether what undo_batches() had is missing without a word: of no missing batch another one of its segment says that it was flushed. False: none is missing."""
     missing = [place for place in before if now.get(place) != before[place]]
-    told = any(place // SEGMENT == other // SEGMENT and flushed > place for place in missing for other, (_size, flushed) in now.items())
+    told = any(place // SEGMENT == other // SEGMENT and batch.flushed > place for place in missing for other, batch in now.items())
     return bool(missing) and not told
 
 

@@ -9,11 +9,12 @@ A standing, which counts only with the superblock that it was written for, is on
 """
 
 import json
-import logging
 import os
 import random
 from pathlib import Path
 
+import oracle
+import overheard
 from fault.rot import PAGE, Lie, Tree
 
 from qrep import store
@@ -37,11 +38,7 @@ class StateRot:
         self.trees, self.ever, self.events = {"closed": [], "killed": []}, {}, {}
         self.standings = []
         self.refused = self.rebuilt = self.healed = self.untouched = 0
-        logging.disable(logging.CRITICAL)  # each damage is told
         self._make()
-
-    def close(self):
-        logging.disable(logging.NOTSET)
 
     def _make(self):
         chance = random.Random(self.seed)
@@ -104,8 +101,10 @@ class StateRot:
         touched, what = self._corrupt(chance, scene, tree, names, kinds)
         done = f"{scene}: {what}"
         try:
-            self._look(chance, done, touched)
-        except (Lie, AssertionError):
+            with overheard.everything() as told:
+                self._look(chance, done, touched)
+            oracle.nothing_forbidden(told.getvalue())
+        except Lie:
             raise
         except Exception as err:
             raise Lie(f"{done}: {type(err).__name__}: {err}, which nobody understands") from err

@@ -1,7 +1,7 @@
 """Rot of what the agent remembers: nobody may write who might not before, nothing is told that was not noted, and what is lost is told (INV-C)."""
 
-import contextlib
 import json
+import logging
 import random
 import tempfile
 
@@ -18,8 +18,8 @@ TRIALS, CANARY_TRIALS = 200, 1500
 
 @pytest.fixture(scope="module")
 def rot():
-    with tempfile.TemporaryDirectory(prefix="qrep-test-", dir="/dev/shm") as scratch, contextlib.closing(StateRot(scratch, 1)) as made:
-        yield made
+    with tempfile.TemporaryDirectory(prefix="qrep-test-", dir="/dev/shm") as scratch:
+        yield StateRot(scratch, 1)
 
 
 def test_rot_of_what_the_agent_remembers_is_never_believed(rot):
@@ -27,6 +27,12 @@ def test_rot_of_what_the_agent_remembers_is_never_believed(rot):
         rot.trial(number)
     print(f"{rot.refused} refused, {rot.rebuilt} rebuilt, {rot.healed} healed, {rot.untouched} without effect")
     assert rot.rebuilt > TRIALS / 10 and rot.healed > TRIALS / 10 and rot.untouched > TRIALS / 10
+
+
+def test_the_same_place_is_corrupted_in_the_same_way_by_the_same_seed(rot, memory_dir, monkeypatch):
+    again = StateRot(memory_dir, rot.seed)
+    monkeypatch.setattr(StateRot, "_look", lambda *_: None)
+    assert [rot.trial(number) for number in range(100)] == [again.trial(number) for number in range(100)]
 
 
 def test_an_older_pair_of_pairs_is_the_only_one_that_cannot_be_told(rot):
@@ -106,6 +112,18 @@ def _standing(patch):
     patch.setattr(standing.sealed, "read", lambda directory, name, limit: unchecked(directory.read(name, limit), name))
 
 
+def _bug(patch):
+    look = grants.look
+
+    def logged(directory):
+        copies, wrong = look(directory)
+        if wrong:
+            logging.getLogger("qrep.agent").error("internal error: %s", wrong)
+        return copies, wrong
+
+    patch.setattr(grants, "look", logged)
+
+
 # What is left out: (seed_it(monkeypatch), files and kinds of the trials that are to notice).
 CANARIES = {
     "records of the state database whose digests are not looked at": (_records, ("state.db",), ("flip", "zero")),
@@ -113,6 +131,7 @@ CANARIES = {
     "a state database whose age is not looked at": (_age, FILES, ("older database",)),
     "pairs whose digest is not looked at": (_pairs, grants.NAMES, ("flip",)),
     "pairs whose sequence is not looked at": (_sequence, grants.NAMES, ("older file",)),
+    "a bug where a copy of the pairs is damaged, in the log": (_bug, grants.NAMES, ("flip",)),
     "a standing whose digest is not looked at": (_standing, (standing.NAME,), ("flip",)),
 }
 

@@ -146,6 +146,7 @@ def test_a_batch_that_rots_is_missed_if_a_later_one_says_that_it_was_flushed(tmp
     path = tmp_path / "undo"
     places = undo_file(path, flushed)
     whole, before = path.read_bytes(), oracle.undo_batches(path, SIZE)
+    assert [batch.extents for batch in before.values()] == [((number * LEAF, LEAF), (GRANULE, LEAF)) for number in range(3)]
     assert list(before) == places and not oracle.lost_untold(before, before)
     for number, place in enumerate(places):
         for at in (place, place + 70, place + 130, place + 150, place + 4096, place + 8191):
