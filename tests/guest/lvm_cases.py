@@ -245,6 +245,41 @@ def test_a_thin_pool_tells_what_two_snapshots_do_not_share_and_what_was_never_wr
     run("lvremove", "--yes", f"{group}/fresh")
 
 
+def test_a_clone_of_a_golden_image_is_read_where_it_has_no_blocks(group, memory_dir, random_source):
+    """A thin volume with an external origin: a plain volume, and a thin one of another pool that has blocks for half of its size."""
+    backend, copier = LvmThin(), Copier(memory_dir)
+    run("lvcreate", "--yes", "-L", f"{VOLUME_SIZE}b", "-n", "golden", group)
+    run("lvcreate", "--yes", "-L", "24m", "--poolmetadatasize", "4m", "-T", f"{group}/other")
+    run("lvcreate", "--yes", "-V", f"{VOLUME_SIZE}b", "-T", f"{group}/other", "-n", "base")
+    for origin, size, clone in (("golden", VOLUME_SIZE, "clone"), ("base", VOLUME_SIZE // 2, "further")):
+        content = bytearray(random_source.randbytes(size) + bytes(VOLUME_SIZE - size))
+        with open(f"/dev/{group}/{origin}", "r+b") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        run("lvchange", "-an", f"{group}/{origin}")
+        run("lvchange", "-pr", f"{group}/{origin}")
+        run("lvcreate", "--yes", "-s", "--thinpool", f"{group}/pool", f"{group}/{origin}", "-kn", "-ay", "-n", clone)
+        volume, target = f"/dev/{group}/{clone}", memory_dir / clone
+        info = device.inspect(volume)
+        copier(volume, target, "--snapshots", "lvm")  # nothing was written to it yet
+        assert target.read_bytes() == content == read(volume) and not backend.never_written(info)
+        first = backend.freeze(info, "x")
+        content[MIB : MIB + 4096] = random_source.randbytes(4096)
+        with open(volume, "r+b") as file:
+            file.seek(MIB)
+            file.write(content[MIB : MIB + 4096])
+        second = backend.freeze(info, "x")
+        assert backend.allocated(first.token) is None and backend.allocated(second.token) is None and read(second.path) == content
+        assert backend.changes(info, first.token, second.token) == [(MIB, CHUNK)]
+        for frozen in (first, second):
+            backend.release(frozen.token)
+        copier(volume, target, "--snapshots", "lvm")
+        assert target.read_bytes() == content
+    for name in ("further", "clone", "other", "golden"):
+        run("lvremove", "--force", "--yes", f"{group}/{name}")
+
+
 def test_two_who_ask_a_pool_at_once_are_both_answered(group):
     info = device.inspect(f"/dev/{group}/thin")
     backend = LvmThin()
