@@ -1,9 +1,11 @@
 """Which sync points of a target volume are kept: by count, by an age grid, and by a floor that only the target's administrator sets.
 
-Pure. Ages are counted from the newest sync point and not from now, so that a replica that gets no runs loses nothing, and a clock that jumps
-while nothing is committed changes nothing.
+Pure. Ages are counted from the newest sync point and not from now, so that a replica that gets no runs loses nothing. They are differences of a time
+that a wrong clock does not move (target/ages.py). Where the time of day of a commit is in doubt a grid has no say: the sync point takes none of its
+periods, and stays for as long as the grid reaches back at all.
 """
 
+import itertools
 import re
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -27,10 +29,12 @@ class Rule(NamedTuple):
 
 
 class Point(NamedTuple):
-    """id: of a generation. time_ns: CLOCK_REALTIME of its commit at the target, 0: not known."""
+    """id: of a generation. time_ns: the time of day of its commit at the target. kept_ns: the volume's own time then. sure: whether time_ns is."""
 
     id: bytes
     time_ns: int
+    kept_ns: int
+    sure: bool = True
 
 
 @dataclass(frozen=True)
@@ -72,27 +76,25 @@ def _seconds(text):
     return int(weeks[1]) * WEEK_S if weeks else units.parse_duration(text)
 
 
-def times(points):
-    """Times in ns, newest first, never rising: one that is not known, or lies after that of a newer point, counts as the newer one's."""
-    found, last = [], None
-    for point in points:
-        time_ns = point.time_ns or last or 0
-        last = time_ns if last is None else min(last, time_ns)
-        found.append(last)
-    return found
+def never_rising(values):
+    """Of times, newest first: one that lies after that of a newer point counts as the newer one's."""
+    return list(itertools.accumulate(values, min))
 
 
 def plan(points, policy, pinned=frozenset()):
     """What becomes of points: Points, newest first, the first being what the device holds, which always stays. pinned: ids in use."""
     if not points:
         return Plan((), (), ())
-    stamps = times(points)
-    floor = {i for i in range(1, len(points)) if i <= policy.floor_points or stamps[0] - stamps[i] < policy.floor_seconds * 1e9}
+    stamps, kept = never_rising(point.time_ns for point in points), never_rising(point.kept_ns for point in points)
+    ages = [kept[0] - then for then in kept]
+    unsure = {i for i, point in enumerate(points) if not point.sure}
+    floor = {i for i in range(1, len(points)) if i <= policy.floor_points or ages[i] < policy.floor_seconds * 1e9}
     fixed = {0} | {i for i, point in enumerate(points) if point.id in pinned}
     wanted = fixed | floor | set(range(1, min(policy.count, len(points) - 1) + 1))
     for rule in policy.grid:
-        wanted |= _newest_of_periods(stamps, rule)
-    wanted = _thinned(wanted, fixed, floor, policy.floor_points, stamps)
+        wanted |= _newest_of_periods(stamps, unsure, rule)
+        wanted |= {i for i in unsure if ages[i] < rule.periods * rule.seconds * 1e9}
+    wanted = _thinned(wanted, fixed, floor, unsure, policy.floor_points, stamps)
     last = max(wanted)
     return Plan(
         tuple(points[i].id for i in sorted(wanted)),
@@ -101,11 +103,13 @@ def plan(points, policy, pinned=frozenset()):
     )
 
 
-def _newest_of_periods(stamps, rule):
+def _newest_of_periods(stamps, unsure, rule):
     found, seen = set(), set()
     length = int(rule.seconds * 1e9)
     shift = 0 if rule.seconds % WEEK_S else MONDAY_S * 10**9  # weeks begin on Monday; periods are those of UTC
     for i, stamp in enumerate(stamps):
+        if i in unsure:
+            continue
         period = (stamp + shift) // length
         if period not in seen:
             if len(seen) == rule.periods:
@@ -115,18 +119,20 @@ def _newest_of_periods(stamps, rule):
     return found
 
 
-def _thinned(wanted, fixed, floor, floor_points, stamps):
+def _thinned(wanted, fixed, floor, unsure, floor_points, stamps):
     """At most POINTS_MAX besides the present one. Those that lie closest together in time go first, and of those that the floor protects only the
-    ones whose neighbours are closest: many sync points made in a short time never push an old one out."""
+    ones whose neighbours are closest: many sync points made in a short time never push an old one out. Half of them may be such of which nobody
+    knows how close they lie: others go before those."""
     kept = sorted(wanted)
     newest = {i for i in floor if i <= floor_points}
     while len(kept) > POINTS_MAX + 1:
-        free = [n for n in range(1, len(kept)) if kept[n] not in fixed and kept[n] not in floor]
-        if not free:
-            free = [n for n in range(1, len(kept) - 1) if kept[n] not in fixed and kept[n] not in newest]
-        if not free:  # more are pinned or counted than may be: the oldest of them goes that is not in use
-            free = [n for n in range(1, len(kept)) if kept[n] not in fixed]
-        if not free:
+        spared = unsure if sum(i in unsure for i in kept) <= POINTS_MAX // 2 else set()
+        for stay, oldest_too in ((floor | spared, True), (floor, True), (newest | spared, False), (newest, False), (set(), True)):
+            # The last: more are pinned or counted than may be, and the oldest of them goes that is not in use.
+            free = [n for n in range(1, len(kept) - (not oldest_too)) if kept[n] not in fixed and kept[n] not in stay]
+            if free:
+                break
+        else:
             break
         del kept[min(free, key=lambda n: (_gap(kept, n, stamps), -n))]
     return set(kept)

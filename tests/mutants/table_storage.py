@@ -5,7 +5,7 @@ from mutants.mutant import BOUNDS, DURABILITY, IDENTITY, SECURITY, Mutant
 STORE, SUPERBLOCK, MAP, MERGE, RETENTION = (
     "unit/test_store.py", "unit/test_superblock_file.py", "unit/test_digestmap.py", "unit/test_undo_merge.py", "unit/test_retention.py",
 )  # fmt: skip
-COPY_OUT = "flow/test_copy_out.py"
+COPY_OUT, AGES = "flow/test_copy_out.py", "unit/test_point_ages.py"
 STEPS, GROUP, SAFETY, CLAIM = "unit/test_durable_steps.py", "unit/test_group_machines.py", "system/test_device_safety.py", "system/test_device_claim.py"
 
 MUTANTS = (
@@ -188,6 +188,22 @@ MUTANTS = (
     Mutant(
         "floor of the target ignored", DURABILITY, "retention.py", "a source takes away what the target's administrator keeps",
         "wanted = fixed | floor | set(", "wanted = fixed | set(", (RETENTION,),
+    ),
+    Mutant(
+        "floor by the clock on the wall", DURABILITY, "target/ages.py", "a clock that is set ahead once ends what keep_for protects",
+        "        self._ages[name] = Age(self._kept_ns, time_ns, sure)", "        self._ages[name] = Age(wall_ns, time_ns, sure)", (AGES,),
+    ),
+    Mutant(
+        "time of day believed though it jumped", DURABILITY, "target/ages.py", "a clock that is wrong at one commit takes a point of the grid away",
+        "            sure = went_ns - slack_ns <= said_ns and (was_off or said_ns <= went_ns + slack_ns)\n", "", (AGES,),
+    ),
+    Mutant(
+        "time that a host was off counts as what its clock says", DURABILITY, "target/ages.py", "a wrong clock at the start of a host ends what keep_for protects",
+        "        if boot == self._boot:\n", "        self._kept_ns += max(0, time.time_ns() - self._last.wall_ns) if boot != self._boot and self._last else 0\n        if boot == self._boot:\n", (AGES,),
+    ),
+    Mutant(
+        "points of unknown age thinned by the grid", DURABILITY, "retention.py", "the loss of points.json deletes what it told the ages of",
+        "        wanted |= {i for i in unsure if ages[i] < rule.periods * rule.seconds * 1e9}\n", "", (AGES,),
     ),
     Mutant(
         "pinned sync point given up", DURABILITY, "retention.py", "what is attached or read goes away under its reader",

@@ -593,7 +593,7 @@ class Target(Process, Roles):
         """As target/keeping.py: by the policy, from the oldest end."""
         yield 0
         chain = self.way_back(self.machine.record)
-        plan = self.plan([retention.Point(new, len(chain) - i) for i, new in enumerate(chain)])
+        plan = self.plan([retention.Point(new, len(chain) - i, len(chain) - i) for i, new in enumerate(chain)])
         for new in reversed(chain[chain.index(plan.cut[0]) - 1 :] if plan.cut else ()):
             self.undo.pop(new, None)
             yield self.world.delay(0.002)  # a place to be killed at

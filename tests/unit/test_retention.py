@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qrep.errors import UsageError
-from qrep.retention import POINTS_MAX, Point, Policy, Rule, parse_grid, plan, times
+from qrep.retention import POINTS_MAX, Point, Policy, Rule, parse_grid, never_rising, plan
 
 MINUTE, HOUR, DAY, WEEK = 60, 3600, 86400, 7 * 86400
 START = 1_800_000_000 // DAY * DAY  # a Friday, 00:00 UTC
@@ -13,7 +13,7 @@ START = 1_800_000_000 // DAY * DAY  # a Friday, 00:00 UTC
 
 def points(*seconds):
     """Points made at these times, oldest first; numbered from 1."""
-    return [Point(bytes([number >> 8, number & 255]) * 8, int((START + when) * 1e9)) for number, when in enumerate(seconds, 1)][::-1]
+    return [Point(bytes([number >> 8, number & 255]) * 8, int((START + when) * 1e9), int(when * 1e9)) for number, when in enumerate(seconds, 1)][::-1]
 
 
 def numbers(ids):
@@ -76,12 +76,19 @@ def test_a_sync_point_in_use_stays_and_so_does_the_way_to_it():
     assert numbers(found.merge) == [7, 6, 5, 4, 3]
 
 
-def test_a_time_that_is_not_known_or_lies_ahead_counts_as_that_of_the_next_newer_one():
-    """So nothing is thrown away for an age that nobody knows."""
-    made = points(0, 1, 2, 3)
-    made[1] = made[1]._replace(time_ns=0)
-    made[2] = made[2]._replace(time_ns=int((START + 99 * DAY) * 1e9))
-    assert times(made) == [made[0].time_ns] * 3 + [made[3].time_ns]
+def test_a_time_that_lies_ahead_of_that_of_a_newer_point_counts_as_the_newer_one_s():
+    assert never_rising([5, 7, 5, 9, 3, 4]) == [5, 5, 5, 5, 3, 3]
+    made = points(0, DAY, 2 * DAY)
+    made[2] = made[2]._replace(kept_ns=int(9 * DAY * 1e9))
+    assert numbers(plan(made, Policy(count=0, floor_seconds=DAY + 1)).keep) == [3, 2, 1]
+
+
+def test_a_point_whose_time_is_in_doubt_takes_no_period_and_stays_while_the_grid_reaches_back():
+    made = points(*(hour * HOUR for hour in range(10)))
+    made[0], made[2] = made[0]._replace(sure=False), made[2]._replace(sure=False, time_ns=made[1].time_ns)
+    assert kept(made, grid=parse_grid("3x1h")) == [10, 9, 8, 7, 6]
+    assert kept(made, grid=parse_grid("2x1h")) == [10, 9, 7], "the third is two hours old"
+    assert kept(made) == [10]
 
 
 def test_a_burst_of_runs_never_pushes_out_what_the_floor_protects():

@@ -74,7 +74,7 @@ TEXTS = {
         "undo": "Directory for the undo of a target; empty: in the state directory.",
         "undo_space": "What the undo may take: a size, or a multiple of the volume such as 2x.",
         "keep_points": "As a target: so many of the newest earlier sync points stay, whatever a source asks for.",
-        "keep_for": "And so do all that are younger than this; empty: no age. Where there would be more than 256, those go that lie closest together.",
+        "keep_for": "And so do all that are younger than this; empty: no age. Time for which the host is off does not count, and the wall clock has no say. Where there would be more than 256, those go that lie closest together.",
         "open_generation": "As in [limits], for this volume; empty: as it says there.",
         "leaf": "Unit of comparing and sending, a power of two from 4K to 1M.",
         "granule": "Unit of scheduling and of the map, a power of two up to 64M.",

@@ -87,6 +87,8 @@ class Retaining:
         """Now and then, in a thread that may wait for nothing: what there is to do is done in another one."""
         for volume in self.node.volumes.all():
             target = volume.target
+            if target is not None and target.time_to_note():
+                threading.Thread(target=target.note_time, name=f"time of {volume.name}", daemon=True).start()
             state = target.retention_state() if target is not None and not target.damaged else None
             if state is None or self._seen.get(volume.name) == state:
                 continue

@@ -114,6 +114,22 @@ class Keeping(Thinning):
             return None
         return machine.record.committed_id, self.policy, tuple(sorted(dict(self._pins)))
 
+    def time_to_note(self):
+        """Whether note_time() has something to do. Waits for nothing."""
+        return self.points is not None and self.device_fd >= 0 and self.points.time_to_note()
+
+    def note_time(self):
+        """Make durable what the ages of sync points go by. It is left for later while something holds the volume. Does not raise."""
+        if not self.lock.acquire(blocking=False):
+            return
+        try:
+            if self.time_to_note():
+                self.points.note_time()
+        except OSError as err:
+            log.warning("%s: the time that went by could not be noted: %s", self.name, err)
+        finally:
+            self.lock.release()
+
     def retain(self):
         """Give up the oldest sync points, as far as the policy wants none of them. Those in the middle: thin(), later. Does not raise."""
         with self.lock:

@@ -1,7 +1,7 @@
 """Sync points of a target volume: which generations it can go back to, and their names for people.
 
-The undo files say which points exist; `points.json` only decorates them, so losing it loses nothing else (and nothing is thrown away for its age
-until new times are known: retention.py).
+The undo files say which points exist; `points.json` only decorates them, so losing it loses nothing else. What it says of their ages decides which go
+(ages.py): if that is lost they are as old as the first look at them afterwards, and a floor and the reach of a grid begin anew for them.
 """
 
 import logging
@@ -12,8 +12,10 @@ from qrep import sealed
 from qrep.errors import DamagedError
 from qrep.retention import Point
 from qrep.settings import is_label
+from qrep.target.ages import Ages
 
 NAME = "points.json"
+AGES = "ages"  # beside the ids in it
 CONSISTENCIES = ("application", "crash", "fuzzy")
 SIZE_MAX = 1 << 20
 log = logging.getLogger("qrep.target")
@@ -49,10 +51,11 @@ class Points:
 
     def __init__(self, directory):
         self.directory = directory
-        self._known = {}
+        self._known, self._ages = {}, Ages()
         try:
             known = sealed.read(directory, NAME, SIZE_MAX)
             self._known = {} if known is None else _checked(known)
+            self._ages = Ages(known.get(AGES) if known else None)
         except (DamagedError, ValueError) as err:
             log.warning("%s/%s cannot be read and is made anew: %s", directory.path, NAME, err)
 
@@ -63,12 +66,27 @@ class Points:
             "counter": counter, "fuzzy": fuzzy, "frozen_at_ns": frozen_at_ns, "committed_at_ns": time.time_ns(),
             "consistency": consistency if consistency in CONSISTENCIES else "", "name": label if is_label(label) else "",
         }  # fmt: skip
-        sealed.write(self.directory, NAME, self._known)
+        self._ages.commit(new.hex())
+        self._write()
+
+    def _write(self):
+        sealed.write(self.directory, NAME, self._known | {AGES: self._ages.as_dict()})
+        self._ages.noted()
+
+    def time_to_note(self):
+        """Whether note_time() is due: for how long points were kept, or that some of no known age were seen, is to outlast a host that goes off."""
+        return self._ages.due()
+
+    def note_time(self):
+        """Raises OSError."""
+        self._ages.go_on()
+        self._write()
 
     def keep(self, ids):
         """Forget all generations but these, with the next record()."""
         wanted = {new.hex() for new in ids}
         self._known = {name: facts for name, facts in self._known.items() if name in wanted}
+        self._ages.keep(wanted)
 
     def facts(self, new, counter):
         """A dict as record() stored it, or one that knows the counter only."""
@@ -77,8 +95,8 @@ class Points:
         return {**unknown, **found} if isinstance(found, dict) else unknown
 
     def aged(self, ids):
-        """[retention.Point] of ids."""
-        return [Point(new, self.facts(new, 0)["committed_at_ns"]) for new in ids]
+        """[retention.Point] of ids, newest first. Raises OSError."""
+        return [Point(new, age.time_ns, age.kept_ns, age.sure) for new, age in zip(ids, self._ages.of([new.hex() for new in ids]), strict=True)]
 
     def list(self, record, ids, undo):
         """The SyncPoints within reach, newest first. record: TargetRecord. ids: newest first, as UndoStore.chain() found them."""
