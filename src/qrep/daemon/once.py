@@ -1,8 +1,9 @@
 """Volumes that a job writes once (mode copy), at their target: each is given back when the first generation is committed.
 
-The state database decides. A row of `once` without a generation: the pair is there, and the volume is a replica as any other. With one: it
-was committed and the volume is nobody's replica any more; the row goes on telling the source so, which may not have heard of the commit. A
-crash between the two is made good at the next start.
+The grants decide. A row of `once` without a generation: the pair is there, and the volume is a replica as any other. It was made while that volume was
+open and held no generation, so that whatever is there later is of this pair; a volume of which that is not so is never given back. With a generation: it
+was committed and the volume is nobody's replica any more; the row goes on telling the source so, which may not have heard of the commit. A crash
+between the two is made good at the next start.
 """
 
 import contextlib
@@ -37,18 +38,21 @@ class Once:
 
     @staticmethod
     def check(volume, where):
-        """Refuse a volume with sync points: they would go when it is given back."""
-        if volume.target is not None and volume.target.status()["committed_id"]:
+        """Refuse a volume with sync points: they would go when it is given back. Raises what keeps a replica from telling."""
+        if volume.is_replica() and volume.replica().status()["committed_id"]:
             raise Refused(
                 f"{where} has sync points, which would be lost when it is given back",
                 hint=f"there: qrep volume remove {volume.name}, and add it again, if they are not needed; or use --mode async",
                 code="has-sync-points",
             )
 
-    def begin(self, job_id, peer, volume):
-        self.node.grants.add_once(
-            job_id, peer=peer or "", fingerprint=self._fingerprint(peer), volume_id=volume.settings.id
-        )
+    def begin(self, job_id, peer, volume, where):
+        """volume: open. Raises as check(): an earlier run of this job may have been committed since."""
+        with volume.replica().lock:
+            self.check(volume, where)
+            self.node.grants.add_once(
+                job_id, peer=peer or "", fingerprint=self._fingerprint(peer), volume_id=volume.settings.id
+            )
 
     def forget(self, job_id, peer):
         """The job was deleted."""
@@ -73,6 +77,11 @@ class Once:
             status = target.status()
             if not status["committed_id"] or status["open"]:
                 raise Refused(f"{volume.name}: nothing is committed yet", hint="run the job first", code="not-committed")
+            if row["volume_id"] != volume.settings.id or status["sync_points"]:  # a copy is committed once, and nothing was there before
+                raise Refused(
+                    f"{volume.name} holds more than the copy of this job, and is not given back",
+                    hint=f"there: qrep volume remove {volume.name}, if its sync points are not needed", code="has-sync-points",
+                )  # fmt: skip
             self.node.note_root(target)
             crashpoint("copy-committed")
             self.node.grants.finish_once(job_id, status["committed_id"], status["committed_counter"])

@@ -44,6 +44,7 @@ class Pairs:
         volume = self._volume(question, peer)
         where = f"{self.node.name}:{volume.name}" if peer else volume.name
         self._check_free(volume, where, question, peer)
+        self._open(volume)
         notes = volume.check_target(
             source=source, size=question.size, leaf=question.leaf, overwrite=question.overwrite, known=False
         )
@@ -55,7 +56,7 @@ class Pairs:
             volume.open_target(wanted=wanted, overwrite=True, source=source)
             volume.set_wanted(wanted)
             if question.once:
-                self.once.begin(question.job_id, peer, volume)
+                self.once.begin(question.job_id, peer, volume, where)
             self.note(question, peer)
             self.node.events.add(
                 "pair-created", f"job {question.job} of {peer or 'this host'} writes here", volume=volume.name, job=question.job
@@ -77,6 +78,8 @@ class Pairs:
         for pair in self.node.grants.pairs(question.volume):
             if not self.lives(pair):
                 self.node.grants.drop_pair(pair["job_id"])
+        if not question.once:
+            self.node.grants.drop_once(question.job_id)
         self.node.grants.add_pair(
             question.job_id, peer=peer or "", fingerprint=fingerprint, job=question.job, source=question.source, volume=question.volume,
             size=question.size, sync_points=question.sync_points, keep=question.keep,
@@ -132,6 +135,11 @@ class Pairs:
                 hint="cascading is not possible; choose another target volume",
                 code="cascading",
             )
+
+    def _open(self, volume):
+        """What a replica holds whose device was away, or busy, when it was wanted last is not known before it is open. Raises what keeps it from that."""
+        if volume.target is None and volume.is_replica():
+            volume.open_target(wanted=self.policy_of(volume.name), claim_wait=0)
 
     @staticmethod
     def _check_shape(volume, where, question):
