@@ -64,6 +64,11 @@ MUTANTS = (
         "digests of a clone that were not asked for", BOUNDS, "protocol/rebuild.py", "an answer reaches past the end of the volume",
         "if message.first != self._first or len(message.states) != count:", "if message.first != self._first:", (REBUILD,),
     ),
+    # ---- who may write ----
+    Mutant(
+        "a step of a peer that is refused by now", SECURITY, "target/volume.py", "who is not accepted any more commits generation after generation",
+        "refused = refusal() if isinstance(message, STEPS) else None", "refused = None", ("flow/test_peer_refused.py",),
+    ),
     # ---- sync points ----
     Mutant(
         "pinned sync point deleted", DURABILITY, "target/thinning.py", "what is attached or read goes away under its reader",

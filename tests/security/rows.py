@@ -33,6 +33,7 @@ ROWS = {
         f"{PEERS}::test_a_pair_that_cannot_be", f"{PEERS}::test_what_a_peer_is_told_of_volumes_it_may_not_use_is_nothing",
         f"{S}test_agent_stolen_key.py", f"{U}test_asks.py", f"{U}test_role_recovery.py",
         f"{U}test_retention.py::test_a_burst_of_runs_never_pushes_out_what_the_floor_protects",
+        f"{X}test_accept_taken_back.py", f"{S}test_agent_copy_over_points.py",
     ),
     "a target that is hostile": (
         f"{X}test_hostile_target.py", f"{U}test_verify_hostile.py", f"{U}test_source_machine.py::test_settle_believes_nothing_when_the_target_holds_another_generation",

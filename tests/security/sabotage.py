@@ -85,6 +85,20 @@ SABOTAGE = {
         """,
         f"{S}test_agent_port_peers.py::test_a_join_with_a_wrong_token",
     ),
+    "a session that goes on is not asked whether it still may": (
+        """
+        from qrep.daemon.sessions import Sessions
+        Sessions.expel_refused = lambda self: None
+        """,
+        f"{X}test_accept_taken_back.py::test_a_session_of_a_peer_that_is_not_accepted_any_more_ends_at_once",
+    ),
+    "a pair that is written once takes a volume with sync points": (
+        """
+        from qrep.daemon.once import Once
+        Once.check = staticmethod(lambda volume, where: None)
+        """,
+        f"{S}test_agent_copy_over_points.py::test_a_device_that_was_away_when_the_agent_started_does_not_hide_what_it_holds",
+    ),
     "who asks at the local socket is not looked at": (
         """
         from qrep.daemon import service

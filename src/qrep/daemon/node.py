@@ -96,6 +96,7 @@ class Node:
         self.roles = Roles(self)
         self.switch = RoleCommands(self.roles)
         self.sessions = Sessions(self)
+        self.volumes.accept_changed = self.sessions.expel_refused
         self.path_watch = PathWatch(self)
         serve = {
             tls.CONTROL: self.sessions.control, tls.DATA: self.sessions.data, tls.ASK: self.sessions.ask, plain.PURPOSE: self.sessions.plain,
@@ -257,6 +258,7 @@ class Node:
 
     def remove_peer(self, name):
         self.peers.remove(name)
+        self.sessions.expel_refused()
         self.listener.drop(name)
         return {"removed": name}
 

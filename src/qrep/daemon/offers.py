@@ -83,6 +83,7 @@ class Conversation:
         while not self._adopted:
             message = self._hear()
             waits = isinstance(message, say.Ping)
+            self.node.pairs.check_accepted(self.node.volumes.get(self._volume.name), self.peer)
             if waits and time.monotonic() - asked > IDLE_S:
                 raise Refused(f"nothing was asked of {self._name(self._volume)} for {IDLE_S:g} s: it is let go", code="idle", hint="begin again")
             if not self._answer(message, question):

@@ -102,13 +102,17 @@ class Pairs:
                 hint=f"on {self.node.name}: qrep volume add {question.volume} DEVICE" + (f" --accept {peer}" if peer else ""),
                 code="no-such-volume",
             ) from error
+        self.check_accepted(volume, peer)
+        return volume
+
+    def check_accepted(self, volume, peer):
+        """Raise Refused if this host's administrator does not let a peer write to a volume. peer: None for this host."""
         if peer is not None and peer not in volume.settings.accept:
             raise Refused(
                 f"{self.node.name}:{volume.name} does not accept replication from this host",
                 hint=f"on {self.node.name}: qrep volume set {volume.name} --accept {peer}",
                 code="not-accepted",
             )
-        return volume
 
     def _check_free(self, volume, where, question, peer):
         for row in (self.node.grants.pair(question.job_id), self.node.grants.once(question.job_id)):
@@ -158,7 +162,9 @@ class Pairs:
 
     def change(self, question, peer):
         pair = self._pair(question.job_id, peer)
-        self.node.volumes.get(pair["volume"]).set_wanted(wanted_of(question))
+        volume = self.node.volumes.get(pair["volume"])
+        self.check_accepted(volume, peer)
+        volume.set_wanted(wanted_of(question))
         self.node.grants.set_pair_retention(question.job_id, question.sync_points, question.keep)
         return {}
 

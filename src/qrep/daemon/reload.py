@@ -101,10 +101,12 @@ class Reload:
             before = self.node.peers.all().get(name)
             self.node.peers.adopt(name, peer)
             if before is not None and (before.fingerprint, before.trusted) != (peer.fingerprint, peer.trusted):
+                self.node.sessions.expel_refused()
                 self.node.listener.drop(name)
 
         def let_go(name):
             self.node.peers.let_go(name)
+            self.node.sessions.expel_refused()
             self.node.listener.drop(name)
 
         return self._objects("peer", self.node.peers.all(), found.objects["peers"], adopt, let_go)

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import threading
 
 from qrep.daemon import asks
 from qrep.errors import ProtocolError, QrepError, Refused
@@ -14,6 +15,8 @@ class Sessions:
 
     def __init__(self, node):
         self.node = node
+        self._lock = threading.Lock()
+        self._going = {}  # channel -> (job id, peer, TargetVolume)
 
     def ask(self, stream, peer):
         asks.answer(stream, lambda question: self.node.pairs.answer(question, peer))
@@ -37,29 +40,51 @@ class Sessions:
             channel.close()
             raise
         owner = transport.Owner(peer, hello.plain)
-        self.serve(target, channel, hello, pair["volume"], pair["job"], self.node.rendezvous.of(owner))
+        with self._lock:
+            self._going[channel] = pair["job_id"], peer, target
+        try:
+            rendezvous = self.node.rendezvous.of(owner)
+            self.serve(target, channel, hello, pair["volume"], pair["job"], rendezvous, lambda: self._refusal(pair["job_id"], peer))
+        finally:
+            with self._lock:
+                del self._going[channel]
+
+    def expel_refused(self):
+        """Who may write where was changed: end the sessions of those who may not any more."""
+        with self._lock:
+            going = list(self._going.items())
+        for channel, (job_id, peer, target) in going:
+            refused = self._refusal(job_id, peer)
+            if refused is not None:
+                target.expel(channel, refused)
+
+    def _refusal(self, job_id, peer):
+        """The QrepError that keeps a peer's job from writing here, or None."""
+        try:
+            self._accepted(job_id, peer)
+        except QrepError as error:
+            return error
+        return None
+
+    def _accepted(self, job_id, peer):
+        """(pair, ManagedVolume) of a job. Raises Refused, NotFound unless it is this peer's and may write here."""
+        pair = self.node.grants.pair(job_id)
+        if pair is None or pair["peer"] != peer or pair["fingerprint"] != self.node.peers.fingerprint(peer):
+            raise Refused(f"{self.node.name} has no pair for this job", hint="delete the job and create it again", code="not-paired")
+        volume = self.node.volumes.get(pair["volume"])
+        self.node.pairs.check_accepted(volume, peer)
+        return pair, volume
 
     def _admit(self, hello, peer):
         if not isinstance(hello, messages.Hello):
             raise ProtocolError("a control connection begins with Hello")
         self.node.roles.check_session(hello.job_id.hex(), peer)
-        pair = self.node.grants.pair(hello.job_id.hex())
-        if pair is None or pair["peer"] != peer or pair["fingerprint"] != self.node.peers.fingerprint(peer):
-            raise Refused(
-                f"{self.node.name} has no pair for this job", hint="delete the job and create it again", code="not-paired"
-            )
-        volume = self.node.volumes.get(pair["volume"])
+        pair, volume = self._accepted(hello.job_id.hex(), peer)
         if volume.settings.id != hello.volume_id.hex():
             raise Refused(
                 f"{self.node.name}:{volume.name} is not the volume of this job any more",
                 hint="delete the job and create it again",
                 code="wrong-volume",
-            )
-        if peer not in volume.settings.accept:
-            raise Refused(
-                f"{self.node.name}:{volume.name} does not accept replication from this host any more",
-                hint=f"on {self.node.name}: qrep volume set {volume.name} --accept {peer}",
-                code="not-accepted",
             )
         self.check_trust(peer, hello.plain)
         return volume.replica(), pair
@@ -81,10 +106,10 @@ class Sessions:
             code="trust-mismatch",
         )
 
-    def serve(self, target, channel, hello, volume, job, rendezvous=None):
+    def serve(self, target, channel, hello, volume, job, rendezvous=None, refusal=lambda: None):
         """One session to its end. An open generation is kept for the next one; a volume that is written once is given back when it was."""
         target.observer = functools.partial(self._tell, volume, job, hello is None)
-        reason = target.serve(channel, rendezvous or self.node.rendezvous, hello)
+        reason = target.serve(channel, rendezvous or self.node.rendezvous, hello, refusal)
         if reason is not None:
             self.node.events.add("session-ended", reason, volume=volume, job=job)
         if target.damaged:

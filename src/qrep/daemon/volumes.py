@@ -25,6 +25,7 @@ class Volumes:
 
     def __init__(self, config, state, events, groups=None, recovered=lambda target: None):
         self.config, self.state, self.events, self._groups, self.recovered = config, state, events, groups, recovered
+        self.accept_changed = lambda: None  # called when other peers may write to a volume than before, without a lock
         self._lock = threading.RLock()
         self._abandoning = set()  # names of volumes whose open generation is being given up
         self._volumes = {name: ManagedVolume(name, settings, state.path, groups) for name, settings in config.load_all("volumes").items()}
@@ -132,8 +133,10 @@ class Volumes:
                 )
             else:
                 volume.settings = settings
-                if volume.target is not None:
-                    volume.settings_changed(volume.target.device.size)
+        self.accept_changed()
+        target = volume.target if volume is not None else None
+        if target is not None:
+            volume.settings_changed(target.device.size)
         if fresh is not None and fresh.is_replica():  # without the lock: much may have to be put back
             self._recover(fresh, wanted, threading.Event())
 
@@ -197,7 +200,8 @@ class Volumes:
             changed = self._checked(msgspec.to_builtins(volume.settings) | settings, info)
             self.config.save("volumes", name, changed)
             volume.settings = changed
-            volume.settings_changed(info.size)
+        self.accept_changed()
+        volume.settings_changed(info.size)
         self.events.add("volume-changed", ", ".join(f"{key} {value}" for key, value in settings.items()), volume=name)
         return volume
 

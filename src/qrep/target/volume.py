@@ -39,6 +39,8 @@ CHECKPOINT_SECONDS = 10.0
 TICK_S = 1.0
 HELLO_S = 30.0  # for the first message
 SILENCE_S = 10.0  # a source says something every second
+EXPEL_S = 2.0  # for what is going on to end, before a peer is cut off without a word
+STEPS = (say.Hello, say.Begin, say.Resume, say.Prepare, say.Commit)  # that lead to a commit
 
 
 class TargetVolume(Keeping, TargetDriver, Member):
@@ -219,12 +221,13 @@ class TargetVolume(Keeping, TargetDriver, Member):
 
     # ---- control sessions ----
 
-    def serve(self, channel, rendezvous, hello=None):
+    def serve(self, channel, rendezvous, hello=None, refusal=lambda: None):
         """Serve one control session to its end, in this thread. Several may be there; the one with the newest epoch counts.
 
         channel: a transport.Channel whose peer is a source; closed when this returns. rendezvous: where data connections are
-        delivered. hello: the first message, if the caller has read it. Does not raise for what a peer does. Returns why the
-        session was closed from here, None if the peer ended it.
+        delivered. hello: the first message, if the caller has read it. refusal(): the QrepError that a peer is told that may not write here any
+        more, else None; asked before each step that leads to a commit. Does not raise for what a peer does. Returns why the session was closed
+        from here, None if the peer ended it.
         """
         handle, pulse = next(self._handles), Pulse(channel, self._beat)
         try:
@@ -252,11 +255,13 @@ class TargetVolume(Keeping, TargetDriver, Member):
                             raise Disconnected(f"nothing was heard from the source for {SILENCE_S:g} s") from None
                         self._tick(handle)
                         continue
-                self._make_way(message)
+                refused = refusal() if isinstance(message, STEPS) else None  # without the lock, which whoever is asked may wait for
+                if refused is None:
+                    self._make_way(message)
                 with self.lock:
                     if handle in self._channels:
                         self._count_connections()
-                        self.execute(self.machine.message(handle, message))
+                        self.execute(self.machine.message(handle, message) if refused is None else self.machine.expel(handle, refused))
                         if isinstance(message, say.Hello) and self.machine.session == handle:
                             self._session_epoch = message.epoch
                 message, listening = None, time.monotonic()
@@ -282,6 +287,22 @@ class TargetVolume(Keeping, TargetDriver, Member):
                 self._session_ended()
                 self._left_at = time.monotonic()
         return self._reasons.pop(handle, None)
+
+    def expel(self, channel, error):
+        """End the session of a peer that may not go on, which is told error (QrepError). What is open stays open, as for a lost connection. From any
+        thread; no more of it is written when this returns."""
+        attempt = self._attempt
+        handle = next((handle for handle, other in list(self._channels.items()) if other is channel), None)
+        if handle is not None and handle == self.machine.session and attempt is not None and attempt.lanes is not None:
+            attempt.lanes.stop()
+        if handle is None or not self.lock.acquire(timeout=EXPEL_S):
+            channel.close()  # it is only beginning, or the lock is held until its lanes have ended
+            return
+        try:
+            if handle in self._channels:
+                self.execute(self.machine.expel(handle, error))
+        finally:
+            self.lock.release()
 
     def _beat(self):
         """What a Beat says now; waits for nothing."""
