@@ -21,6 +21,11 @@ MUTANTS = (
         (ORDER,),
     ),
     Mutant(
+        "batches of a lane that was stopped not counted", DURABILITY, "_native/target_requests.c", "one of them stands in for a before-image that is lost later",
+        "    if (lane->run->undo_fd >= 0)\n        settle_undo(lane);\n", "    if (lane->run->undo_fd >= 0 && lane->failed == -EDOM)\n        settle_undo(lane);\n",
+        ("native/test_undo.py::test_every_batch_in_the_file_is_counted_and_flushed_when_lanes_were_stopped_in_the_middle",),
+    ),
+    Mutant(
         "views told of batches before their flush", DURABILITY, "_native/undo_writer.c", "a view of a sync point believes what a crash takes away",
         "    if (flushed <= writer->flushed)\n        return;\n    for (uint64_t number = writer->flushed; run->undo_reach && number < flushed; number++)",
         "    if (flushed <= writer->flushed)\n        return;\n    for (uint64_t number = writer->flushed; run->undo_reach && number < writer->built; number++)",

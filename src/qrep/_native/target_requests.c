@@ -122,6 +122,17 @@ int qrep_target_reap(struct target_lane *lane, uint64_t wait_ns)
     return lane->failed;
 }
 
+/* What was being logged when the lane ended. */
+static void settle_undo(struct target_lane *lane)
+{
+    for (uint64_t i = lane->first; i < lane->first + lane->count; i++) {
+        struct target_frame *frame = &lane->frames[i % QREP_TARGET_FRAMES];
+        if (frame->stage == TARGET_LOGGING && frame->pending == 0 && frame->moved == frame->asked)
+            qrep_undo_written(&lane->undo, frame->batch);
+    }
+    qrep_undo_settle(&lane->undo);
+}
+
 void qrep_target_drain(struct target_lane *lane)
 {
     struct qrep_completion done[REAP_ROOM];
@@ -135,4 +146,6 @@ void qrep_target_drain(struct target_lane *lane)
         for (int i = 0; i < count; i++)
             book(lane, &done[i]);
     }
+    if (lane->run->undo_fd >= 0)
+        settle_undo(lane);
 }

@@ -6,6 +6,10 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#define FLUSH_WAIT_MS 5000
 
 void qrep_undo_writer_start(struct qrep_undo_writer *writer, struct qrep_target_run *run)
 {
@@ -134,4 +138,34 @@ void qrep_undo_flush_done(struct qrep_undo_writer *writer, int64_t result)
     atomic_store(&run->flush_busy, 0);
     writer->own_flush = 0;
     set_flushed(writer, writer->covered);
+}
+
+/* One at a time: a failure is told to one of two flushes of the same descriptor, and the other would believe that it went well. */
+static int take_flush(struct qrep_target_run *run)
+{
+    struct timespec pause = {.tv_nsec = 1000000};
+    unsigned idle = 0;
+
+    for (int waited = 0; !atomic_compare_exchange_strong(&run->flush_busy, &idle, 1); waited++) {
+        if (waited == FLUSH_WAIT_MS)
+            return 0;
+        nanosleep(&pause, NULL);
+        idle = 0;
+    }
+    return 1;
+}
+
+void qrep_undo_settle(struct qrep_undo_writer *writer)
+{
+    struct qrep_target_run *run = writer->run;
+    uint64_t unflushed = 0;
+
+    for (uint64_t number = writer->flushed; number < writer->built; number++)
+        unflushed += writer->complete[number % QREP_UNDO_BATCHES_MAX];
+    if (unflushed == 0 || writer->own_flush || !take_flush(run))
+        return;
+    if (fdatasync(run->undo_fd))
+        qrep_flush_failed("the undo store", errno);
+    atomic_store(&run->flush_busy, 0);
+    atomic_fetch_add(&run->undo_flushed, unflushed);
 }

@@ -52,6 +52,10 @@ int qrep_undo_flush_begin(struct qrep_undo_writer *writer);
 /* result: of the request. A failure ends the process (R2). */
 void qrep_undo_flush_done(struct qrep_undo_writer *writer, int64_t result);
 
+/* At the end of a lane, nothing of it in flight: flush and count what is written and not flushed. It covered no write, but it is in the file, and where it
+ * were not counted it would stand in for as many that are lost later. Waits for another lane's flush, FLUSH_WAIT_MS at most. A failure ends the process. */
+void qrep_undo_settle(struct qrep_undo_writer *writer);
+
 /* 1: batch `number` is flushed, its frame may be written. */
 static inline int qrep_undo_is_flushed(const struct qrep_undo_writer *writer, uint64_t number) { return number < writer->flushed; }
 /* 1: written batches wait for a flush that is not this lane's. */
