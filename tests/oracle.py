@@ -32,7 +32,7 @@ FORBIDDEN_TEXT = re.compile(
     r"|internal error|Segmentation fault|dumped core|double free|Fatal Python error"
 )
 # What no agent may report when nobody harmed its devices or records.
-FORBIDDEN_EVENTS = frozenset({"volume-damaged", "volume-missing", "device-differs", "verify-differs", "group-damaged", "split-brain", "front-ended", "agent-died"})
+FORBIDDEN_EVENTS = frozenset({"volume-damaged", "volume-missing", "points-out-of-reach", "points-forgotten", "device-differs", "verify-differs", "group-damaged", "split-brain", "front-ended", "agent-died"})
 
 
 class Wrong(AssertionError):

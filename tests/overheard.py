@@ -21,8 +21,11 @@ from unittest import mock
 
 import oracle
 
+from qrep.target import ages
+
 ENDING_S = 5.0
 NOW_NS = 1_900_000_000 * 10**9
+BOOT = "1b0d7e5e-3c1f-4f43-9f0e-0d6b6d4c1a11"
 
 
 @contextlib.contextmanager
@@ -65,5 +68,6 @@ def repeatable(seed):
     """Ids are drawn, and times told, by this seed."""
     chance = random.Random(seed)
     drawn = {"token_bytes": chance.randbytes, "token_hex": lambda size: chance.randbytes(size).hex(), "randbits": chance.getrandbits}
-    with mock.patch.multiple(secrets, **drawn), mock.patch.object(time, "time_ns", lambda: NOW_NS), mock.patch.object(time, "time", lambda: NOW_NS / 1e9):
+    times = {"time_ns": lambda: NOW_NS, "time": lambda: NOW_NS / 1e9, "clock_gettime_ns": lambda _clock: NOW_NS}
+    with mock.patch.multiple(secrets, **drawn), mock.patch.multiple(time, **times), mock.patch.object(ages, "boot_id", lambda: BOOT):
         yield

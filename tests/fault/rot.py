@@ -284,7 +284,7 @@ class Rot:
             raise Lie(f"{done}: {type(err).__name__}: {err}, which nobody understands") from err
 
     def _opened(self, chance, done, scene, touched):
-        before, site = self._device(), self.site()
+        before, site, forgotten = self._device(), self.site(), self._points_rotted()
         untold = self._untold() if scene == "open" and self._open_undo in touched else set()
         with contextlib.closing(site):
             try:
@@ -299,7 +299,7 @@ class Rot:
                 self.undecidable += 1
                 return None
             self._maps_are_true(site, done)
-            points = self._points_are_true(site, done, scene, counter)
+            points = self._points_are_true(site, done, scene, counter, forgotten)
             if chance.random() < 1 / SHOWN_ONE_IN:
                 self._show(site, points, done, touched)
             if points[1:] and chance.random() < 1 / COPIED_ONE_IN:
@@ -384,14 +384,23 @@ class Rot:
             if source_map is not None:
                 source_map.close()
 
-    def _points_are_true(self, site, done, scene, counter):
-        """All earlier generations are within reach, or it is told which is the last that is. Returns the SyncPoints."""
+    def _points_are_true(self, site, done, scene, counter, forgotten):
+        """All earlier generations are within reach, or it is told which is the last that is. forgotten: what was noted of them rotted. Returns the SyncPoints."""
         points, wanted = site.volume.sync_points(), [(self.ids[scene][each], each) for each in range(counter, 0, -1)]
         if not points or [(point.id, point.counter) for point in points] != wanted[: len(points)]:
             raise Lie(f"{done}: it lists the sync points {[(point.id.hex(), point.counter) for point in points]}")
+        if any(point.fuzzy is False for point in points):
+            raise Lie(f"{done}: the source was read live, and it calls a sync point frozen")
+        if forgotten and not site.volume.points.damage:
+            raise Lie(f"{done}: what was noted of sync points is lost, and that is not told")
         if len(points) < len(wanted) and not site.volume.status()["out_of_reach"]:
             raise Lie(f"{done}: sync points up to {wanted[len(points)][1]} are not there any more, and that is not told")
         return points
+
+    def _points_rotted(self):
+        """Whether points.json does not end in the BLAKE3 of what comes before it."""
+        data = (self.directory / "target/points.json").read_bytes()
+        return data[-66:] != b"\n%s\n" % blake3.blake3(data[:-66]).hexdigest().encode()
 
     def _show(self, site, points, done, touched):
         """Every point as an attachment would show it."""

@@ -16,12 +16,13 @@ from qrep.errors import DamagedError, QrepError, Refused
 from qrep.protocol.target_machine import TargetMachine
 from qrep.source.flow import Run
 from qrep.target import view
+from qrep.target.points import Points
 from qrep.target.superblock import SuperblockFile
 from qrep.target.undostore import UndoStore
 from qrep.target.volume import TargetVolume
 
 TRIALS, CANARY_TRIALS = 200, 1500
-SUPERBLOCK, UNDO, MAP = "target/superblock", "target/undo", "target/map"
+SUPERBLOCK, UNDO, MAP, POINTS = "target/superblock", "target/undo", "target/map", "target/points.json"
 
 
 @pytest.fixture(scope="module")
@@ -238,6 +239,14 @@ def unchecked_map(patch):
     patch.setattr(DigestMap, "_read_open", believing(DigestMap._read_open))
 
 
+def known(patch):
+    instead(patch, Points, "facts", lambda real, self, new, counter: {**real(self, new, counter), "fuzzy": self._known.get(new.hex(), {}).get("fuzzy", False)})
+
+
+def untold_damage(patch):
+    patch.setattr(Points, "damage", Always(None), raising=False)
+
+
 def untold_generation(patch):
     patch.setattr(TargetVolume, "recovered", Always(False), raising=False)
 
@@ -260,6 +269,8 @@ CANARIES = {
     "a damaged superblock that is made anew": (made_anew, ALL, (SUPERBLOCK,), "generation 0 is committed"),
     "a generation that is lost and not told": (untold_generation, ("committed", "lost-ack"), (SUPERBLOCK,), "is back at 3, and that is not told"),
     "sync points that are lost and not told": (untold_points, ("committed", "lost-ack"), (UNDO,), "not there any more, and that is not told"),
+    "a fuzzy sync point that is called frozen where nothing is known of it": (known, ALL, (POINTS,), "it calls a sync point frozen"),
+    "what was noted of sync points lost and not told": (untold_damage, ALL, (POINTS,), "is lost, and that is not told"),
     "a device that is written although its undo file is damaged": (no_way_back, ("open",), (UNDO,), "it refuses, and the device holds something else"),
     "a sector of no batch that is written where a batch is missing": (too_much, ("open",), (UNDO,), "generation 3 is committed, and the device holds something else"),
     "a damaged map that takes its volume out of service": (refusing, ALL, (MAP,), "nothing that this depends on was touched"),

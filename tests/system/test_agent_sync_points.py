@@ -104,8 +104,13 @@ def test_a_damaged_undo_file_ends_the_list_there_and_the_newer_sync_points_are_r
     assert told["volume"] == "db" and by_point["4"] in told["text"] and undo.name in told["text"]
     assert b.qrep("volume", "show", "db")["out_of_reach"] == told["text"] in b.text("volume", "show", "db")[0]
     b.kill()
+    (noted,) = (b.state / "targets").rglob("points.json")
+    noted.write_bytes(noted.read_bytes().replace(b"true", b"True"))
     b.start()
     assert [each["text"] for each in b.events("points-out-of-reach")] == [told["text"]] * 2, "and once after each start"
+    assert str(noted) in b.events("points-forgotten")[0]["text"]
+    assert all(point["fuzzy"] is point["consistency"] is point["time"] is None for point in b.qrep("snapshot", "db"))
+    assert b.text("snapshot", "db")[0].count("not known") == 2 and b.job()["fuzzy"] is None
     b.qrep("snapshot", "rollback", "db@4", "-y")
     assert b3sum(target) == roots[4]
 

@@ -23,6 +23,8 @@ def test_a_damaged_one_tells_nothing(tmp_path, content):
         sealed.write(directory, NAME, {NEW.hex(): WHOLE})
         assert Points(directory).facts(NEW, 1) == WHOLE
         directory.write(NAME, content)
-        assert Points(directory).facts(NEW, 1)["counter"] == 1 and not Points(directory).aged([NEW])[0].sure
+        points = Points(directory)
+        assert points.facts(NEW, 1)["counter"] == 1 and not points.aged([NEW])[0].sure
+        assert points.facts(NEW, 1)["fuzzy"] is None, "a sync point of which nothing is known is not called frozen"
         directory.write(SHARED, content)
         assert SharedTokens(directory).tokens() == []

@@ -35,6 +35,8 @@ def split_point(address):
 def kind(point):
     if point.get("fuzzy"):
         return "fuzzy"
+    if point.get("fuzzy", False) is None:
+        return "not known"
     return "frozen" + (f", {point['consistency']}-consistent" if point.get("consistency") else "")
 
 

@@ -32,6 +32,7 @@ CODES = {
     "volume-removed": ("info", "a volume was forgotten"),
     "volume-missing": ("error", "the device of a volume is not there, or is not the volume"),
     "volume-recovered": ("warning", "a target volume was brought back to its last sync point at start"),
+    "points-forgotten": ("warning", "times and names of a target volume's sync points, and whether they are fuzzy, were damaged and are lost; the sync points are there"),
     "points-out-of-reach": ("error", "earlier sync points of a target volume are lost, or cannot be read now; the newer ones and the volume are well"),
     "volume-damaged": ("error", "qrep's own records of a target volume are damaged; it is out of service"),
     "front-ended": ("error", "the process that faces the network died; connections are cut, it is started again, runs resume"),

@@ -81,6 +81,8 @@ class Volumes:
             if target.recovered:
                 text = "an unfinished generation was taken back; it holds its last sync point"
                 self.events.add("volume-recovered", text, volume=volume.name)
+            if target.points.damage:
+                self.events.add("points-forgotten", target.points.damage, volume=volume.name)
             if target.out_of_reach:
                 self.events.add("points-out-of-reach", target.out_of_reach, volume=volume.name)
             self.recovered(target)

@@ -196,7 +196,7 @@ class RecordPoint(NamedTuple):
 
     new: bytes
     counter: int
-    fuzzy: bool
+    fuzzy: bool | None  # None: of a sync point that was put back, and of which it is not known
     frozen_at_ns: int
     consistency: str = ""
     label: str = ""  # as a source said it: nobody has checked it yet

@@ -28,7 +28,7 @@ class SyncPoint:
     id: bytes
     counter: int
     current: bool
-    fuzzy: bool
+    fuzzy: bool | None  # None: not known
     frozen_at_ns: int
     committed_at_ns: int
     undo_bytes: int
@@ -52,18 +52,20 @@ class Points:
     def __init__(self, directory):
         self.directory = directory
         self._known, self._ages = {}, Ages()
+        self.damage = None  # why what was noted before open() is lost
         try:
             known = sealed.read(directory, NAME, SIZE_MAX)
             self._known = {} if known is None else _checked(known)
             self._ages = Ages(known.get(AGES) if known else None)
         except (DamagedError, ValueError) as err:
-            log.warning("%s/%s cannot be read and is made anew: %s", directory.path, NAME, err)
+            self.damage = f"{directory.path}/{NAME} cannot be read and is made anew: {err}"
+            log.warning("%s", self.damage)
 
     def record(self, new, counter, fuzzy, frozen_at_ns, consistency="", label=""):
-        """Remember a committed generation. consistency, label: as a source said them; what is none is left out. Raises OSError; the generation
-        stands all the same."""
+        """Remember a committed generation. fuzzy None: not known. consistency, label: as a source said them; what is none is left out. Raises OSError;
+        the generation stands all the same."""
         self._known[new.hex()] = {
-            "counter": counter, "fuzzy": fuzzy, "frozen_at_ns": frozen_at_ns, "committed_at_ns": time.time_ns(),
+            "counter": counter, **({} if fuzzy is None else {"fuzzy": fuzzy}), "frozen_at_ns": frozen_at_ns, "committed_at_ns": time.time_ns(),
             "consistency": consistency if consistency in CONSISTENCIES else "", "name": label if is_label(label) else "",
         }  # fmt: skip
         self._ages.commit(new.hex())
@@ -90,7 +92,7 @@ class Points:
 
     def facts(self, new, counter):
         """A dict as record() stored it, or one that knows the counter only."""
-        unknown = {"counter": counter, "fuzzy": False, "frozen_at_ns": 0, "committed_at_ns": 0, "consistency": "", "name": ""}
+        unknown = {"counter": counter, "fuzzy": None, "frozen_at_ns": 0, "committed_at_ns": 0, "consistency": "", "name": ""}
         found = self._known.get(new.hex())
         return {**unknown, **found} if isinstance(found, dict) else unknown
 

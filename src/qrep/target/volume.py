@@ -395,7 +395,7 @@ class TargetVolume(Keeping, TargetDriver, Member):
             "committed_id": record.committed_id.hex() if committed else None,
             "committed_counter": record.committed_counter if committed else 0,
             "last_sync_point_ns": (facts.get("frozen_at_ns") or facts.get("committed_at_ns") or None) if committed else None,
-            "fuzzy": bool(facts.get("fuzzy")),
+            "fuzzy": facts.get("fuzzy") if committed else False,
             "open": record is not None and record.open_attempt != 0,
             "root": root.hex() if root else None,
             "sync_points": max(0, len(self.machine.chain) - 1) if record else 0,
