@@ -120,7 +120,8 @@ def arrange(path, chance):
 
 
 class Rot:
-    """images: content of every generation by its counter; ids: their ids, {scene: {counter: id}}. trees: {scene: [Tree after each generation, and at its end]}."""
+    """images: content of every generation by its counter. ids: theirs, {scene: {counter: id}}. trees: {scene: [Tree after each generation, and at its
+    end]}."""
 
     def __init__(self, directory, seed):
         self.directory, self.seed = Path(directory), seed
@@ -340,7 +341,8 @@ class Rot:
         return counter
 
     def _holds_it(self, what, counter, untold):
-        """False: it does not, and cannot know: what differs is `untold`, and holds what the attempt was writing. Raises Lie if it differs elsewhere."""
+        """False: it does not, and cannot know: what differs is `untold`, and holds what the attempt was writing. Raises Lie if it differs
+        elsewhere."""
         found, image, attempted = self._device(), self.images[counter], self.images[GENERATIONS]
         differ = [start for start in range(0, SIZE, SECTOR) if found[start : start + SECTOR] != image[start : start + SECTOR]]
         if any(start not in untold or found[start : start + SECTOR] != attempted[start : start + SECTOR] for start in differ):
@@ -385,7 +387,8 @@ class Rot:
                 source_map.close()
 
     def _points_are_true(self, site, done, scene, counter, forgotten):
-        """All earlier generations are within reach, or it is told which is the last that is. forgotten: what was noted of them rotted. Returns the SyncPoints."""
+        """All earlier generations are within reach, or it is told which is the last that is. forgotten: what was noted of them rotted. Returns the
+        SyncPoints."""
         points, wanted = site.volume.sync_points(), [(self.ids[scene][each], each) for each in range(counter, 0, -1)]
         if not points or [(point.id, point.counter) for point in points] != wanted[: len(points)]:
             raise Lie(f"{done}: it lists the sync points {[(point.id.hex(), point.counter) for point in points]}")

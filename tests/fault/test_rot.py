@@ -240,7 +240,11 @@ def unchecked_map(patch):
 
 
 def known(patch):
-    instead(patch, Points, "facts", lambda real, self, new, counter: {**real(self, new, counter), "fuzzy": self._known.get(new.hex(), {}).get("fuzzy", False)})
+    def facts(real, self, new, counter):
+        found = real(self, new, counter)
+        return found | {"fuzzy": bool(found["fuzzy"])}
+
+    instead(patch, Points, "facts", facts)
 
 
 def untold_damage(patch):
@@ -272,7 +276,7 @@ CANARIES = {
     "a fuzzy sync point that is called frozen where nothing is known of it": (known, ALL, (POINTS,), "it calls a sync point frozen"),
     "what was noted of sync points lost and not told": (untold_damage, ALL, (POINTS,), "is lost, and that is not told"),
     "a device that is written although its undo file is damaged": (no_way_back, ("open",), (UNDO,), "it refuses, and the device holds something else"),
-    "a sector of no batch that is written where a batch is missing": (too_much, ("open",), (UNDO,), "generation 3 is committed, and the device holds something else"),
+    "a sector of no batch that is written where a batch is missing": (too_much, ("open",), (UNDO,), "3 is committed, and the device holds something else"),
     "a damaged map that takes its volume out of service": (refusing, ALL, (MAP,), "nothing that this depends on was touched"),
     "a run that fails where the map of the source is damaged": (failing, ALL, ("sources",), "it does not get on, which nobody understands"),
 }
