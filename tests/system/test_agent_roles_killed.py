@@ -1,9 +1,12 @@
 """kill -9 of an agent at every step of a change of roles: its next start finishes what the superblock says, or takes it back, and the command can be
 given again. The data is then where it was to be, and the next run goes on from it."""
 
+import contextlib
+
 import pytest
 from agents import b3sum, wait_until
 from fault.test_role_kills import FINISH_POINTS
+from machine import run
 
 pytestmark = pytest.mark.root
 
@@ -100,3 +103,53 @@ def test_a_failback_that_is_interrupted_is_given_again(sites, site, point):
     scene.holds("site-a")
     assert b3sum(scene.device["site-a"]) != discarded
     scene.sync("site-a", "site-b")
+
+
+@contextlib.contextmanager
+def small_state(agent, scratch):
+    """The state directory of an agent on a filesystem of its own; yields a function that fills it, and returns the file that does."""
+    agent.terminate()
+    run("cp", "-a", agent.state, scratch / "state")
+    run("mount", "-t", "tmpfs", "-o", "size=128m,mode=0700", "none", agent.state)
+    try:
+        run("cp", "-a", f"{scratch / 'state'}/.", agent.state)
+        agent.start()
+
+        def fill():
+            with open(agent.state / "filler", "wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
+                while True:
+                    file.write(bytes(4096))
+            return agent.state / "filler"
+
+        yield fill
+    finally:
+        agent.end()
+        run("umount", agent.state)
+
+
+@pytest.mark.slow
+def test_a_full_state_disk_refuses_a_switch_and_keeps_neither_the_agent_nor_the_host_from_one_that_was_decided(sites, tmp_path):
+    scene = sites()
+    scene.a.qrep("job", "demote", "db", "-y")
+    with small_state(scene.b, tmp_path) as fill:
+        filler = fill()
+        error = scene.b.refused("job", "promote", "db", "-y")
+        assert (error["code"], error["exit"], role(scene.b)) == ("no-room", 5, "replica"), error
+        filler.unlink()
+
+        scene.b.terminate()
+        scene.b.start(QREP_CRASH="role-taken-over:1")
+        assert scene.b.run_command("job", "promote", "db", "-y")[0] and scene.b.process.wait(30) == -9
+        filler = fill()
+        scene.b.start()
+        shown = scene.b.qrep("volume", "show", "db")
+        assert shown["role"] == "primary" and "not finished" in shown["problem"]["message"] and "make room" in shown["problem"]["hint"]
+        problem = scene.b.job()["problem"]
+        assert "not finished" in problem["text"] and problem["action"]
+        scene.holds("site-b")
+        filler.unlink()
+        wait_until(lambda: scene.b.qrep("volume", "show", "db")["problem"] is None, seconds=60)
+        assert "role-finished" in scene.b.codes() and role(scene.a) == "replica"
+        scene.write("site-b", "later", b"later" * 100)
+        scene.sync("site-b", "site-a")
+        scene.holds("site-b")
