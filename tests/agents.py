@@ -87,11 +87,12 @@ def wait_until(condition, seconds=20, every=0.02):
 
 
 class Agent:
-    """One agent. host: the address it listens on; prefix: a command it runs under, such as inside(NAME)."""
+    """One agent. host: the address it listens on; prefix: a command it runs under, such as inside(NAME); before: Python that it runs before it is one."""
 
-    def __init__(self, directory, name, *, host="127.0.0.1", port=None, prefix=(), limits=None, node=None):
+    def __init__(self, directory, name, *, host="127.0.0.1", port=None, prefix=(), limits=None, node=None, before=""):
         self.directory, self.name, self.host = Path(directory), name, host
         self.port, self.prefix = port or free_port(), list(prefix)
+        self.program = [*QREP[:-1], f"{before}; {QREP[-1]}"] if before else QREP
         self.process, self.log_path = None, self.directory / "agent.log"
         self.config, self.state, self.socket = self.directory / "etc", self.directory / "state", self.directory / "qrep.sock"
         self.config.mkdir(parents=True)
@@ -110,7 +111,7 @@ class Agent:
         """Start the process; does not wait until it serves."""
         with open(self.log_path, "ab") as log:
             self.process = subprocess.Popen(
-                [*self.prefix, *QREP, "daemon"], env={**self.environment, **env}, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                [*self.prefix, *self.program, "daemon"], env={**self.environment, **env}, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
         return self
 

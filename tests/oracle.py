@@ -289,6 +289,12 @@ def resident(pid):
         return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmRSS:"))
 
 
+def anonymous(pid):
+    """Bytes in memory that no file backs."""
+    with open(f"/proc/{pid}/status") as status:
+        return next(int(line.split()[1]) * 1024 for line in status if line.startswith("RssAnon:"))
+
+
 def fingerprint(directory):
     """What all files below a directory hold, as one digest: for what must not write anything."""
     digest = hashlib.sha256()

@@ -179,7 +179,8 @@ DEFECTS = {
     each.__name__: each
     for each in (
         no_claim, no_device_flush, failed_flush_is_passed_over, failed_flush_is_tried_again, superblock_not_flushed,
-        open_is_cleared_before_the_restored_device_is_flushed, lanes_not_drained, nothing_is_put_back, the_last_batch_is_not_put_back, something_is_written_after_the_recovery,
-        the_map_tells_of_another_content, a_thread_dies_of_an_exception, a_file_is_left_open, a_descriptor_is_left_open,
+        open_is_cleared_before_the_restored_device_is_flushed, lanes_not_drained, nothing_is_put_back, the_last_batch_is_not_put_back,
+        something_is_written_after_the_recovery, the_map_tells_of_another_content, a_thread_dies_of_an_exception, a_file_is_left_open,
+        a_descriptor_is_left_open,
     )
 }  # fmt: skip

@@ -1,6 +1,7 @@
 """Everything at once: four jobs that run themselves, writers, and at random moments pulled cables, other rates, other numbers of connections
 and agents that are killed. Then all is healed, and every pair is equal; agents that lived on hold what they held before."""
 
+import json
 import os
 import random
 import threading
@@ -22,6 +23,10 @@ FORBIDDEN = (*oracle.FORBIDDEN_EVENTS, "records-damaged", "records-healed", "rol
 NOT_FOR = ("protocol", "internal")  # of what no run may fail: cuts and kills are no reason for a peer to be misunderstood
 RSS_MAX = 400 * MIB
 FLAT_WITHIN_S, LIVES_ON_FROM_S = 40, 60
+QUIET_RUNS, QUIET_POINTS = 5, 16  # runs from one look at the memory to the next; a leak goes on, so it is looked for this often before it counts:
+QUIET_ROUNDS = 3
+# 500 runs would be too many to wait for until what an agent remembers of them does not grow any more.
+FORGETFUL = "from qrep.daemon import tasks; tasks.KEPT = 20"
 LONG_S = int(os.environ.get("QREP_SOAK_SECONDS", "300"))
 
 
@@ -54,8 +59,9 @@ class Soak:
     def __init__(self, agents, cables, sources, targets, seed):
         self.random, self.cables, self.sources, self.targets = random.Random(seed), cables, sources, targets
         self.done = {}  # what was done to them: how often
+        self.disturbed_s = 0.0
         self.a, self.b = (
-            agents.agent(name, host="0.0.0.0", port=7414, prefix=inside(space))
+            agents.agent(name, host="0.0.0.0", port=7414, prefix=inside(space), before=FORGETFUL)
             for name, space in zip(("site-a", "site-b"), cables.spaces, strict=True)
         )
         self.a.qrep("peer", "add", "site-b", ",".join(there for _here, there in ADDRESSES), "-y")
@@ -119,9 +125,9 @@ class Soak:
 
     def disturb(self, seconds, faults):
         """Every fault once, in random order, and then at random until the time is over."""
-        end, todo = time.monotonic() + seconds, list(faults)
+        began, todo = time.monotonic(), list(faults)
         self.random.shuffle(todo)
-        while todo or time.monotonic() < end:
+        while todo or time.monotonic() < began + seconds:
             fault = todo.pop() if todo else self.random.choice(faults)
             try:
                 fault(self)
@@ -131,6 +137,7 @@ class Soak:
             for agent in (self.a, self.b):
                 assert agent.process.poll() is None, f"{agent.name} ended by itself with {agent.process.returncode}"
             time.sleep(self.random.uniform(0.2, 2))
+        self.disturbed_s += time.monotonic() - began
 
     def committed(self):
         return [self.a.job(f"pair{number}")["counter"] or 0 for number in range(PAIRS)]
@@ -168,15 +175,91 @@ class Soak:
             wait_until(lambda number=number: not self.a.job(f"pair{number}")["progress"], seconds=90)
             self.a.qrep("start", f"pair{number}", "--wait")
 
+    def keeps_nothing_of_a_run(self):
+        """Nothing of each run stays in the memory of either agent, while nothing disturbs them. Returns the series: [(runs, bytes)] of each."""
+        for left in reversed(range(QUIET_ROUNDS)):
+            found = self._quiet_runs()
+            leaks = [flatness.leaks(series) for series in found]
+            if not any(leaks):
+                return found
+        raise AssertionError(f"site-a: {leaks[0]}; site-b: {leaks[1]}")
+
+    def _quiet_runs(self):
+        found = [], []
+        for point in range(QUIET_POINTS):
+            for _run in range(QUIET_RUNS):
+                with open(self.sources[0], "r+b") as file:
+                    file.seek(self.random.randrange(SIZE // MIB) * MIB)
+                    file.write(self.random.randbytes(4096))
+                self.a.qrep("start", "pair0", "--wait")
+            for series, agent in zip(found, (self.a, self.b), strict=True):
+                series.append((point * QUIET_RUNS, _least_memory(agent)))
+        return found
+
+    # ---- what must hold ----
+
     def check(self):
+        """Raises AssertionError."""
+        self.check_content()
+        self.check_events()
+        self.check_logs()
+        for agent in (self.a, self.b):
+            assert oracle.resident(agent.process.pid) < RSS_MAX
+
+    def check_content(self):
         for number, (source, target) in enumerate(zip(self.sources, self.targets, strict=True)):
             job = self.a.job(f"pair{number}")
             assert job["root"] == b3sum(target) == b3sum(source), f"pair{number} differs"
+
+    def check_events(self):
         for agent in (self.a, self.b):
             told = [event for event in agent.events() if event["code"] in FORBIDDEN or (event["code"] == "run-failed" and event["data"]["reason"] in NOT_FOR)]
             assert not told, told
+
+    def check_logs(self):
+        for agent in (self.a, self.b):
             oracle.nothing_forbidden(agent.log)
-            assert oracle.resident(agent.process.pid) < RSS_MAX
+
+    def canaries(self, quiet):
+        """{what is wrong: whether it was noticed}, after check(), whose events and logs are spoiled then. quiet: of keeps_nothing_of_a_run(), or ()."""
+        leaks = [bool(flatness.leaks(flatness.leaking(series))) for series in quiet]
+        noticed = {f"{flatness.LEAK >> 10} KiB of every run stay with {name}": leak for name, leak in zip(("site-a", "site-b"), leaks)}
+        place = self.random.randrange(SIZE)
+        _flip(self.targets[0], place)
+        noticed["one bit of a target is another one"] = _raises(self.check_content)
+        code, _answer, _errors = self.a.call("verify", "pair0")
+        assert code == 6, f"verify ended with {code}"
+        _flip(self.targets[0], place)
+        self.check_content()
+        noticed["an event that must not be"] = _raises(self.check_events)
+        with open(self.b.log_path, "a") as log:
+            log.write("Traceback (most recent call last):\n")
+        noticed["a traceback in a log"] = _raises(self.check_logs)
+        return noticed
+
+
+def _least_memory(agent):
+    """Of an agent at rest: threads of what has just ended take some for a moment."""
+    found = []
+    for _look in range(5):
+        found.append(flatness.sample(agent.process.pid).memory)
+        time.sleep(0.05)
+    return min(found)
+
+
+def _flip(device, place):
+    with open(device, "r+b", buffering=0) as file:
+        byte = os.pread(file.fileno(), 1, place)[0]
+        os.pwrite(file.fileno(), bytes([byte ^ 1]), place)
+        os.fsync(file.fileno())
+
+
+def _raises(judge):
+    try:
+        judge()
+    except AssertionError:
+        return True
+    return False
 
 
 @pytest.mark.parametrize("seconds", [pytest.param(20, id="20s"), pytest.param(LONG_S, id="long", marks=pytest.mark.slow)])
@@ -197,7 +280,13 @@ def test_pairs_are_equal_after_cuts_kills_and_changes_at_random(agents, undo_aft
         writers.end()
     before = soak.committed()
     soak.settle()
+    quiet = soak.keeps_nothing_of_a_run() if seconds >= LIVES_ON_FROM_S else ()
     soak.check()
     faults = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in sorted(soak.done.items()))
-    print(f"soak: seed {seed}: {faults}; {writers.written >> 20} MiB written; generations {', '.join(map(str, before))} before all was healed")
+    kept = ", ".join(f"{flatness.slope(series) / 1024:.1f}" for series in quiet)
+    told = f"{writers.written >> 20} MiB written; generations {', '.join(map(str, before))} before all was healed"
+    print(f"soak: {int(soak.disturbed_s)} s, seed {seed}: {faults}; {told}; KiB kept of a quiet run: {kept or 'not looked'}")
     assert all(before) if seconds > 60 else any(before), before
+    canaries = soak.canaries(quiet)
+    print(f"soak canaries: {json.dumps(canaries)}")
+    assert all(canaries.values()), canaries
