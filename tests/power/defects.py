@@ -1,6 +1,7 @@
 """Defects that a process of fault/ends.py begins with, so that a harness can show that it notices them: ends.py defect NAME target ..."""
 
 import os
+import threading
 
 
 def seed(name):
@@ -140,16 +141,17 @@ def the_map_tells_of_another_content():
 
 
 def a_thread_dies_of_an_exception():
-    """After each session, when nobody waits for it any more."""
-    from qrep.target.volume import TargetVolume
+    """Of which nobody is told but who reads the log."""
 
-    serve = TargetVolume.serve
-
-    def and_die(self, *arguments):
-        serve(self, *arguments)
+    def die():
         raise RuntimeError("a bug")
 
-    TargetVolume.serve = and_die
+    def start(driver):
+        thread = threading.Thread(target=die)
+        thread.start()
+        thread.join()
+
+    _before_pruning(start)
 
 
 def a_file_is_left_open():

@@ -12,7 +12,7 @@ import blake3
 import oracle
 from fault.scene import SIZE
 
-WINDOW = 2  # runs: for so long as that many would take whoever comes next is watched before the write lands
+WINDOW, WINDOW_S = 2, 0.5  # runs: for so long as that many would take, and this at least, whoever comes next is watched before the write lands
 REAPED_S = 5.0
 LIMIT_S = 120.0
 
@@ -53,7 +53,7 @@ def while_detained(cuts, image, start):
     """Start a process while a write of the content of `image` is under way, watch it, and let the write land. Returns the process, which has waited."""
     data, since = cuts.scene.devices["data"], time.monotonic_ns()
     process = start()
-    spoke = select.select([process.stdout], [], [], WINDOW * cuts.length)[0]
+    spoke = select.select([process.stdout], [], [], max(WINDOW_S, WINDOW * cuts.length))[0]
     data.land()
     until(lambda: not data.counts().detained, "the write has landed")
     one_writer(data.log(), image, since)
