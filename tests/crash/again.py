@@ -5,6 +5,7 @@ import sys
 import tempfile
 
 from crash.states import Contents
+from crash.told import Told
 from crash.trial import Ground, Trials
 
 
@@ -12,8 +13,8 @@ def main():
     with open(sys.argv[1], "rb") as file:
         scene, files, step, after = pickle.load(file)
     contents = Contents()
-    with tempfile.TemporaryDirectory(prefix="qrep-test-", dir="/dev/shm") as directory:
-        Trials(Ground(directory, contents), scene).run({name: contents.number(content) for name, content in files.items()}, step, after)
+    with tempfile.TemporaryDirectory(prefix="qrep-test-", dir="/dev/shm") as directory, Told() as told:
+        Trials(Ground(directory, contents), scene, told).run({name: contents.number(content) for name, content in files.items()}, step, after)
     return 0
 
 

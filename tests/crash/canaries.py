@@ -1,14 +1,22 @@
-"""Defects that the trials must notice: in what is written (the recorded log is changed) and in recovery (the shipping code is)."""
+"""Defects that the trials must notice: in what is written (the recorded log is changed) and in recovery (the shipping code is).
 
+One is noticed when a state breaks the promise that the defect is about; a patch that fits the code no more breaks none. control() tries the states of a
+scene without any defect, and nothing may be noticed then.
+"""
+
+import logging
 import os
+import threading
 from typing import NamedTuple
 
 from crash import recorder as log
 from crash import scenes, undofile
-from crash.harness import Bench, Counts, Failure
+from crash.harness import RUNS, Bench, Counts, Failure
 from crash.model import World
+from crash.trial import COMMITTED, CONTENT, MAPS, POINTS, QUIET, RECORDS, SERVICE
 from qrep.protocol import actions as do
 from qrep.protocol.target_machine import TargetMachine
+from qrep.source.flow import Run
 from qrep.target import undoplaces
 from qrep.target.driver import TargetDriver
 from qrep.target.groupcommit import GroupCommits
@@ -18,15 +26,35 @@ NOTHING = log.Record(log.MARK, names=("nothing",))
 LIMIT, RECOVERIES = 60, 40
 
 
+class NotCaught(AssertionError):
+    """A defect was not noticed, or something else went wrong in its place."""
+
+
+def any_record(record):
+    return True
+
+
+def durable_record(record):
+    return record.durable
+
+
 class Canary(NamedTuple):
-    """scene: in which it shows. edit: function of (records, paths) that returns other records, or None. patch: function of a MonkeyPatch, or None. doubles:
-    whether it takes a crash of recovery to see it, and then only: of which records recovery is looked at."""
+    """scene: in which it shows. breaks: promises (trial.Lie), one of which it breaks. edit: function of (records, paths) that returns other records, or None.
+    patch: function of a MonkeyPatch, or None. doubles: whether it takes a crash of recovery to see it, and then only: of which records recovery is looked
+    at. runs: the share of states on which a run follows."""
 
     scene: str
+    breaks: tuple
     edit: object = None
     patch: object = None
     doubles: bool = False
-    only: object = lambda record: True
+    only: object = any_record
+    runs: float = RUNS
+
+    @property
+    def control(self):
+        """What control() takes: equal for those that are tried on the same states."""
+        return self.scene, self.doubles, self.only, self.runs
 
 
 def paths_of(records):
@@ -223,39 +251,89 @@ def forgets_group_records(patch):
     patch.setattr(GroupCommits, "decided", lambda self, volume_id, is_open: None)
 
 
+def tells_an_internal_error(patch):
+    restore = UndoStore.restore
+
+    def restored(self, *arguments, **options):
+        try:
+            raise KeyError("swallowed")
+        except KeyError:
+            logging.getLogger("qrep.target").exception("undo")
+        return restore(self, *arguments, **options)
+
+    patch.setattr(UndoStore, "restore", restored)
+
+
+def loses_a_thread(patch):
+    run = Run.run
+
+    def running(self, *arguments, **options):
+        thread = threading.Thread(target=int, args=("none",))
+        thread.start()
+        thread.join()
+        return run(self, *arguments, **options)
+
+    patch.setattr(Run, "run", running)
+
+
 CANARIES = {
-    "undo is not flushed": Canary("runs", without(log.SYNC, is_undo)),
-    "data are written before their before-images": Canary("runs", gathered(is_device, lambda path, each, _before: is_batch(path, each))),
+    "undo is not flushed": Canary("runs", (SERVICE,), without(log.SYNC, is_undo)),
+    "data are written before their before-images": Canary("runs", (CONTENT,), gathered(is_device, lambda path, each, _before: is_batch(path, each))),
     "data are written before the flush of their before-images": Canary(
-        "runs", gathered(is_device, lambda path, each, before: is_undo(path) and each.kind == log.SYNC and follows_a_batch(path, each, before))
+        "runs", (CONTENT,), gathered(is_device, lambda path, each, before: is_undo(path) and each.kind == log.SYNC and follows_a_batch(path, each, before))
     ),
-    "the device is not flushed before the commit": Canary("runs", without(log.SYNC, is_device)),
-    "the commit is written before the device is flushed": Canary("runs", moved(commits, lambda path, each: is_device(path) and each.kind == log.SYNC)),
-    "the commit is not flushed": Canary("runs", not_asked_to_be_durable),
-    "the name of the undo file is not flushed": Canary("runs", without(log.SYNC_DIRECTORY, lambda path, *_: path == "target/undo/")),
-    "the number of batches is not flushed": Canary("runs", without(log.SYNC, follows(undofile.COPY))),
-    "a superblock is renamed before it is flushed": Canary("beginning", without(log.SYNC, lambda path, *_: path.startswith("target/superblock."))),
-    "a checkpoint is saved before the device is flushed": Canary("beginning", without(log.SYNC, is_device)),
-    "what was put back is not flushed before its undo goes": Canary("cut short", without(log.SYNC, is_device)),
-    "a merged undo file is renamed before it is flushed": Canary("merged", without(log.SYNC, lambda path, *_: path.endswith(".tmp"))),
-    "what was merged goes before what it became is there": Canary("merged", moved(lambda path, each: each.kind == log.REMOVE, lambda path, each: each.kind == log.RENAME)),
-    "a rollback does not flush its undo": Canary("rolled back", without(log.SYNC, is_undo)),
-    "the record of a group is renamed before it is flushed": Canary("in a group", without(log.SYNC, lambda path, *_: path.startswith("groups/"))),
-    "recovery forgets the record of a group": Canary("in a group", patch=forgets_group_records),
-    "recovery skips the last undo record": Canary("runs", patch=skips_the_first_logged),
-    "recovery believes a torn record": Canary("runs", patch=believes_a_torn_batch),
-    "recovery takes what is open for committed": Canary("runs", patch=goes_forward),
-    "recovery takes the map of another generation": Canary("runs", patch=takes_any_map),
-    "recovery removes sync points": Canary("rolled back", patch=forgets_sync_points),
-    "recovery does not flush what it put back": Canary("runs", patch=does_not_flush_what_it_put_back, doubles=True),
-    "recovery clears `open` and drops the undo before its flush": Canary("runs", patch=clears_open_before_the_flush, doubles=True),
-    "recovery trusts a superblock that is not durable": Canary("runs", patch=trusts_an_unflushed_superblock, doubles=True, only=lambda record: record.durable),
+    "the device is not flushed before the commit": Canary("runs", (CONTENT,), without(log.SYNC, is_device)),
+    "the commit is written before the device is flushed": Canary("runs", (CONTENT,), moved(commits, lambda path, each: is_device(path) and each.kind == log.SYNC)),
+    "the commit is not flushed": Canary("runs", (COMMITTED,), not_asked_to_be_durable),
+    "the name of the undo file is not flushed": Canary("runs", (SERVICE,), without(log.SYNC_DIRECTORY, lambda path, *_: path == "target/undo/")),
+    "the number of batches is not flushed": Canary("runs", (POINTS,), without(log.SYNC, follows(undofile.COPY))),
+    "a superblock is renamed before it is flushed": Canary("beginning", (RECORDS,), without(log.SYNC, lambda path, *_: path.startswith("target/superblock."))),
+    "a checkpoint is saved before the device is flushed": Canary("beginning", (MAPS,), without(log.SYNC, is_device)),
+    "what was put back is not flushed before its undo goes": Canary("cut short", (CONTENT,), without(log.SYNC, is_device)),
+    "a merged undo file is renamed before it is flushed": Canary("merged", (POINTS,), without(log.SYNC, lambda path, *_: path.endswith(".tmp"))),
+    "what was merged goes before what it became is there": Canary("merged", (POINTS,), moved(lambda path, each: each.kind == log.REMOVE, lambda path, each: each.kind == log.RENAME)),
+    "a rollback does not flush its undo": Canary("rolled back", (SERVICE,), without(log.SYNC, is_undo)),
+    "the record of a group is renamed before it is flushed": Canary("in a group", (RECORDS,), without(log.SYNC, lambda path, *_: path.startswith("groups/"))),
+    "recovery forgets the record of a group": Canary("in a group", (COMMITTED,), patch=forgets_group_records),
+    "recovery skips the last undo record": Canary("runs", (CONTENT,), patch=skips_the_first_logged),
+    "recovery believes a torn record": Canary("runs", (CONTENT,), patch=believes_a_torn_batch),
+    "recovery takes what is open for committed": Canary("runs", (COMMITTED,), patch=goes_forward),
+    "recovery takes the map of another generation": Canary("runs", (MAPS,), patch=takes_any_map),
+    "recovery removes sync points": Canary("rolled back", (POINTS,), patch=forgets_sync_points),
+    "recovery does not flush what it put back": Canary("runs", (CONTENT,), patch=does_not_flush_what_it_put_back, doubles=True),
+    "recovery clears `open` and drops the undo before its flush": Canary("runs", (CONTENT,), patch=clears_open_before_the_flush, doubles=True),
+    "recovery trusts a superblock that is not durable": Canary("runs", (COMMITTED,), patch=trusts_an_unflushed_superblock, doubles=True, only=durable_record),
+    "recovery meets a fault of its own and goes on": Canary("runs", (QUIET,), patch=tells_an_internal_error),
+    "a thread of a run that follows ends with an exception": Canary("runs", (QUIET,), patch=loses_a_thread, runs=1 / 20),
 }  # fmt: skip
 
 
-def caught(name, directory, program, scene, seed, monkeypatch):
-    """What the trials said of a defect, None if they did not notice. scene: the Scene of CANARIES[name].scene."""
-    canary = CANARIES[name]
+def noticed(bench, doubles, only):
+    """The Failure, None without one."""
+    counts = Counts()
+    bench.keeping = False
+    try:
+        if doubles:
+            bench.doubles(counts, RECOVERIES, LIMIT, only=only)
+        else:
+            bench.singles(counts, LIMIT)
+    except Failure as failure:
+        return failure
+    if not counts.recovered:
+        raise NotCaught("no state was tried")
+    return None
+
+
+def control(scene, wanted, directory, program, seed, told):
+    """Nothing is noticed in the states of a Scene without a defect. wanted: Canary.control. Raises Failure."""
+    _name, doubles, only, runs = wanted
+    failure = noticed(Bench(directory, program, scene, seed, told, runs), doubles, only)
+    if failure is not None:
+        raise failure
+
+
+def caught(canary, directory, program, scene, seed, told, monkeypatch):
+    """What the trials said of a defect. scene: the Scene of canary.scene. Raises NotCaught."""
     if canary.edit is not None:
         records = canary.edit(scene.records, paths_of(scene.records))
         changed = next(at for at, (one, other) in enumerate(zip(records, scene.records, strict=True)) if one != other)
@@ -263,13 +341,9 @@ def caught(name, directory, program, scene, seed, monkeypatch):
     with monkeypatch.context() as patch:
         if canary.patch is not None:
             canary.patch(patch)
-        bench, counts = Bench(directory, program, scene, seed), Counts()
-        bench.keeping = False
-        try:
-            if canary.doubles:
-                bench.doubles(counts, RECOVERIES, LIMIT, only=canary.only)
-            else:
-                bench.singles(counts, LIMIT)
-        except Failure as failure:
-            return str(failure)
-    return None
+        failure = noticed(Bench(directory, program, scene, seed, told, canary.runs), canary.doubles, canary.only)
+    if failure is None:
+        raise NotCaught("nobody noticed")
+    if failure.promise not in canary.breaks:
+        raise NotCaught(f"something else went wrong than {' or '.join(canary.breaks)}: {failure}")
+    return str(failure)

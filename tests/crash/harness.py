@@ -11,23 +11,26 @@ from crash.model import World
 from crash.recorder import Recorder
 from crash.scenes import Step
 from crash.states import Contents, Places, others, states
-from crash.trial import ROLL_BACK, RUN, Ground, Trials
-from qrep.errors import QrepError
+from crash.trial import ROLL_BACK, RUN, Ground, Lie, Trials, fits
 
 RECOVERIES_PER_MOUNT = 40
-RUNS, ROLLBACKS = 1 / 400, 1 / 100  # the share of states after which one is made
+RUNS, ROLLBACKS = 1 / 800, 1 / 200  # the share of states after which one is made
 FEW = 60  # states of a place of which one is drawn
-WRONG = (AssertionError, ArithmeticError, AttributeError, LookupError, OSError, QrepError, RuntimeError, TypeError, ValueError)
 
 
 class Failure(AssertionError):
-    """A state that was not recovered as it must be; says how it is had again."""
+    """A state that was not recovered as it must be; says how it is had again. promise: which one is broken (trial.Lie); None: nothing was judged, what
+    recovered or what judged has failed itself."""
+
+    def __init__(self, promise, text):
+        super().__init__(text)
+        self.promise = promise
 
 
 class Counts:
-    """enumerated: states that a place may be left in. distinct: those of other contents or with other expectations, each of which was recovered.
-    places: positions in logs, and exhausted: those of which all states were tried. Of two crashes: doubles, distinct_doubles, recoveries (recorded).
-    taken_back: open generations; finished, rolled_back: runs and rollbacks that followed."""
+    """enumerated: states that a place may be left in. distinct: those of other bytes than all before, each of which was recovered; the others are compared
+    with what the same bytes were recovered to. places: positions in logs, and exhausted: those of which all states were enumerated. Of two crashes:
+    doubles, distinct_doubles, recoveries (recorded). taken_back: open generations; finished, rolled_back: runs and rollbacks that followed."""
 
     def __init__(self):
         self.enumerated = self.distinct = self.places = self.exhausted = 0
@@ -40,20 +43,27 @@ class Counts:
         trials.recovered = trials.finished = trials.rolled_back = 0
 
     @property
+    def recovered(self):
+        """Distinct states, of one crash and of two."""
+        return self.distinct + self.distinct_doubles
+
+    @property
     def all(self):
+        """Enumerated states, of one crash and of two."""
         return self.enumerated + self.doubles
 
 
 class Bench:
-    """What the trials of one scene need: its contents, a directory, and what was tried. program: of recorder.build()."""
+    """What the trials of one scene need: its contents, a directory, and what was tried. program: of recorder.build(). told: told.Told of this process.
+    runs: the share of states of one crash on which a run follows."""
 
-    def __init__(self, directory, program, scene, seed):
-        self.directory, self.program, self.scene = Path(directory), program, scene
+    def __init__(self, directory, program, scene, seed, told, runs=RUNS):
+        self.directory, self.program, self.scene, self.runs = Path(directory), program, scene, runs
         self.directory.mkdir(parents=True, exist_ok=True)
         self.chance = random.Random(f"{seed}:{scene.name}")
         self.contents = Contents()
-        self.trials = Trials(Ground(self.directory / "ground", self.contents), scene)
-        self.tried = set()
+        self.trials = Trials(Ground(self.directory / "ground", self.contents), scene, told)
+        self.tried = {}  # {files: (generation, sync points) that they were recovered to}
         self.generations = [new for new, image in scene.images.items() if image is not None]
         self.mounts = 0
         self.keeping = True  # a state that fails stays on disk, to be tried again
@@ -76,22 +86,26 @@ class Bench:
 
     def attempt(self, files, step, where, trials=None, world=None):
         """Whether this state had not been tried yet. world: of which the source's files are drawn where a run follows. Raises Failure."""
-        key = frozenset(files.items()), step
-        if key in self.tried:
-            return False
-        self.tried.add(key)
-        after = None
-        drawn = self.chance.random()
-        if world is not None and drawn < RUNS:
-            after = RUN, self.chance.choice(self.generations)
-            files = {**files, **others(world, self.contents, self.chance)}
-        elif drawn > 1 - ROLLBACKS:
-            after = ROLL_BACK, self.chance.choice(self.generations)
+        key, after = frozenset(files.items()), None
         try:
-            (trials or self.trials).run(files, step, after)
-        except WRONG as err:
-            raise Failure(f"{self.scene.name}, {where}: {type(err).__name__}: {err}; {self.keep(files, step, after)}") from err
+            if key in self.tried:
+                fits(self.tried[key], step)
+                return False
+            drawn = self.chance.random()
+            if world is not None and drawn < self.runs:
+                after = RUN, self.chance.choice(self.generations)
+                files = {**files, **others(world, self.contents, self.chance)}
+            elif drawn > 1 - ROLLBACKS:
+                after = ROLL_BACK, self.chance.choice(self.generations)
+            self.tried[key] = (trials or self.trials).run(files, step, after)
+        except Exception as err:  # whatever it is, this state is not what it must be, or nobody can say so
+            self.trials.told.forget()
+            raise self.failure(err, where, files, step, after) from err
         return True
+
+    def failure(self, err, where, files, step, after=None):
+        promise = err.promise if isinstance(err, Lie) else None
+        return Failure(promise, f"{self.scene.name}, {where}: {promise or type(err).__name__}: {err}; {self.keep(files, step, after)}")
 
     def keep(self, files, step, after):
         """Have a state that failed on disk, for crash.again."""
@@ -145,9 +159,12 @@ class Bench:
         records = mount.recover(files, place.step, where)
         counts.recoveries += 1
         before = (world if killed else mount.world).as_killed(mount.world)
-        seen = self.trials.committed(files)
         durable = {path: self.contents.number(one) for path, one in before.durable().items()}
-        steps, committed = [], frozenset({seen, self.trials.committed(durable)})
+        try:
+            seen, under = self.trials.committed(files), self.trials.committed(durable)
+        except Lie as err:
+            raise self.failure(err, where, durable, place.step) from err
+        steps, committed = [], frozenset({seen, under})
         superblock = next((node for node, path in before.paths().items() if path == "target/superblock"), None)
         for record in records:
             if record.kind == log.SYNC and record.node == superblock and not self.scene.grouped:
@@ -175,7 +192,7 @@ class Mount:
         bench.mounts += 1
         self.bench, self.used = bench, 0
         self.recorder = Recorder(bench.directory / f"mount-{bench.mounts}", bench.program)
-        self.trials = Trials(Ground(self.recorder.path, bench.contents), bench.scene)
+        self.trials = Trials(Ground(self.recorder.path, bench.contents), bench.scene, bench.trials.told, bench.trials.truth)
         self.world, self._read = World(), 0
 
     def recover(self, files, step, where):
@@ -183,7 +200,7 @@ class Mount:
         self.used += 1
         moments = []
         self.trials.moment = lambda: moments.append(self.recorder.position())
-        self.bench.tried.discard((frozenset(files.items()), step))  # it is recovered once more, and recorded
+        self.bench.tried.pop(frozenset(files.items()), None)  # it is recovered once more, and recorded
         self.bench.attempt(files, step, where, self.trials)
         begin, end = moments
         for record in self.recorder.records(self._read, begin):

@@ -231,8 +231,10 @@ def unpacked(content):
     """(((offset, bytes), ...), size): sectors that follow each other are together, and a small file is in one piece."""
     numbers, sectors, size = content
     if size <= SMALL:
-        there = dict(zip(numbers, sectors, strict=True))
-        return ((0, b"".join([there.get(number, ZEROES) for number in range(-(-size // SECTOR))])[:size]),), size
+        parts = [ZEROES] * -(-size // SECTOR)
+        for number, sector in zip(numbers, sectors, strict=True):
+            parts[number] = sector
+        return ((0, b"".join(parts)[:size]),), size
     found, first = [], 0
     for at in range(1, len(numbers) + 1):
         if at == len(numbers) or numbers[at] != numbers[at - 1] + 1:
