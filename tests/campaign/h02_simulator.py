@@ -6,6 +6,7 @@ How often each kind of fault comes is drawn by the seed; each ends with everythi
 import sys
 
 from campaign import outcome, pytests
+from crash.told import Told
 from sim.scenario import Scenario, play
 
 REPLAYED_ONE_IN = 500
@@ -27,18 +28,21 @@ def run(seed, count, clock):
     others = pytests.run([*SLOW, "-m", "slow"], seed, clock)
     found.failures += others.failed + others.skipped
     replayed = 0
-    for each in range(first, first + count):
-        if clock.over():
-            break
-        try:
-            play(each)
-            if each % REPLAYED_ONE_IN == 0:
-                replayed += 1
-                if log_of(each) != log_of(each):
-                    found.failures.append(f"seed {each}: two runs of it are not the same")
-        except Exception as err:  # whatever it is, it is this seed's
-            found.failures.append(f"python -m sim {each}: {type(err).__name__}: {err}"[:400])
-        found.count += 1
+    with Told() as told:
+        for each in range(first, first + count):
+            if clock.over():
+                break
+            try:
+                play(each)
+                if each % REPLAYED_ONE_IN == 0:
+                    replayed += 1
+                    if log_of(each) != log_of(each):
+                        found.failures.append(f"seed {each}: two runs of it are not the same")
+                told.judge()
+            except Exception as err:  # whatever it is, it is this seed's
+                told.forget()
+                found.failures.append(f"python -m sim {each}: {type(err).__name__}: {err}"[:400])
+            found.count += 1
     found.note = f"{replayed} replayed to the same log; {others.passed} further suites of groups, hints and checks"
     return found
 

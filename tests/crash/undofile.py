@@ -6,6 +6,7 @@ import blake3
 
 PAGE, SEGMENT, COPY = 4096, 16 << 20, 4096
 DATA, ZERO = 1, 2
+MAGIC = b"QREPBTCH"
 
 
 class Broken(AssertionError):
@@ -35,13 +36,22 @@ def header(file, offset=0):
     return data[32:48], data[48:64], struct.unpack_from("<Q", data, 64)[0], struct.unpack_from("<Q", data, 88)[0]
 
 
+def places(start, piece):
+    """Where batches may begin in what lies at `start` of a file."""
+    at = piece.find(MAGIC)
+    while at >= 0:
+        if start + at >= SEGMENT and (start + at) % PAGE == 0:
+            yield start + at
+        at = piece.find(MAGIC, at + 1)
+
+
 def batches(file, base, attempt):
     """[(sequence, [(offset, bytes)])] of every valid batch of a file, in the order of logging."""
     found = []
     for start, piece in file.pieces:
-        for at in range(max(start, SEGMENT), start + len(piece), PAGE):
+        for at in places(start, piece):
             head = file.read(at, 144)
-            if len(head) < 144 or head[:8] != b"QREPBTCH":
+            if len(head) < 144:
                 continue
             count = struct.unpack_from("<I", head, 12)[0]
             _attempt, sequence, position, size = struct.unpack_from("<QQQQ", head, 32)
@@ -60,10 +70,12 @@ def batches(file, base, attempt):
     return sorted(found)
 
 
-def way_back(pieces, size):
-    """(base, new, [(offset, bytes)] in the order in which they are put back) of a committed generation. Raises Broken."""
+def way_back(pieces, size, sealed=True):
+    """(base, new, [(offset, bytes)] in the order in which they are put back) of a committed generation. sealed: the copy of the header must be there,
+    with the number of batches. Raises Broken."""
     file = Bytes(pieces, size)
-    head, copy = header(file), header(file, COPY)
+    head = header(file)
+    copy = header(file, COPY) if sealed else head
     if head is None or copy is None or head[:3] != copy[:3]:
         raise Broken("its header or the copy of it cannot be believed")
     base, new, attempt, _none = head

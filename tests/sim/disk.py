@@ -136,7 +136,10 @@ ROOM = 1 << 18  # bytes of each segment that a small volume ever uses
 
 
 class SparseFile(Disk):
-    """A Disk addressed like a real undo file, whose segments lie 2^24 bytes apart; kept without the gaps."""
+    """A Disk addressed like a real undo file, whose segments lie 2^24 bytes apart; kept without the gaps. sealed: once it leads back from a committed
+    generation it says how many batches it has."""
+
+    sealed = True
 
     def __init__(self, world, name, *, segments=0, latency=0.0005):
         super().__init__(world, name, HEAD, latency=latency)

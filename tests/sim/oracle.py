@@ -1,16 +1,20 @@
 """What must hold, whatever happens (the invariants of FAULTS: E, R, I, M, F, K). Knows the images, and believes nothing it is told.
 
-Roots are checked with the packaged blake3; granule values come from qrep's kernel, but are believed only if they merge to that root.
+Superblocks and undo files are read by the campaign's oracle and by H3's reader, as docs/DISK_FORMAT.md has them. Granule values are proposed by qrep's
+kernel, which is faster than numpy, and are believed only if they merge to the root that the packaged blake3 has of the same image: no others do.
 """
 
 import blake3
+import oracle as stranger
+from crash import undofile
 
-from qrep._native import disk as records
 from qrep._native import hasher
+from sim.disk import HEAD
 from sim.world import Violation
 
 NO_ID = bytes(16)
 REPLICA, PRIMARY = 1, 2
+OPEN_NONE = 0
 
 
 class Oracle:
@@ -74,7 +78,7 @@ class Oracle:
             self.images[committed] = self._image_of(committed)
             self.chain.append(committed)
             self.world.log(f"oracle: generation {len(self.chain)} is {committed.hex()[:8]}")
-        if record.open_kind == records.OPEN_NONE and committed != NO_ID and record.role == REPLICA:
+        if record.open_kind == OPEN_NONE and committed != NO_ID and record.role == REPLICA:
             self.device(device, "INV-E/R")
 
     def _changed_role(self, record, last):
@@ -111,10 +115,10 @@ class Oracle:
         if tag not in self.images:
             return
         for index, (zero, value) in enumerate(self.values(self.images[tag])):
-            state = states[index] & records.STATE_MASK
-            if state == records.STATE_UNKNOWN:
+            state = states[index] & stranger.STATE_MASK
+            if state == stranger.UNKNOWN:
                 continue
-            right = zero if state == records.STATE_ZERO else values[index * 32 : index * 32 + 32] == value
+            right = zero if state == stranger.ZERO else values[index * 32 : index * 32 + 32] == value
             if not right:
                 raise Violation(f"INV-I: the map of {who} lies about granule {index} of {tag.hex()[:8]}")
 
@@ -129,59 +133,53 @@ class Oracle:
         """A sync point was taken out of the middle, while the last of the chain was committed."""
         self.deleted.setdefault(self.chain[-1], set()).add(point)
 
+    def superblock_of(self, target):
+        """What is durable says what was committed last."""
+        try:
+            block = stranger.superblock_in(bytes(target.superblock.durable), "superblock")
+        except stranger.Wrong as err:
+            raise Violation(f"INV-M: {err}") from err
+        if block.committed_id != self.chain[-1] or (block.role, block.size) != (self.role, self.size):
+            raise Violation(f"INV-M: the superblock says {block}, and generation {self.chain[-1].hex()[:8]} was committed last")
+        return block
+
     def retained(self, target):
-        """INV-K: every sync point that was asked for can still be shown; so many as were made, or as are kept."""
-        content = bytearray(self.images[self.chain[-1]])
+        """INV-K: every sync point that was asked for can still be shown; so many as were made, or as are kept. By this reader, and by the target's own."""
+        new, shown = self.superblock_of(target).committed_id, 0
+        content = bytearray(self.images[new])
         kept = self.kept(target.sync_points)
         wanted = len(kept) - 1
-        new, shown = target.machine.record.committed_id, 0
         if target.machine.chain[0] != new or len(target.machine.chain) <= wanted:
             raise Violation("INV-K: the machine does not know what is within reach")
         while shown < wanted:
             file = target.undo.get(new)
             if file is None:
                 raise Violation("INV-K: the undo file of a retained generation is missing")
-            try:
-                header = records.UndoHeader.unpack(bytes(file.cache[: records.UNDO_HEADER_SIZE]))
-                for offset, data in before_images(file, header, self.size):
-                    content[offset : offset + len(data)] = data
-            except records.RecordDamaged as err:
-                raise Violation(f"INV-K: the undo file of a retained generation is damaged: {err}") from err
-            base = header.base_id
+            base, extents = way_back(file, new)
+            theirs = bytearray(content)
+            for offset, data in target.shown(file):
+                theirs[offset : offset + len(data)] = data
+            for offset, data in extents:
+                content[offset : offset + len(data)] = data
             if base != kept[shown + 1]:
                 raise Violation("INV-K: a sync point is missing, or one is there that was given up")
             if base not in self.images or bytes(content) != self.images[base]:
                 raise Violation("INV-K: a retained sync point does not show its image")
+            if theirs != content:
+                raise Violation("INV-K: the target shows another sync point than its undo file leads to")
             new, shown = base, shown + 1
         if target.machine.phase == "idle" and len(target.undo) > wanted:
             raise Violation(f"{len(target.undo)} undo files are kept for {wanted} sync points")
 
 
-def batches_told(file, header):
-    """How many batches there are at least."""
+def way_back(file, new):
+    """(base, [(offset, bytes)] in the order in which they are put back) of a disk.SparseFile. Raises Violation."""
+    pieces = ((0, bytes(file.cache[: HEAD])), *((position, bytes(part)) for position, part in file.segments()))
+    position, part = pieces[-1]
     try:
-        return records.UndoHeader.unpack(file.read(records.UNDO_COPY_OFFSET, records.UNDO_HEADER_SIZE)).batches
-    except records.RecordDamaged:
-        return header.batches
-
-
-def before_images(file, header, size):
-    """(offset, bytes) in the order they are put back: the latest logged first. Raises RecordDamaged."""
-    batches = []
-    for position, segment in file.segments():
-        scan = records.scan_undo_segment(segment, position, size, header.base_id, header.attempt)
-        if scan.damaged is not None:
-            raise records.RecordDamaged(f"undo batch at {scan.damaged} was flushed and is lost")
-        batches += [(batch, segment, position) for batch in scan.batches]
-    told = batches_told(file, header)
-    if len(batches) < told:
-        raise records.RecordDamaged(f"{len(batches)} of {told} undo batches are there")
-    batches.sort(key=lambda entry: entry[0].sequence, reverse=True)
-    for batch, segment, position in batches:
-        end = batch.payload_position - position + batch.payload_size
-        for extent in reversed(batch.extents):
-            if extent.kind == records.UNDO_DATA:
-                yield extent.offset, bytes(segment[end - extent.size : end])
-                end -= extent.size
-            else:
-                yield extent.offset, bytes(extent.size)
+        base, of, extents = undofile.way_back(pieces, position + len(part), sealed=file.sealed)
+    except undofile.Broken as err:
+        raise Violation(f"INV-K: the undo file of a retained generation is damaged: {err}") from err
+    if of != new:
+        raise Violation("INV-K: the undo file of a retained generation is of another")
+    return base, extents

@@ -13,7 +13,7 @@ from qrep.protocol.records import RunRecord
 from qrep.protocol.source_machine import SourceMachine
 from sim.disk import Store
 from sim.target import HASHED, TOKEN_LIFE, ZERO, load_map, run_count, runs_digest
-from sim.world import Process, Signal
+from sim.world import Process, Signal, own_fault
 
 HOLD = TOKEN_LIFE + 1.0  # virtual seconds until a connection that could not be had may be asked for again
 
@@ -177,8 +177,7 @@ class Controller(Process):
         try:
             message = say.decode(body, "target")
         except ProtocolError as err:
-            self.post(self.machine.protocol_violation, err)
-            return
+            own_fault(err)
         self.post(lambda: self.machine.message(message) if self.control is end else [])
 
     def _gone(self, life, end):
@@ -296,6 +295,7 @@ class Controller(Process):
         if end is not None:
             end.close()
         self.world.log(f"{self.name} fails: {action.error} {'(open)' if action.keep_open else ''}")
+        own_fault(action.error)
         self.tries += 1
         if self.machine.phase == "closed" and self.tries <= self.retries:
             self.world.at(0.1 + self.world.delay(0.2), self._again, self.life)

@@ -6,20 +6,24 @@ from collections import deque
 from qrep import retention
 from qrep._native import disk as records
 from qrep._native import hasher, wire
-from qrep.errors import DamagedError, ProtocolError
+from qrep.errors import DamagedError, ProtocolError, QrepError
 from qrep.protocol import actions as do
 from qrep.protocol import messages as say
 from qrep.protocol.records import TargetRecord
 from qrep.protocol.target_machine import TargetMachine
 from qrep.target.undomerge import Covered
 from sim.disk import Disk, MediumError, SparseFile, Store
-from sim.oracle import before_images
 from sim.roles import Roles
-from sim.world import Process, Signal, Violation
+from sim.world import Process, Signal, Violation, own_fault
 
 HASHED, ZERO = records.STATE_HASHED | records.STATE_VALUE, records.STATE_ZERO
 FIELDS = TargetRecord.__struct_fields__
 TOKEN_LIFE = 4.0  # virtual seconds
+
+
+def harmed(what):
+    """Records do not rot in this world: whatever is found damaged was written, flushed or read wrongly."""
+    return Violation(f"INV-W: records are damaged, and nobody harmed them: {what}")
 
 
 class Lane:
@@ -87,8 +91,8 @@ class Target(Process, Roles):
             block, self.slot = records.choose_superblock(self._slot(0), self._slot(1))
             self.sequence = block.sequence
             record = TargetRecord(**{name: getattr(block, name) for name in FIELDS})
-        except records.RecordDamaged:
-            record = None
+        except records.RecordDamaged as err:
+            raise harmed(err) from err
         self.machine = self.machine_class(record, capacity=self.geometry.size, sector_size=512, chain=self.way_back(record))
         self.run = self.checkpoint = None
         self.states = self.values = self.marked = None
@@ -165,8 +169,7 @@ class Target(Process, Roles):
         try:
             message = say.decode(body, "source")
         except ProtocolError as err:
-            self.post(self.machine.expel, handle, err)
-            return
+            own_fault(err)
         self.post(self._message, handle, message)
 
     def _message(self, handle, message):
@@ -502,16 +505,16 @@ class Target(Process, Roles):
     def _restore_undo(self, action):
         file = self.undo.get(action.new)
         if file is None:
-            raise DamagedError("the undo file of the open generation is missing")
+            raise harmed("the undo file of the open generation is missing")
         yield from file.flush()
         try:
             header = records.UndoHeader.unpack(file.read(0, records.UNDO_HEADER_SIZE))
             if (header.base_id, header.new_id, header.attempt) != (action.base, action.new, action.attempt):
-                raise DamagedError("the undo file is of another attempt")
+                raise harmed("the undo file is of another attempt")
             for offset, data in before_images(file, header, self.geometry.size):
                 yield from self.put_back(offset, data)
         except records.RecordDamaged as err:
-            raise DamagedError(str(err)) from err
+            raise harmed(err) from err
         return self.machine.undo_restored()
 
     def put_back(self, offset, data):
@@ -531,9 +534,8 @@ class Target(Process, Roles):
         for new in action.way:
             file = self.undo.get(new)
             if file is None:
-                raise DamagedError("the sync point is gone")
-            header = records.UndoHeader.unpack(file.read(0, records.UNDO_HEADER_SIZE))
-            for offset, data in before_images(file, header, self.geometry.size):
+                raise harmed("the undo file of a sync point is missing")
+            for offset, data in self.shown(file):
                 content[offset : offset + len(data)] = data
         self.oracle.points[self.machine.record.open_new_id] = action.point
         run, lane = Run(do.StartLanes(action.attempt, None, 1, 0, True, self.machine.record.committed_id), b"", []), Lane(0)
@@ -548,6 +550,13 @@ class Target(Process, Roles):
                 raise DamagedError(str(err)) from err
             yield self.device.submit(offset, new)
         return self.machine.point_applied()
+
+    def shown(self, file):
+        """(offset, bytes) in the order in which they are put back, by the reader of records under test."""
+        try:
+            yield from before_images(file, records.UndoHeader.unpack(file.read(0, records.UNDO_HEADER_SIZE)), self.geometry.size)
+        except records.RecordDamaged as err:
+            raise harmed(err) from err
 
     def _write_pending_map(self, action):
         yield from self.store.write("pending", self.map_bytes(action.new, action.base, action.counter, self.states, self.values))
@@ -613,6 +622,7 @@ class Target(Process, Roles):
         self.world.log(f"target merges {len(ids) - 1} undo files")
         header = records.UndoHeader.unpack(bytes(self.undo[ids[0]].cache[: records.UNDO_HEADER_SIZE])).replace(base_id=ids[-1])
         merged, covered, places = SparseFile(self.world, "undo"), Covered(), []
+        merged.sealed = False
         for new in self.order_of_merging(ids[:-1]):
             file = self.undo.get(new)
             if file is None:  # it was pruned meanwhile
@@ -699,6 +709,8 @@ class Target(Process, Roles):
         self._reply(action.handle, action.message)
 
     def _reply(self, handle, message):
+        if isinstance(message, say.Error):
+            own_fault(QrepError(message.message, code=message.code))
         end = self.ends.get(handle)
         if end is not None and end.open:
             end.send(say.encode(message)[4:])
@@ -731,6 +743,36 @@ class Target(Process, Roles):
         do.Scan: _scan, do.SendLeaves: _send_leaves, do.Reply: _send_message, do.CloseSession: _close_session, do.Faulted: _faulted, do.RecordPoint: _nothing,
         do.RolledBack: _nothing, do.RollbackFailed: _nothing, do.HoldOpen: _nothing, do.Abandoned: _nothing,
     } | Roles.role_performers  # fmt: skip
+
+
+def batches_told(file, header):
+    """How many batches there are at least."""
+    try:
+        return records.UndoHeader.unpack(file.read(records.UNDO_COPY_OFFSET, records.UNDO_HEADER_SIZE)).batches
+    except records.RecordDamaged:
+        return header.batches
+
+
+def before_images(file, header, size):
+    """(offset, bytes) in the order they are put back: the latest logged first. Raises RecordDamaged."""
+    batches = []
+    for position, segment in file.segments():
+        scan = records.scan_undo_segment(segment, position, size, header.base_id, header.attempt)
+        if scan.damaged is not None:
+            raise records.RecordDamaged(f"undo batch at {scan.damaged} was flushed and is lost")
+        batches += [(batch, segment, position) for batch in scan.batches]
+    told = batches_told(file, header)
+    if len(batches) < told:
+        raise records.RecordDamaged(f"{len(batches)} of {told} undo batches are there")
+    batches.sort(key=lambda entry: entry[0].sequence, reverse=True)
+    for batch, segment, position in batches:
+        end = batch.payload_position - position + batch.payload_size
+        for extent in reversed(batch.extents):
+            if extent.kind == records.UNDO_DATA:
+                yield extent.offset, bytes(segment[end - extent.size : end])
+                end -= extent.size
+            else:
+                yield extent.offset, bytes(extent.size)
 
 
 def load_map(entry, geometry):

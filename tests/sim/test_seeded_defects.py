@@ -1,21 +1,25 @@
 """Every rule of the commit protocol is needed, and the simulator would notice if one were broken: each defect is caught within a few hundred seeds."""
 
 import contextlib
+import random
 
 import msgspec
+import plainblake3
 import pytest
 
 from qrep import retention
 from qrep._native import hasher, wire
+from qrep.errors import ProtocolError, QrepError
 from qrep.protocol import actions as do
 from qrep.protocol import messages as say
 from qrep.protocol.source_machine import SourceMachine
 from qrep.protocol.target_machine import TargetMachine
+from sim import oracle
 from sim import target as target_module
 from sim.scenario import Scenario
 from sim.source import Controller
 from sim.target import Target
-from sim.world import Violation
+from sim.world import OwnFault, Violation
 
 SEEDS = 400
 
@@ -324,6 +328,35 @@ def a_block_that_takes_no_write_left_out_of_a_rollback():
 
     focus = {**BAD_BLOCKS, "weights": {"target_bad": 3, "abandon": 2, "kill_target": 2}, "pace": 5}
     return {"target_class": type("Careless", (Target,), {"put_back": put_back}), "focus": focus}
+
+
+def number_of_undo_batches_not_written():
+    """Nothing says how many there are: one that rots is not missed."""
+
+    def seal(self, action):
+        yield 0
+
+    return {"target_class": type("DefectTarget", (Target,), {"performers": {**Target.performers, do.SealUndo: seal}})}
+
+
+def a_before_image_left_out_of_what_is_shown():
+    """The reader under test makes another sync point of a file that is right."""
+
+    def shown(self, file):
+        return list(Target.shown(self, file))[:-1]
+
+    return {"target_class": type("DefectTarget", (Target,), {"shown": shown}), "focus": {"weights": {"cut": 1}}}
+
+
+def a_superblock_that_is_not_written():
+    """The machine goes on as if it were; without a restart nobody else reads it."""
+
+    def write(self, action):
+        yield from self.superblock.flush()
+        self.oracle.superblock(action.record, self.device)
+
+    cls = type("DefectTarget", (Target,), {"performers": {**Target.performers, do.WriteSuperblock: write}})
+    return {"target_class": cls, "focus": {"weights": {"cut": 1}}}
 
 
 # ---- changes of role ----
@@ -700,8 +733,13 @@ DEFECTS = [
     lanes_that_all_left_taken_for_the_end_of_the_work, given_up_under_the_id_of_before, given_up_without_a_flush, given_up_while_the_host_writes,
     sync_points_kept_by_a_volume_that_took_over, a_run_admitted_by_a_primary_volume, an_id_used_before_taken_again,
     the_newer_before_image_kept_in_a_merge, merged_undo_not_flushed_before_the_rename, a_merge_finished_whatever_came_meanwhile,
-    a_merge_finished_in_the_middle_of_a_commit,
+    a_merge_finished_in_the_middle_of_a_commit, number_of_undo_batches_not_written, a_before_image_left_out_of_what_is_shown, a_superblock_that_is_not_written,
 ]  # fmt: skip
+# Where only one of the oracle's looks can notice it.
+SAYS = {
+    number_of_undo_batches_not_written: "INV-K: the undo file of a retained", a_before_image_left_out_of_what_is_shown: "INV-K: the target shows another",
+    a_superblock_that_is_not_written: "INV-M: the superblock says", undo_not_flushed: "INV-W: records are damaged",
+}  # fmt: skip
 
 
 def catch(defect, first, count):
@@ -723,7 +761,82 @@ START = {number_of_undo_batches_written_over_the_only_header: 7300, parts_of_a_l
 def test_a_defect_is_caught(defect):
     found = catch(defect, START.get(defect, 0), SEEDS)
     assert found, f"{defect.__name__}: {SEEDS} seeds did not notice"
+    assert SAYS.get(defect, "") in str(found[1])
     print(f"seed {found[0]}: {found[1]}")
+
+
+# ---- faults of their own, which leave all data right ----
+
+
+def a_message_refused_that_may_come():
+    """The session ends, and the next one does what this one was to do."""
+
+    def message(self, handle, message):
+        self.told = getattr(self, "told", 0) + 1
+        return self.expel(handle, ProtocolError("not now")) if self.told == 5 else TargetMachine.message(self, handle, message)
+
+    return {"target_class": target_with(message=message)}
+
+
+def an_answer_that_is_no_message():
+    def reply(self, handle, message):
+        end = self.ends.get(handle)
+        if isinstance(message, say.Began) and end is not None and end.open:
+            end.send(say.encode(message)[5:])
+        else:
+            Target._reply(self, handle, message)
+
+    return {"target_class": type("DefectTarget", (Target,), {"_reply": reply})}
+
+
+def a_question_that_is_no_message():
+    def send(self, action):
+        yield 0
+        if self.control is not None and self.control.open:
+            self.control.send(say.encode(action.message)[5 if isinstance(action.message, say.Begin) else 4 :])
+
+    return {"controller_class": type("DefectController", (Controller,), {"performers": {**Controller.performers, do.Send: send}})}
+
+
+def an_internal_error_taken_for_a_failed_run():
+    def freeze(self, action):
+        if self.finished == 1 and not getattr(self, "failed", False):
+            self.failed = True
+            raise QrepError("internal error: KeyError()", code="internal")
+        return (yield from Controller._freeze(self, action))
+
+    return {"controller_class": type("DefectController", (Controller,), {"performers": {**Controller.performers, do.Freeze: freeze}})}
+
+
+OWN_FAULTS = [a_message_refused_that_may_come, an_answer_that_is_no_message, a_question_that_is_no_message, an_internal_error_taken_for_a_failed_run]
+
+
+@pytest.mark.parametrize("defect", OWN_FAULTS, ids=lambda defect: defect.__name__)
+def test_a_fault_of_its_own_is_caught(defect):
+    with pytest.raises(OwnFault) as caught:
+        for seed in range(SEEDS):
+            Scenario(seed, **defect()).play()
+    print(f"seed {seed}: {caught.value}")
+
+
+def test_a_proposed_value_that_is_not_of_the_image_is_caught(monkeypatch):
+    """The oracle takes what qrep's kernel proposes on the packaged blake3's word only."""
+    knows, image = Scenario(1).oracle, random.Random(1).randbytes(Scenario(1).geometry.size)
+    right = knows.values(image)
+    assert right == [(False, plainblake3.subtree(image[start : start + knows.granule_size], start)) for start in knows.granules()]
+    monkeypatch.setattr(oracle, "hasher", Proposes(hasher, right[0][1]))
+    with pytest.raises(Violation, match="do not merge"):
+        knows.values(image[::-1])
+
+
+class Proposes:
+    """A kernel that has one value for everything."""
+
+    def __init__(self, kernel, value):
+        self.root, self._value = kernel.root, value
+
+    def subtree(self, *_of):
+        return self._value
 
 
 def test_a_run_whose_connections_all_left_is_resumed():

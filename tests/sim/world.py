@@ -5,13 +5,28 @@ import heapq
 import random
 from collections import deque
 
+from qrep.errors import ProtocolError
+
+OWN_FAULTS = (ProtocolError.code, "internal")
+
 
 class Violation(AssertionError):
     """An invariant does not hold."""
 
 
+class OwnFault(AssertionError):
+    """A machine, or who drives it, has failed itself; whatever else it is, no canary is caught by that."""
+
+
 class Killed(BaseException):
     """Raised inside a task whose process ends itself (a failed flush, R2)."""
+
+
+def own_fault(error):
+    """What a machine would swallow and no fault of this world leads to: nothing that is said on a control session is damaged, lost out of order or told
+    twice, and whoever calls a failure internal means itself. Raises OwnFault."""
+    if getattr(error, "code", "") in OWN_FAULTS:
+        raise OwnFault(repr(error)) from error
 
 
 class World:
@@ -151,6 +166,7 @@ class Process:
                 result = yield from self.perform(action)
             except (OSError, *self.failures) as error:
                 self.world.log(f"{self.name} {type(action).__name__} failed: {error!r}")
+                own_fault(error)
                 actions = deque(self.machine.failed(action, error))
                 continue
             if result:
