@@ -144,6 +144,11 @@ MUTANTS = (
         "        if late:\n", "        if False:\n", ("system/test_snapshot_backends.py::test_a_clone_that_takes_too_long_is_thrown_away_and_the_filesystem_is_thawed_meanwhile",),
     ),
     Mutant(
+        "freeze of somebody else guarded as ours", DURABILITY, "volumes/quiet.py", "another tool's snapshot is taken of a filesystem that is written to",
+        "                if fd not in frozen and fd not in owed:\n", "                if False:\n",
+        ("system/test_snapshot_backends.py::test_a_freeze_of_theirs_outlasts_an_agent_that_is_killed",),
+    ),
+    Mutant(
         "force waits for whoever waits", LIVENESS, "daemon/roles.py", "a source that hangs bars the takeover that it is the reason of",
         "if going is not None and not (force and going.gives_way):", "if going is not None:",
         ("unit/test_role_waits.py::test_force_takes_over_from_a_planned_promote_that_waits_for_its_source_which_does_nothing_any_more",),

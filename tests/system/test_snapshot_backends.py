@@ -1,5 +1,6 @@
 """Every snapshot backend passes the conformance suite; reflink also with mounted filesystems, crashes and slowness."""
 
+import contextlib
 import fcntl
 import os
 import subprocess
@@ -15,6 +16,10 @@ from qrep.volumes import quiet, reflink, registry
 from qrep.volumes.base import FreezeOptions, SnapshotError
 
 pytestmark = pytest.mark.root
+FREEZE_WITH = """
+import sys; from qrep import device; from qrep.volumes.base import FreezeOptions; from qrep.volumes.reflink import Reflink
+Reflink(FreezeOptions(tuple(sys.argv[2:]), (), 20)).freeze(device.inspect(sys.argv[1]), "run-1")
+"""
 
 
 class TestNone(SnapshotConformance):
@@ -173,19 +178,43 @@ def test_a_failed_clone_leaves_the_filesystem_thawed_and_nothing_behind(mounted,
     assert registry.BACKENDS["reflink"].stale(device.inspect(disk)) == []
 
 
-def test_a_filesystem_that_someone_else_has_frozen_is_left_to_them(xfs, loop_device, filesystem):
-    disk = loop_device(backing=image(xfs, size=64 * MIB))
-    point = filesystem("ext4", device=disk)
+@contextlib.contextmanager
+def frozen_by_them(point):
+    """Somebody else has frozen the filesystem, and nobody thaws it meanwhile."""
     fd = os.open(point, os.O_RDONLY)
     try:
         fcntl.ioctl(fd, quiet.FIFREEZE, 0)
         try:
-            frozen = registry.BACKENDS["reflink"].freeze(device.inspect(disk), "run-1")
+            yield
         finally:
             fcntl.ioctl(fd, quiet.FITHAW, 0)  # raises if it was not frozen any more
     finally:
         os.close(fd)
+
+
+def test_a_filesystem_that_someone_else_has_frozen_is_left_to_them(xfs, loop_device, filesystem):
+    disk = loop_device(backing=image(xfs, size=64 * MIB))
+    with frozen_by_them(filesystem("ext4", device=disk)):
+        frozen = registry.BACKENDS["reflink"].freeze(device.inspect(disk), "run-1")
     run("e2fsck", "-f", "-n", frozen.path)
+
+
+@pytest.mark.parametrize("limit_s", [10, 0.3])
+def test_a_freeze_of_theirs_outlasts_a_snapshot_that_takes_too_long(xfs, loop_device, filesystem, monkeypatch, limit_s):
+    disk = loop_device(backing=image(xfs, size=64 * MIB))
+    clone = reflink._clone
+    monkeypatch.setattr(reflink, "_clone", lambda *fds: (time.sleep(1), clone(*fds)))
+    with frozen_by_them(filesystem("ext4", device=disk)):
+        frozen = reflink.Reflink(FreezeOptions(limit_s=limit_s)).freeze(device.inspect(disk), "run-1")
+    assert frozen.consistency == "application"
+
+
+@pytest.mark.parametrize("hooks", [(), ("/bin/true",)])
+def test_a_freeze_of_theirs_outlasts_an_agent_that_is_killed(xfs, loop_device, filesystem, hooks):
+    disk = loop_device(backing=image(xfs, size=64 * MIB))
+    with frozen_by_them(filesystem("ext4", device=disk)):
+        status, _ = elsewhere(FREEZE_WITH, disk, *hooks, crash="snapshot-frozen:1")  # and its guard has ended, which has the same stderr
+    assert status == -9
 
 
 def test_a_mount_point_that_another_mount_covers_is_reached_through_a_second_one_or_it_is_said(

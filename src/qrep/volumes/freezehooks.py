@@ -15,7 +15,7 @@ log = logging.getLogger("qrep.volumes")
 
 
 class Guard:
-    """subjects: (name for people, FreezeOptions) of each volume; fds: of the filesystems, which the guard thaws if we cannot."""
+    """subjects: (name for people, FreezeOptions) of each volume; fds: of the filesystems; of these the guard thaws, if we cannot, what is mine()."""
 
     def __init__(self, fds, subjects, limit_s):
         self._subjects = subjects
@@ -60,8 +60,12 @@ class Guard:
         with contextlib.suppress(SnapshotError):  # someone killed the guard; all is thawed anyway
             self._say("thawed")
 
+    def mine(self, fd):
+        """This one is about to be frozen, by us or by a hook."""
+        self._say(f"mine {fd}")
+
     def leave(self, fd):
-        """Somebody else had frozen this one before we came."""
+        """It was not: somebody else had frozen it before we came, or it cannot be frozen, or is thawed again."""
         self._say(f"leave {fd}")
 
     def close(self):

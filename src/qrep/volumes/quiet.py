@@ -74,24 +74,31 @@ def together(subjects):
         if guard:
             stack.callback(guard.close)
         ours, frozen, at_rest, prepared = [], [], set(), []
-        held = {fd for fd in fds if hooks and _try(fd) is THEIRS}  # before any hook could have done so
-        for fd in held:
-            guard.leave(fd)
+        owed = []  # that a hook may freeze, so that each of them is thawed in the end: not those that were frozen before
+        for fd in fds if hooks else ():
+            guard.mine(fd)
+            if _try(fd) is THEIRS:
+                guard.leave(fd)
+            else:
+                owed.append(fd)
         try:
             if hooks:
                 prepared = guard.before()
             if guard:
                 guard.frozen()
             for number, fd in opened.items():
+                guard.mine(fd)
                 if number in left:
-                    at_rest |= {number} if _try(fd) else set()
-                    continue
-                ours.append(fd)  # before: an interrupt may come between the freeze and its result
-                result = _freeze(fd)
-                if result is FROZEN:
-                    frozen.append(fd)
+                    result = _try(fd)
                 else:
-                    ours.remove(fd)
+                    ours.append(fd)  # before: an interrupt may come between the freeze and its result
+                    result = _freeze(fd)
+                    if result is FROZEN:
+                        frozen.append(fd)
+                    else:
+                        ours.remove(fd)
+                if fd not in frozen and fd not in owed:
+                    guard.leave(fd)
                 at_rest |= {number} if result else set()
             _flush(showing)
             crashpoint("snapshot-frozen")
@@ -103,7 +110,7 @@ def together(subjects):
             if guard:
                 guard.thawed()
             if hooks:
-                _undo(guard, [fd for fd in fds if fd not in held])
+                _undo(guard, owed)
         if late:
             names = ", ".join(subject.device.path for subject in subjects)
             raise SnapshotError(

@@ -3,8 +3,9 @@
     python -IS thawguard.py JSON    {"fds": [FD...], "limit_s": S, "before": [ARGV or null...], "after": [ARGV or null...], "hook_s": [S...]}
 
 stdin is a pipe from the freezer; its end says that the freezer died, also by kill -9. One word a line: `before N` and `after N` run that hook,
-answered with a line of JSON {"ok", "said"}; `frozen` starts the limit; `leave FD` says that somebody else had frozen that one; `thawed` that the
-freezer has thawed by itself; `done` that all is over. stdout gets one byte once the guard stands, and nothing may be frozen before.
+answered with a line of JSON {"ok", "said"}; `frozen` starts the limit; `mine FD` says that this one is about to be frozen, `leave FD` that it was not,
+so what somebody else froze is never thawed; `thawed` that the freezer has thawed by itself; `done` that all is over. stdout gets one byte once the
+guard stands, and nothing may be frozen before.
 
 After the limit it thaws, and keeps thawing until it is told `thawed`. When the freezer is gone it ends the hook that is running, thaws, and runs
 what is left of `after` for each `before` that was started. A hook is killed with its whole process group when its time is up. Imports nothing of
@@ -26,8 +27,9 @@ PIPE = 1 << 20  # bytes: more than a pipe holds
 
 
 class Guard:
-    def __init__(self, fds, limit_s, before, after, hook_s):
-        self.fds, self.limit_s, self.hooks, self.hook_s = list(fds), limit_s, {"before": before, "after": after}, hook_s
+    def __init__(self, limit_s, before, after, hook_s):
+        self.limit_s, self.hooks, self.hook_s = limit_s, {"before": before, "after": after}, hook_s
+        self.mine = []  # descriptors of filesystems that it thaws
         self.owed = []  # numbers of hooks whose `after` has not been run since their `before` was started
         self.frozen_until = None
         self.buffer = b""
@@ -45,8 +47,10 @@ class Guard:
                 self.frozen_until = time.monotonic() + self.limit_s
             elif word == "thawed":
                 self.frozen_until = None
+            elif word == "mine" and int(rest) not in self.mine:
+                self.mine.append(int(rest))
             elif word == "leave":
-                self.fds.remove(int(rest))
+                self.mine.remove(int(rest))
         if line != "done":
             self.thaw()
             for number in reversed(list(self.owed)):
@@ -79,7 +83,7 @@ class Guard:
                 return True
 
     def thaw(self):
-        for fd in self.fds:
+        for fd in self.mine:
             try:
                 fcntl.ioctl(fd, FITHAW, 0)
             except OSError:  # EINVAL: it is not frozen, which is what we want
@@ -163,9 +167,10 @@ def main(text):
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # what ends the freezer must not end its guard
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-    for fd in json.loads(text)["fds"]:
+    asked = json.loads(text)
+    for fd in asked.pop("fds"):
         os.set_inheritable(fd, False)  # not to hooks: a filesystem could not be unmounted while one of their children lives
-    guard = Guard(**json.loads(text))
+    guard = Guard(**asked)
     os.write(1, b"r")
     try:
         guard.serve()
