@@ -39,7 +39,8 @@ SCENES = {"committed": "", "open": "target-end:1", "lost-ack": "superblock-write
 COMMITTED = {"committed": GENERATIONS, "open": GENERATIONS - 1, "lost-ack": GENERATIONS}
 KINDS = ("flip", "flip", "zero", "swap", "older", "cut")
 PARTS = ("target/superblock", "target/undo", "target/map", "target/points.json", "sources")
-FINISHED_ONE_IN, ROLLED_BACK_ONE_IN, COPIED_ONE_IN, SHOWN_ONE_IN = 8, 8, 8, 4
+# A copy is made where nobody else writes, which takes 0.1 s to find out.
+FINISHED_ONE_IN, ROLLED_BACK_ONE_IN, COPIED_ONE_IN, SHOWN_ONE_IN = 8, 8, 32, 4
 
 
 @functools.lru_cache(4096)
