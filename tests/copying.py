@@ -73,6 +73,13 @@ def wait_until_changed(path, seconds=30):
     raise AssertionError(f"nothing was written to {path}")
 
 
+def wait_until_written(path, digest, seconds=30):
+    """Wait until a target is not any more what its b3sum `digest` says."""
+    deadline = time.monotonic() + seconds
+    while b3sum(path) == digest:
+        assert time.monotonic() < deadline, f"nothing was written to {path}"
+
+
 def kill(process):
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=20)

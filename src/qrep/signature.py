@@ -14,6 +14,22 @@ def probe(path):
 
     path: absolute. Raises CannotProbe.
     """
+    tags = _tags(path)
+    return "several signatures that contradict each other (see wipefs)" if tags is None else describe(tags)
+
+
+def mark(path):
+    """What tells the content of a device from others of its kind, its type and uuid; "" if there is none, or not one alone.
+
+    path: absolute. Raises CannotProbe.
+    """
+    tags = _tags(path) or {}
+    kind, uuid = ("TYPE", "UUID") if "TYPE" in tags else ("PTTYPE", "PTUUID")
+    return f"{tags[kind]} {tags[uuid]}" if kind in tags and tags.get(uuid) else ""
+
+
+def _tags(path):
+    """blkid's tags of the device, None if it finds several signatures."""
     import shutil  # both only here: nothing else of the command line's start needs them
     import subprocess
 
@@ -29,12 +45,12 @@ def probe(path):
         raise CannotProbe(f"blkid did not answer within {TIMEOUT_S} s") from err
     # Exit codes of blkid(8): 0 found, 2 nothing found (or cannot be identified), 4 usage or other error, 8 ambivalent.
     if result.returncode == 8:
-        return "several signatures that contradict each other (see wipefs)"
+        return None
     if result.returncode == 2 and not result.stderr.strip():
-        return ""
+        return {}
     if result.returncode != 0:
         raise CannotProbe(f"blkid failed (exit {result.returncode}): {result.stderr.strip() or 'no message'}")
-    return describe(dict(line.split("=", 1) for line in result.stdout.splitlines() if "=" in line))
+    return dict(line.split("=", 1) for line in result.stdout.splitlines() if "=" in line)
 
 
 def describe(tags):

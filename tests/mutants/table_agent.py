@@ -6,6 +6,7 @@ KEPT, REBUILD, PATHS, TRANSPORT, NBD = (
     "unit/test_kept.py", "unit/test_rebuild_judge.py", "unit/test_paths.py", "unit/test_transport.py", "nbd/test_server.py",
 )  # fmt: skip
 HINTS, POINTS, GRANTS, VERIFY = "flow/test_hints.py", "flow/test_points_given_up.py", "unit/test_grants.py", "flow/test_verify.py"
+COPY = "system/test_copy.py"
 LVM, FIEMAP = "unit/test_lvm.py", "system/test_fiemap.py"
 GOLDEN = "test_what_a_thin_volume_with_an_external_origin_has_no_blocks_of_is_not_taken_for_zeroes"
 
@@ -35,6 +36,26 @@ MUTANTS = (
     Mutant(
         "snapshot of a run that was not committed kept", IDENTITY, "source/kept.py", "R5: hints on top of what the target does not hold",
         "            if self.next.tag == map_tag:\n                self._promote()\n                return\n", "            self._promote()\n            return\n", (KEPT,),
+    ),
+    # ---- one-shot copies ----
+    Mutant(
+        "state of a copy that was killed believed", IDENTITY, "oneshot/target.py", "success is told over bytes that nobody looked at; undo goes into another's device",
+        "        self.compare = known and seen != stamp.SAME\n", "        self.compare = known and record[\"stamp\"] is not None and seen != stamp.SAME\n",
+        (f"{COPY}::test_what_someone_wrote_after_a_kill_is_found_by_comparing",),
+    ),
+    Mutant(
+        "filesystem made after a kill not asked for", IDENTITY, "oneshot/target.py", "another's filesystem is overwritten without a word",
+        "        if found and not ours:\n", "        if False:\n", (f"{COPY}::test_a_filesystem_that_someone_made_after_a_kill_is_overwritten_only_when_said",),
+    ),
+    Mutant(
+        "state of a removed file kept for a new one", IDENTITY, "oneshot/target.py", "a file that was just made is taken for the one that had its inode",
+        "            self._drop()  # of a file that is gone", "            pass  # of a file that is gone",
+        (f"{COPY}::test_a_file_that_is_made_anew_after_a_copy_is_not_asked_for",),
+    ),
+    Mutant(
+        "state without its record believed", IDENTITY, "oneshot/target.py", "what a kill left of a state that was being dropped is put back",
+        "            if self.compare or not self.known:\n", "            if self.compare:\n",
+        (f"{COPY}::test_what_was_left_of_a_state_that_was_being_forgotten_is_not_believed",),
     ),
     # ---- verify and repair ----
     Mutant(

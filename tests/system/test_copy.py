@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 from cli_process import Terminal
-from copying import MIB, Copier, b3sum, fill, kill, wait_until_changed
+from copying import MIB, Copier, b3sum, fill, kill, wait_until_changed, wait_until_written
 from machine import run
 
 pytestmark = pytest.mark.root
@@ -79,6 +79,93 @@ def test_a_repeat_that_was_killed_leaves_the_old_or_the_new_content_after_the_ne
         process.wait(1.2)
     kill(process)
     assert copier(source, target)["root"] == b3sum(target) == b3sum(source)
+
+
+def killed_repeat(copier, source, target, random_source):
+    """A committed copy, and a second one that is killed while it writes the first 16 MiB of the target."""
+    first = copier(source, target)
+    fill(source, random_source, 0, 16 * MIB)
+    process = copier.start(source, target, "--rate", "8M")
+    wait_until_written(target, first["root"])
+    kill(process)
+    assert b3sum(target) != b3sum(source), "it was to be killed in the middle"
+
+
+def test_a_file_that_is_made_anew_after_a_kill_is_not_taken_for_the_one_that_was_removed(copier, source, ext4, random_source):
+    target = ext4 / "new.img"
+    killed_repeat(copier, source, target, random_source)
+    inode = target.stat().st_ino
+    target.unlink()
+    assert copier(source, target)["root"] == b3sum(target) == b3sum(source)
+    assert target.stat().st_ino == inode, "this filesystem was to use the inode again"
+
+
+def test_a_file_that_is_made_anew_after_a_copy_is_not_asked_for(copier, source, ext4):
+    target = ext4 / "new.img"
+    copier(source, target)
+    inode = target.stat().st_ino
+    target.unlink()
+    assert copier(source, target)["root"] == b3sum(target) == b3sum(source)
+    assert target.stat().st_ino == inode, "this filesystem was to use the inode again"
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["first", "repeat"])
+def test_what_someone_wrote_after_a_kill_is_found_by_comparing(copier, source, loop_device, random_source, first):
+    target = loop_device(64 * MIB)
+    if first:
+        before = b3sum(target)
+        process = copier.start(source, target, "--rate", "8M")
+        wait_until_written(target, before)
+        kill(process)
+    else:
+        killed_repeat(copier, source, target, random_source)
+    fill(target, random_source, 41 * MIB, MIB)
+    fill(target, random_source, 60 * MIB, MIB)
+    result = copier(source, target)
+    assert result["root"] == b3sum(target) == b3sum(source)
+    assert result["sent"] < 24 * MIB, "digests were compared, not everything was sent"
+
+
+def test_a_filesystem_that_someone_made_after_a_kill_is_overwritten_only_when_said(copier, source, loop_device, random_source):
+    target = loop_device(64 * MIB)
+    killed_repeat(copier, source, target, random_source)
+    run("mkfs.ext4", "-q", "-F", target)
+    before = b3sum(target)
+    error = copier(source, target, code=5)["error"]
+    assert error["code"] == "needs-confirmation" and "ext4" in error["message"] and b3sum(target) == before
+    assert copier(source, target, "-y")["root"] == b3sum(target) == b3sum(source)
+
+
+def test_the_filesystem_of_the_source_is_not_asked_for_after_a_kill(copier, source, loop_device, random_source):
+    target = loop_device(64 * MIB)
+    run("mkfs.ext4", "-q", "-F", source)
+    first = copier(source, target)
+    fill(source, random_source, 40 * MIB, 16 * MIB)
+    process = copier.start(source, target, "--rate", "8M")
+    wait_until_written(target, first["root"])
+    kill(process)
+    assert copier(source, target)["root"] == b3sum(target) == b3sum(source)
+
+
+def test_what_was_left_of_a_state_that_was_being_forgotten_is_not_believed(copier, source, loop_device, random_source):
+    target = loop_device(64 * MIB)
+    killed_repeat(copier, source, target, random_source)
+    fill(target, random_source, 41 * MIB, MIB)
+    (record,) = copier.directory.rglob("copy.json")
+    record.unlink()
+    assert copier(source, target)["root"] == b3sum(target) == b3sum(source)
+
+
+def test_a_device_that_is_in_use_keeps_the_state_of_a_copy_that_was_killed(copier, source, loop_device, random_source):
+    target = loop_device(64 * MIB)
+    killed_repeat(copier, source, target, random_source)
+    states = copier.directory / "near" / "copies" / "targets"
+    before = sorted(states.rglob("*"))
+    descriptor = os.open(target.path, os.O_RDWR | os.O_EXCL)
+    try:
+        assert copier(source, target, "-y", code=5)["error"]["code"] == "target-in-use" and sorted(states.rglob("*")) == before
+    finally:
+        os.close(descriptor)
 
 
 def test_ctrl_c_stops_in_order_and_says_how_to_go_on(copier, source, memory_dir):

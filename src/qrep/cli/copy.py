@@ -38,7 +38,7 @@ class LocalEnd:
         source = self._source
         return CopyTarget(
             self._path, size=source.info.size, source=source.name, state_dir=self._app.state_dir, config_dir=self._app.config_dir,
-            leaf_size=source.leaf_size, granule_size=source.granule_size, overwrite=self.overwrite, source_info=source.info,
+            leaf_size=source.leaf_size, granule_size=source.granule_size, overwrite=self.overwrite, source_info=source.info, mark=source.mark,
         )  # fmt: skip
 
     def check(self):
@@ -74,7 +74,7 @@ class SshEnd:
         source = self._source
         offer = Offer(
             target=self._path, source=source.name, size=source.info.size, leaf_size=source.leaf_size,
-            granule_size=source.granule_size, overwrite=self.overwrite,
+            granule_size=source.granule_size, overwrite=self.overwrite, mark=source.mark,
         )  # fmt: skip
         return SshTarget(self._host, offer, bucket=self._bucket, **self._options)
 

@@ -76,7 +76,7 @@ def serve(receive_fd, send_fd, *, state_dir, config_dir):
             raise ProtocolError(f"the near end speaks version {offer.version}, this one {opening.VERSION}", hint="update the older one")
         target = CopyTarget(
             offer.target, size=offer.size, source=offer.source, state_dir=state_dir, config_dir=config_dir, leaf_size=offer.leaf_size,
-            granule_size=offer.granule_size, overwrite=offer.overwrite,
+            granule_size=offer.granule_size, overwrite=offer.overwrite, mark=offer.mark,
         )  # fmt: skip
         facts = target.check()
         if offer.dry_run:

@@ -12,11 +12,13 @@ MESSAGE_MAX = 64 << 10  # bytes
 
 
 class Offer(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """source: its name. size, leaf_size, granule_size: bytes. certificate: PEM of the near end, if data goes over connections of its own."""
+    """source: its name. mark: signature.mark() of it. size, leaf_size, granule_size: bytes.
+    certificate: PEM of the near end, if data goes over connections of its own."""
 
     version: int = VERSION
     target: str
     source: str
+    mark: str = ""
     size: int
     leaf_size: int
     granule_size: int

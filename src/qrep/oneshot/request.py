@@ -1,9 +1,10 @@
 """The source end of a one-shot copy: what is read, how it is frozen, and where its map lies."""
 
+import functools
 import os
 import socket
 
-from qrep import device, units
+from qrep import device, signature, units
 from qrep.errors import Refused
 from qrep.oneshot.target import job_of, key_of
 
@@ -30,6 +31,14 @@ class CopySource:
         self.backend = registry.choose(snapshots, self.info).backend
         self.leaf_size, self.granule_size, self.connections = leaf_size, granule_size, connections
         self._state_dir, self._map_dir = state_dir, map_dir
+
+    @functools.cached_property
+    def mark(self):
+        """signature.mark() of the source; "" where nobody can tell: then a person is asked."""
+        try:
+            return signature.mark(self.info.real_path)
+        except signature.CannotProbe:
+            return ""
 
     def request(self, volume_id, *, compare, timeout_s, nice=False, compress="off"):
         """The RunRequest to the target volume `volume_id`. compare: its content is not known any more, so ask for its digests. nice, compress: as of RunRequest."""

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import blake3
 
-from qrep import config, device, devicesafety, sealed, store
+from qrep import config, device, devicesafety, sealed, signature, store
 from qrep.errors import DamagedError, QrepError, Refused
 from qrep.oneshot import stamp
 
@@ -29,10 +29,11 @@ def job_of(source_name, volume_id):
 
 class CopyTarget:
     """path: a device or file. size: bytes of the source. source: a name of the source for people and for comparing.
-    source_info: DeviceInfo of a source on this host. Nothing is written before open()."""
+    mark: signature.mark() of the source. source_info: DeviceInfo of a source on this host. Nothing is written before open()."""
 
-    def __init__(self, path, *, size, source, state_dir, config_dir, leaf_size=4096, granule_size=8 << 20, overwrite=False, source_info=None):
+    def __init__(self, path, *, size, source, state_dir, config_dir, mark="", leaf_size=4096, granule_size=8 << 20, overwrite=False, source_info=None):
         self.path, self.size, self.source, self.source_info = path, size, source, source_info
+        self._mark = mark
         self._state_dir, self._config_dir = state_dir, config_dir
         self._shape, self._overwrite = (leaf_size, granule_size), overwrite
         self.volume = None
@@ -47,9 +48,10 @@ class CopyTarget:
         self.volume_id = key_of(self.info)
         self._check_not_an_agents()
         record = self._record()
-        known, seen = record is not None, stamp.compare((record or {}).get("stamp"), stamp.take(self.info))
-        # Without a stamp the last copy was cut off: its record says that nobody else had the device.
-        self.compare = known and record["stamp"] is not None and seen != stamp.SAME
+        self.known = known = record is not None
+        seen = stamp.compare((record or {}).get("stamp"), stamp.take(self.info))
+        # Without a stamp the last copy was cut off, and who had the device since then nobody knows: that is UNKNOWN, too.
+        self.compare = known and seen != stamp.SAME
         if known and not self._overwrite:
             if record["source"] != self.source:
                 raise Refused(
@@ -64,6 +66,8 @@ class CopyTarget:
         notes = devicesafety.check_target(
             self.info, source=self.source_info, size_needed=self.size, overwrite=self._overwrite, known=known, leaf_size=self._shape[0]
         )
+        if self.compare and not self._overwrite:
+            self._check_signature()
         return {"exists": True, "known": known, "compare": self.compare, "notes": notes}
 
     def _check_can_be_made(self):
@@ -72,6 +76,22 @@ class CopyTarget:
             raise Refused(f"target {self.path}: there is no directory {directory}", hint="make it first", code="no-such-directory")
         if f"{directory}/".startswith("/dev/") and not f"{directory}/".startswith("/dev/shm/"):
             raise Refused(f"target {self.path}: no such device", hint="lsblk shows those there are", code="no-such-device")
+
+    def _check_signature(self):
+        """It may have served someone else since: what it carries is overwritten unasked only if it is what the source carries."""
+        try:
+            found = signature.probe(self.info.real_path)
+            ours = bool(found) and bool(self._mark) and signature.mark(self.info.real_path) == self._mark
+        except signature.CannotProbe as err:
+            raise Refused(
+                f"cannot tell what is on target {self.path}: {err}", code="signature-unknown",
+                hint="install util-linux, or give -y if its content may be overwritten",
+            ) from err
+        if found and not ours:
+            raise Refused(
+                f"target {self.path} carries {found}, which is not the source's, and who has written it since the last copy to it cannot be told",
+                hint="give -y if its content may be overwritten, or name another target", code="signature",
+            )  # fmt: skip
 
     def _check_not_an_agents(self):
         """What an agent keeps as a replica is its own, also while that agent does not run (R1 covers the other case)."""
@@ -89,6 +109,10 @@ class CopyTarget:
 
     def _directory(self):
         return os.path.join(self._state_dir, "copies", "targets", self.volume_id.hex())
+
+    def _drop(self):
+        if os.path.isdir(self._directory()):
+            shutil.rmtree(self._directory())
 
     def _record(self):
         if not os.path.isdir(self._directory()):
@@ -121,15 +145,17 @@ class CopyTarget:
                 os.ftruncate(descriptor, self.size)
             finally:
                 os.close(descriptor)
+            self.volume_id = key_of(device.inspect(self.path))
+            self._drop()  # of a file that is gone, whose inode this one has
             self.check()
-        if self.compare and os.path.isdir(self._directory()):
-            shutil.rmtree(self._directory())  # what it says of the device is not so any more, undo included
         leaf_size, granule_size = self._shape
         self.volume = TargetVolume(
             self.info, self._directory(), volume_id=self.volume_id, leaf_size=leaf_size, granule_size=granule_size, sync_points=0,
-            overwrite=True, source=self.source_info,
+            overwrite=True, source=self.source_info, claimed=devicesafety.claim(self.info),
         )  # fmt: skip
         try:
+            if self.compare or not self.known:
+                self._drop()  # what it says of the device, or what is left of that, is not so any more, undo included
             self.volume.open()
             if self.volume.damaged:
                 raise DamagedError(
