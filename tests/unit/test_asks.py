@@ -1,6 +1,7 @@
-"""Questions to another agent whose answers are not what they should be."""
+"""Questions to another agent whose answers are not what they should be, and who asks and does not stay."""
 
 import socket
+import struct
 
 import msgspec
 import pytest
@@ -113,3 +114,23 @@ def test_what_a_refusal_says_is_bounded_at_both_ends():
     for change in ({"message": LONG}, {"hint": LONG}, {"code": LONG}, {"code": "A b"}, {"code": ""}, {"code": "no\n"}, {"exit": -1}, {"exit": 256}):
         with pytest.raises(ProtocolError):
             answered(msgspec.msgpack.encode({"error": GOOD | change}))
+
+
+class WhoAsksIsGone(socket.socket):
+    """Who asks has the answer and has reset the connection before anything else is done with it."""
+
+    def sendall(self, data):
+        super().sendall(data)
+        self.peer.recv(1 << 16)
+        self.peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.peer.close()
+
+
+def test_who_has_the_answer_and_is_gone_is_no_failure():
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()) as asking:
+        accepted, _ = listener.accept()
+        answering = WhoAsksIsGone(fileno=accepted.detach())
+        answering.peer = asking
+        asks._send(asking, asks.Hail())
+        asks.answer(answering, lambda question: {"heard": type(question).__name__})
+        assert answering.fileno() < 0

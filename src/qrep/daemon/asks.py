@@ -1,5 +1,6 @@
 """What agents ask each other outside of a run: one question, one answer, on a connection of its own."""
 
+import contextlib
 import socket
 from typing import Annotated
 
@@ -213,6 +214,7 @@ def answer(stream, handle, timeout=30.0):
         except QrepError as error:
             reply = Answer(error=Failure(**bounded(error)))
         _send(stream, reply)
-        stream.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(OSError):  # who asked may have its answer and be gone already
+            stream.shutdown(socket.SHUT_RDWR)
     finally:
         stream.close()
