@@ -1,10 +1,12 @@
 """Named crash points of the control plane; the native layer has its own twin (`_native/crashpoint.c`).
 
-`QREP_CRASH=name:n` kills this process with SIGKILL at the n-th passage of `name`. Inert otherwise.
+`QREP_CRASH=name:n` kills this process with SIGKILL at the n-th passage of `name`; `name:n:stop` stops it there, for who kills it together with
+another. Inert otherwise.
 """
 
 import os
 import signal
+import threading
 
 # Every name, in Python and in C, and what is about to happen or has just happened there. A test holds this against the sources.
 POINTS = {
@@ -109,22 +111,25 @@ POINTS = {
     "source-release-before": "the snapshot is about to go",
 }
 
-_name, _left = "", 0
+_name, _left, _stops = "", 0, False
 
 
 def arm(text):
-    """Die at the point and passage that `text` (name:n) says; anything else: nowhere."""
-    global _name, _left
-    _name, _, count = text.rpartition(":")
-    _left = int(count) if _name and count.isdigit() else 0
+    """Die, or stop, at the point and passage that `text` (name:n, name:n:stop) says; anything else: nowhere."""
+    global _name, _left, _stops
+    _name, _, count = text.partition(":")
+    count, _, how = count.partition(":")
+    _left, _stops = int(count) if _name and count.isdigit() else 0, how == "stop"
 
 
 def crashpoint(name):
-    """Die here as by kill -9 if the environment asks for it."""
+    """Die here as by kill -9, or stop, if the environment asks for it."""
     global _left
     if _left and name == _name:
         _left -= 1
-        if not _left:
+        if not _left and _stops:
+            signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)  # sent to the process another thread may take it, and this one goes on
+        elif not _left:
             os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -27,3 +27,11 @@ def test_the_asked_for_passage_kills():
             [sys.executable, "-c", program], env={**os.environ, "QREP_CRASH": f"target-end:{passage}"}, capture_output=True
         )
         assert ended.returncode == -9 and len(ended.stdout.split()) == passage
+
+
+def test_who_is_to_stop_there_stands_at_the_asked_for_passage_until_it_is_killed():
+    program = "from qrep.crashpoint import crashpoint\nfor n in range(5): print(n, flush=True); crashpoint('target-end')"
+    with subprocess.Popen([sys.executable, "-c", program], env={**os.environ, "QREP_CRASH": "target-end:2:stop"}, stdout=subprocess.PIPE) as started:
+        _pid, status = os.waitpid(started.pid, os.WUNTRACED)
+        started.kill()
+        assert os.WIFSTOPPED(status) and started.wait() == -9 and started.stdout.read().split() == [b"0", b"1"]

@@ -17,8 +17,8 @@
 
 static inline uint64_t qrep_align_up(uint64_t value, uint64_t unit) { return (value + unit - 1) / unit * unit; }
 
-/* Kill this process with SIGKILL here if QREP_CRASH=name:n asks for the n-th passage of `name`. Inert otherwise:
- * one load and one predicted branch. Compiled in release, because what is tested must be what ships. */
+/* Kill this process with SIGKILL here if QREP_CRASH=name:n asks for the n-th passage of `name`; name:n:stop stops it there.
+ * Inert otherwise: one load and one predicted branch. Compiled in release, because what is tested must be what ships. */
 void qrep_crashpoint(const char *name);
 
 #endif
