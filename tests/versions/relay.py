@@ -31,7 +31,7 @@ class Relay:
     """Between the source's channel and the target's: whole messages, one thread for each direction."""
 
     def __init__(self, near, far, change):
-        self._change = change
+        self._change, self._at_work = change, [near, far]
         for name, one, other in (("source", near, far), ("target", far, near)):
             threading.Thread(target=self._pass_on, args=(name, one, other), name=f"relay {name}", daemon=True).start()
 
@@ -46,8 +46,12 @@ class Relay:
         except (OSError, EOFError):
             pass
         finally:
-            for end in (one, other):
-                end.close() if end.fileno() < 0 else _shut(end)
+            _shut(one)
+            _shut(other)
+            self._at_work.pop()
+            if not self._at_work:  # the last of both threads
+                one.close()
+                other.close()
 
 
 def _shut(end):

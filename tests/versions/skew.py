@@ -6,9 +6,14 @@
 
 import contextlib
 import functools
+import io
 import logging
+import sys
+import threading
+import warnings
 from pathlib import Path
 
+import oracle
 import pytest
 from fault.rot import Tree
 from flow.harness import JOB
@@ -20,7 +25,25 @@ from qrep._native import disk as native
 from qrep.errors import QrepError
 from qrep.protocol import features
 from qrep.protocol import messages as say
-from qrep.target import superblock, undostore
+from qrep.target import superblock, undostore, volume
+
+
+@contextlib.contextmanager
+def told():
+    """All that qrep logs meanwhile and that Python says of its threads and of what was not closed, kept and not shown."""
+    text, logger = io.StringIO(), logging.getLogger("qrep")
+    handler = logging.StreamHandler(text)
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(text), warnings.catch_warnings():
+        patch.setattr(threading, "excepthook", threading.__excepthook__)
+        patch.setattr(sys, "unraisablehook", sys.__unraisablehook__)
+        patch.setattr(logger, "propagate", False)
+        warnings.simplefilter("always", ResourceWarning)
+        warnings.showwarning = lambda message, category, *_place: text.write(f"{category.__name__}: {message}\n")
+        logger.addHandler(handler)
+        try:
+            yield text
+        finally:
+            logger.removeHandler(handler)
 
 
 class Skew:
@@ -31,9 +54,10 @@ class Skew:
         self._patches = pytest.MonkeyPatch()
         self._patches.setattr(devicesafety, "check_target", lambda *arguments, **options: [])  # files of its own: nobody else has them
         self._patches.setattr(deviceusers, "users", lambda info: [])
-        logging.disable(logging.CRITICAL)  # each refusal is told
         try:
-            self._make(directory)
+            with told() as text:
+                self._make(directory)
+            oracle.nothing_forbidden(text.getvalue())
         except BaseException:
             self.close()
             raise
@@ -60,7 +84,6 @@ class Skew:
         site.source_map_directory = site.directory / "sources" / JOB.hex() / "map"
 
     def close(self):
-        logging.disable(logging.NOTSET)
         self._patches.undo()
 
     def __enter__(self):
@@ -114,7 +137,9 @@ class Skew:
     @staticmethod
     def _problem(site, case):
         try:
-            case(site)
+            with told() as text:
+                case(site)
+            oracle.nothing_forbidden(text.getvalue())
         except (AssertionError, QrepError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             return f"{type(error).__name__}: {error}"[:600]
         return None
@@ -187,6 +212,33 @@ def _reason_kept(patch):
     patch.setattr(skew, "told", lambda body, low, high: None)
 
 
+def _as_a_volume_is_closed(act):
+    def defect(patch):
+        close = volume.TargetVolume.close
+
+        def acted(self):
+            act()
+            close(self)
+
+        patch.setattr(volume.TargetVolume, "close", acted)
+
+    return defect
+
+
+def _a_thread_fails():
+    thread = threading.Thread(target=lambda: 1 // 0)
+    thread.start()
+    thread.join()
+
+
+def _an_error_is_logged():
+    logging.getLogger("qrep.target").error("out of service: internal error: a bug")
+
+
+def _a_file_is_left_open():
+    open("/dev/null")
+
+
 CANARIES = {
     "a target that takes any version": (_any_version, "wire: versions (2, 2) here, (1, 1) there"),
     "a source that takes any features": (_any_answer, "wire: features ['from-tomorrow'] chosen"),
@@ -197,4 +249,7 @@ CANARIES = {
     "a map of a later version is replaced": (_newer_map_opened, "disk: source's map root {'version': 2}"),
     "a state database of a later version is opened": (_newer_state_db_opened, "disk: state.db 99 True"),
     "a source of a later version is not told why": (_reason_kept, "wire: an unknown hello of (2, 2)"),
+    "a thread ends in a traceback": (_as_a_volume_is_closed(_a_thread_fails), "wire: versions (1, 1) here, (1, 1) there"),
+    "an internal error is logged": (_as_a_volume_is_closed(_an_error_is_logged), "wire: versions (1, 1) here, (1, 1) there"),
+    "a file is not closed": (_as_a_volume_is_closed(_a_file_is_left_open), "wire: versions (1, 1) here, (1, 1) there"),
 }
