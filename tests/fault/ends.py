@@ -9,10 +9,14 @@
     ends.py source DEVICE STATE PORT [none|reflink|hints] [resize]  one run; prints its report as a JSON line. hints: reflink, and the
                                          last generation's snapshot is kept. resize: it begins with one connection,
                                          slowly, gets two more, loses them, and goes on at full speed
-    ends.py defect NAME ...              any of these, with a defect of power/defects.py
+    ends.py defect NAME ...              any of these, with a defect of power/defects.py or misconduct.py
     ends.py verify DEVICE STATE PORT     verify --repair; prints its report as a JSON line
+
+Each says on stderr what it has left open at its end.
 """
 
+import collections
+import contextlib
 import json
 import os
 import socket
@@ -25,7 +29,7 @@ import blake3
 from qrep import device
 from qrep._native.bucket import Bucket
 from qrep.copy import local_request
-from qrep.errors import QrepError
+from qrep.errors import QrepError, Unreachable
 from qrep.protocol import messages as say
 from qrep.protocol.transport import Channel, DataConnection, Rendezvous, admit, join, welcome
 from qrep.source.flow import Run
@@ -37,6 +41,27 @@ from qrep.volumes.reflink import Reflink
 
 JOB, VOLUME = bytes([1]) * 16, bytes([2]) * 16
 LEAF, GRANULE = 4096, 1 << 20
+LEAVE_S, CLOSE_S = 2.0, 10.0
+OF_AN_ATTEMPT = (".undo", "memfd:")  # stay open with an attempt that is taken up again
+
+
+def held():
+    """What this process has open: {what a descriptor leads to: how many}; sockets and pipes by their kind."""
+    found = collections.Counter()
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):  # of the listing itself
+            found[os.readlink(f"/proc/self/fd/{name}").partition(":[")[0]] += 1
+    return found
+
+
+def tell_what_is_left_open(before, allowed=()):
+    """What is open and was not before; threads that are ending have CLOSE_S to close theirs. allowed: parts of names of what may be."""
+    deadline = time.monotonic() + CLOSE_S
+    while left := [name for name in held() - before if not any(part in name for part in allowed)]:
+        if time.monotonic() > deadline:
+            print(f"ResourceWarning: left open: {left}", file=sys.stderr, flush=True)
+            break
+        time.sleep(0.002)
 
 
 def open_volume(path, state):
@@ -53,20 +78,22 @@ def target(path, state):
     status = volume.status()
     ready = {"port": listener.getsockname()[1], "seconds": time.monotonic() - start, **status}
     print(json.dumps(ready), flush=True)
-    threading.Thread(target=leave, args=(volume,), daemon=True).start()
+    threading.Thread(target=leave, args=([volume], held()), daemon=True).start()
     while True:
         stream, _ = listener.accept()
         threading.Thread(target=accept, args=(volume, rendezvous, stream), daemon=True).start()
 
 
-def leave(volume):
+def leave(volumes, before):
     """Once stdin ends: when no session is left and what the last one asked for is done."""
     sys.stdin.read()
-    deadline = time.monotonic() + 2.0
-    while volume._channels and time.monotonic() < deadline:
+    deadline = time.monotonic() + LEAVE_S
+    while any(volume._channels for volume in volumes) and time.monotonic() < deadline:
         time.sleep(0.002)
-    with volume.lock:
-        os._exit(0)
+    tell_what_is_left_open(before, OF_AN_ATTEMPT)
+    for volume in volumes:
+        volume.lock.acquire()
+    os._exit(0)
 
 
 def accept(volume, rendezvous, stream):
@@ -134,19 +161,24 @@ def resize(run, buckets):
         bucket.set_rate(0)
 
 
-def source(path, state, port, backend="none", how=""):
-    address = ("127.0.0.1", int(port))
+def connected(port):
+    try:
+        return socket.create_connection(("127.0.0.1", int(port)))
+    except OSError as err:
+        raise Unreachable(str(err)) from err
 
+
+def source(path, state, port, backend="none", how=""):
     slow, buckets = how == "resize", []
 
     def connect(token, slot):
-        index, stream = join(socket.create_connection(address), token)
+        index, stream = join(connected(port), token)
         if slow:
             buckets.append(Bucket(128 << 10))
         return DataConnection(stream, index, bucket=buckets[-1] if slow else None)
 
     def dial():
-        return Channel(socket.create_connection(address), "target")
+        return Channel(connected(port), "target")
 
     request = local_request(
         path, state, job_id=JOB, volume_id=VOLUME, backend=Live() if backend == "none" else Reflink(), leaf_size=LEAF, hints=backend == "hints",
@@ -164,10 +196,9 @@ def source(path, state, port, backend="none", how=""):
 
 
 def verify_and_repair(path, state, port, backend="none", how=""):
-    address = ("127.0.0.1", int(port))
     request = local_request(path, state, job_id=JOB, volume_id=VOLUME, leaf_size=LEAF, granule_size=GRANULE)
     try:
-        report = verify(request, lambda: Channel(socket.create_connection(address), "target"), repair=how != "look")
+        report = verify(request, lambda: Channel(connected(port), "target"), repair=how != "look")
         print(json.dumps({"ok": report.ok, **report.as_dict()}), flush=True)
     except QrepError as err:
         print(json.dumps(err.as_dict()), flush=True)
@@ -175,21 +206,29 @@ def verify_and_repair(path, state, port, backend="none", how=""):
 
 
 def main(arguments):
+    before = held()
+    try:
+        act(arguments)
+    finally:
+        tell_what_is_left_open(before)
+
+
+def act(arguments):
     if arguments[0] in ("take-over", "give-up", "role"):
         change_role(*arguments[1:], arguments[0])
-        return
-    if arguments[0] == "defect":
-        from power.defects import seed
+    elif arguments[0] == "defect":
+        import misconduct
+        from power import defects
 
-        seed(arguments[1])
-        main(arguments[2:])
-        return
-    if arguments[0].startswith("group"):
+        (defects.DEFECTS | misconduct.DEFECTS)[arguments[1]]()
+        act(arguments[2:])
+    elif arguments[0].startswith("group"):
         import groupends
 
         getattr(groupends, arguments[0])(*arguments[1:])
-        return
-    {"target": target, "rollback": rollback, "delete": delete, "points": points, "source": source, "verify": verify_and_repair}[arguments[0]](*arguments[1:])
+    else:
+        programs = {"target": target, "rollback": rollback, "delete": delete, "points": points, "source": source, "verify": verify_and_repair}
+        programs[arguments[0]](*arguments[1:])
 
 
 if __name__ == "__main__":

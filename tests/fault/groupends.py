@@ -5,15 +5,15 @@
     ends.py groupshared STATE PORTS IMAGE TIMES     as many runs of one image that start together as TIMES says, each to a target of its own
 """
 
+import contextlib
 import json
 import os
 import socket
 import sys
 import threading
-import time
 from types import SimpleNamespace
 
-from ends import GRANULE, LEAF, accept
+from ends import GRANULE, LEAF, accept, connected, held, leave
 
 from qrep import device
 from qrep.copy import local_request
@@ -49,23 +49,13 @@ def grouptarget(state, *paths):
                 groups=groups,
             ).open()  # fmt: skip
         listeners = [socket.create_server(("127.0.0.1", 0)) for _ in (*paths, "questions")]
+        before = held()
         ready = {"ports": [listener.getsockname()[1] for listener in listeners], "volumes": [volume.status() for volume in volumes.values()]}
         print(json.dumps(ready | {"records": len(groups.unsettled())}), flush=True)
         for volume, listener in zip(volumes.values(), listeners, strict=False):
             threading.Thread(target=serve, args=(volume, listener), daemon=True).start()
         threading.Thread(target=answer, args=(groups, volumes, listeners[-1]), daemon=True).start()
-        leave(list(volumes.values()))
-
-
-def leave(volumes):
-    """Once stdin ends: when no session is left and what the last one asked for is done."""
-    sys.stdin.read()
-    deadline = time.monotonic() + 2.0
-    while any(volume._channels for volume in volumes) and time.monotonic() < deadline:
-        time.sleep(0.002)
-    for volume in volumes:
-        volume.lock.acquire()
-    os._exit(0)
+        leave(list(volumes.values()), before)
 
 
 def serve(volume, listener):
@@ -84,7 +74,12 @@ def answer(groups, volumes, listener):
             groups.commit(bytes.fromhex(question.id), question.group, members)
             return {}
 
-        threading.Thread(target=asks.answer, args=(stream, commit), daemon=True).start()
+        threading.Thread(target=answer_one, args=(stream, commit), daemon=True).start()
+
+
+def answer_one(stream, commit):
+    with contextlib.suppress(Unreachable, ConnectionError):  # as the agent does: it went away
+        asks.answer(stream, commit)
 
 
 def groupsource(state, ports, kind, *paths):
@@ -121,13 +116,6 @@ def go(links, paths, state, ports, kind, reports, tokens=None):
     print(json.dumps([reports[f"job{number}"] for number in range(len(paths))]), flush=True)
     if any("error" in report or "root" not in report for report in reports.values()):
         sys.exit(1)
-
-
-def connected(port):
-    try:
-        return socket.create_connection(("127.0.0.1", port))
-    except OSError as err:
-        raise Unreachable(str(err)) from err
 
 
 def member(link, number, path, state, port, kind, reports, tokens=None):

@@ -16,16 +16,25 @@ import tempfile
 import time
 from pathlib import Path
 
+import oracle
+
 ENDS = Path(__file__).with_name("ends.py")
 SOURCES = Path(__file__).parents[2] / "src" / "qrep" / "_native"
 NATIVE = {name for path in SOURCES.glob("*.c") for name in path.read_text().split('qrep_crashpoint("')[1:]}
 NATIVE = {name.partition('"')[0] for name in NATIVE}
+WARN = ("-W", "always::ResourceWarning")
+# What a run may end with whose other end was killed; group: another run of its group did.
+ERRORS = {"disconnected", "unreachable", "connection", "group"}
+SOURCES_OF = ("source", "verify", "groupsource", "groupshared")
 
 
 class Child:
-    """One process of the nest, as far as subprocess.Popen goes. said: all that was read of what it printed. killed: from here."""
+    """One process of the nest, as far as subprocess.Popen goes. crash: as it was asked for; killed: from here; said: all that was read of what it
+    printed."""
 
     def __init__(self, nest, arguments, crash):
+        self.role = next(word for word in arguments[::2] if word != "defect")
+        self.crash = crash
         ours_in, theirs_out = os.pipe()
         theirs_in, ours_out = os.pipe()
         self._nest, self._errors = nest, tempfile.TemporaryFile()
@@ -50,6 +59,11 @@ class Child:
                 raise TimeoutError(f"process {self.pid} goes on after {timeout} s: {self.errors()}")
             time.sleep(0.002)
         return self.returncode
+
+    def stopped(self):
+        """Whether it has stopped at its crash point (name:n:stop)."""
+        with open(f"/proc/{self.pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] == "T"
 
     def kill(self):
         self.killed = True
@@ -81,6 +95,25 @@ class Child:
     def errors(self):
         return os.pread(self._errors.fileno(), 1 << 16, 0).decode(errors="replace")
 
+    def judge(self):
+        """Its exit code, once it has ended. Raises Forbidden if it said what nothing may say, or ended in another way than it was made to."""
+        code, error, said = self.returncode, None, self.said.decode()
+        oracle.nothing_forbidden(said + self.errors())
+        if code == 1 and self.role in SOURCES_OF:
+            found = json.loads(said)
+            error = [each["code"] for each in (found if isinstance(found, list) else [found]) if "code" in each and "root" not in each]
+        if not (code == 0 or (code == -signal.SIGKILL and (self.crash or self.killed)) or (error and ERRORS.issuperset(error))):
+            raise oracle.Forbidden(f"{self.role} ended with {code}: {said}{self.errors()}")
+        return code
+
+    def end(self):
+        """Whatever it does; what it printed and nobody read is in `said`."""
+        if self.poll() is None:
+            self.kill()
+            self.wait()
+        while self.readline():
+            pass
+
     def close(self):
         """End it, if it has not ended, and give everything back."""
         if self.poll() is None:
@@ -95,7 +128,7 @@ class Nest:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._helper = subprocess.Popen(
-                [sys.executable, __file__, str(theirs.fileno())], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL,
+                [sys.executable, *WARN, __file__, str(theirs.fileno())], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL,
                 env={**os.environ, "QREP_CRASH": "", "PYTHONPATH": os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), str(ENDS.parents[1]))))},
             )  # fmt: skip
         self.ask({"do": "poll", "pid": 0})  # it is there, with all its imports
@@ -155,7 +188,7 @@ def become(ends, request, descriptors):
         os.close(descriptor)
     crash = request["crash"]
     if crash.partition(":")[0] in NATIVE:
-        command = [sys.executable, str(ENDS), *request["arguments"]]
+        command = [sys.executable, *WARN, str(ENDS), *request["arguments"]]
         os.execve(sys.executable, command, {**os.environ, "QREP_CRASH": crash})
     from qrep import crashpoint
 

@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import time
 from pathlib import Path
 
 import blake3
@@ -12,7 +13,7 @@ import oracle
 MIB = 1 << 20
 SIZE, LEAF, GRANULE = 6 * MIB, 4096, MIB
 JOB, VOLUME = bytes([1]) * 16, bytes([2]) * 16
-READY_S = 5.0
+READY_S, PATIENCE_S = 5.0, 20.0
 
 
 class Torn(AssertionError):
@@ -25,7 +26,8 @@ class Scene:
     def __init__(self, nest, source, target, state, backend="none"):
         self.nest, self.source, self.target, self.state, self.backend = nest, str(source), str(target), Path(state), backend
         self.images, self.worst_ready_s = {}, 0.0
-        self.defect = ""  # of power/defects.py: what the targets have that are started from now on
+        # Of power/defects.py and misconduct.py: what the targets, and the sources, have that are started from now on.
+        self.defect = self.defect_of_sources = ""
         self._running = []
 
     # ---- processes ----
@@ -33,8 +35,8 @@ class Scene:
     def start(self, role, *arguments, crash="", how=""):
         device = self.source if role in ("source", "verify") else self.target
         extra = [self.backend, how] if role in ("source", "verify") else []
-        defect = ["defect", self.defect] if self.defect and role == "target" else []
-        process = self.nest.start(*defect, role, device, self.state, *arguments, *extra, crash=crash)
+        defect = {"target": self.defect, "source": self.defect_of_sources}.get(role)
+        process = self.nest.start(*(["defect", defect] if defect else []), role, device, self.state, *arguments, *extra, crash=crash)
         self._running.append(process)
         return process
 
@@ -52,18 +54,36 @@ class Scene:
             process.close()
         self._running.clear()
 
+    def end_all(self):
+        """Whoever still runs is killed; what each said and how it ended is judged. Their exit codes, in the order of their start."""
+        for process in self._running:
+            process.end()
+        try:
+            return [process.judge() for process in self._running]
+        finally:
+            self.stop_all()
+
     def run(self, crash_source="", crash_target="", how=""):
         """One run with crashes asked for; both processes are gone afterwards. Returns (source's, target's) exit codes. how: ends.py source."""
         target = self.start("target", crash=crash_target)
         ready = self.ready(target)
-        codes = [None, None]
-        if ready is not None:
-            source = self.start("source", ready["port"], crash=crash_source, how=how)
-            source.communicate()
-            codes[0] = source.returncode
-        codes[1] = self.finish(target)
-        self.stop_all()
-        return codes
+        if ready is None:
+            return [None, *self.end_all()]
+        source = self.start("source", ready["port"], crash=crash_source, how=how)
+        source.communicate()
+        self.finish(target)
+        return self.end_all()[::-1]
+
+    def kill_both(self, crash_source="", crash_target="", how=""):
+        """One run in which both are killed while those of whom a crash point is asked stand at it; who has none goes on until then."""
+        stop = {role: f"{crash}:stop" if crash else "" for role, crash in (("source", crash_source), ("target", crash_target))}
+        target = self.start("target", crash=stop["target"])
+        ready = self.ready(target)
+        assert ready is not None, target.errors()
+        source = self.start("source", ready["port"], crash=stop["source"], how=how)
+        kill_standing([source, target])
+        codes = self.end_all()
+        assert codes == [-9, -9], f"{codes}: not both were killed"
 
     @staticmethod
     def finish(target):
@@ -88,7 +108,8 @@ class Scene:
         counter = ready["committed_counter"]
         if counter:
             self.holds(self.images[counter])
-        self.stop_all()
+        self.finish(target)
+        self.end_all()
         self.maps_are_true()
         return counter
 
@@ -100,8 +121,8 @@ class Scene:
         assert source.returncode == 0, out + err
         report = json.loads(out)
         assert report["root"] == blake3.blake3(image).hexdigest()
-        assert self.finish(target) == 0
-        self.stop_all()
+        self.finish(target)
+        self.end_all()
         self.images[report["counter"]] = image
         self.holds(image)
         self.maps_are_true()
@@ -127,6 +148,17 @@ class Scene:
     @property
     def source_map(self):
         return self.state / "sources" / JOB.hex() / "map"
+
+
+def kill_standing(processes):
+    """Kill all once those that are to stop at a crash point have; first those that go on, which could notice the end of the others."""
+    standing = [process for process in processes if process.crash.endswith(":stop")]
+    deadline = time.monotonic() + PATIENCE_S
+    while not all(process.stopped() for process in standing):
+        assert time.monotonic() < deadline, f"nobody stands at {[process.crash for process in standing if not process.stopped()]}"
+        time.sleep(0.001)
+    for process in sorted(processes, key=lambda process: process in standing):
+        process.kill()
 
 
 def mixed(size, random_source):

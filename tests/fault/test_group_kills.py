@@ -9,7 +9,7 @@ from pathlib import Path
 
 import blake3
 import pytest
-from fault.scene import MIB, SIZE, changed
+from fault.scene import MIB, SIZE, changed, kill_standing
 from fault.test_kill_matrix import GROUP_POINTS
 
 from qrep import sealed
@@ -37,6 +37,15 @@ class Group:
             process.close()
         self._running.clear()
 
+    def end_all(self):
+        """As Scene.end_all()."""
+        for process in self._running:
+            process.end()
+        try:
+            return tuple(process.judge() for process in self._running)
+        finally:
+            self.stop_all()
+
     def target(self, crash=""):
         """(process, what it says when it is ready, or None)."""
         process = self.start("grouptarget", *self.targets, crash=crash)
@@ -45,14 +54,22 @@ class Group:
 
     def run(self, crash_source="", crash_target=""):
         """One attempt of the group. (exit codes of source and target, reports)."""
-        target, ready = self.target(crash_target)
-        assert ready is not None, target.errors()
-        source = self.start("groupsource", json.dumps(ready["ports"]), self.kind, *self.sources, crash=crash_source)
+        source, target = self._begin(crash_source, crash_target)
         out, _err = source.communicate()
         target.stdin.close()
-        codes = source.returncode, target.wait()
-        self.stop_all()
-        return codes, json.loads(out) if out.strip() else None
+        target.wait()
+        return self.end_all()[::-1], json.loads(out) if out.strip() else None
+
+    def _begin(self, crash_source, crash_target):
+        target, ready = self.target(crash_target)
+        assert ready is not None, target.errors()
+        return self.start("groupsource", json.dumps(ready["ports"]), self.kind, *self.sources, crash=crash_source), target
+
+    def kill_both(self, crash_source="", crash_target=""):
+        """As Scene.kill_both()."""
+        kill_standing(self._begin(*(f"{crash}:stop" if crash else "" for crash in (crash_source, crash_target))))
+        codes = self.end_all()
+        assert codes == (-9, -9), f"{codes}: not both were killed"
 
     def write(self, images):
         for path, image in zip(self.sources, images, strict=True):
@@ -63,13 +80,15 @@ class Group:
 
     def recover(self):
         """The target by itself: the counter of both volumes, which hold exactly what was committed then."""
-        _process, ready = self.target()
-        assert ready is not None
+        process, ready = self.target()
+        assert ready is not None, process.errors()
         assert all(status["damaged"] is None for status in ready["volumes"]) and ready["records"] == 0
         assert not list((self.state / "groups").iterdir())
         counters = {status["committed_counter"] for status in ready["volumes"]}
         assert len(counters) == 1, f"the volumes hold generations {counters}"
-        self.stop_all()
+        process.stdin.close()
+        process.wait()
+        assert self.end_all() == (0,)
         [counter] = counters
         if counter:
             self.holds(self.images[counter])
@@ -152,20 +171,42 @@ def test_the_source_is_killed(group, point):
 @pytest.mark.slow
 @pytest.mark.parametrize("point", ["superblock-write-before", "group-settle-before"])
 def test_the_target_is_killed_again_while_it_rolls_forward(group, point):
-    group.run(crash_target="group-record-durable:1")
+    assert group.run(crash_target="group-record-durable:1")[0][1] == -9
     process, ready = group.target(crash=f"{point}:1")
     assert ready is None and process.wait() == -9
+    group.end_all()
     assert group.recover() == 2
     group.images[3] = group.second
     group.complete(group.second)
 
 
+# Of the commit, with the passage that is of it.
+COMMIT_POINTS = (*(f"{point}:1" for point in TARGET_POINTS), "group-settled:2", "superblock-write-before:5", "target-reply:6")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("source", ["source-agreed:1", "source-agreed:2", "map-fold-before:1", "source-send:8"])
-@pytest.mark.parametrize("target", [*(f"{point}:1" for point in TARGET_POINTS), "group-settled:2", "superblock-write-before:5", "target-reply:6"])
-def test_both_are_killed(group, source, target):
-    codes, _reports = group.run(source, target)
-    assert -9 in codes
+@pytest.mark.parametrize("target", COMMIT_POINTS)
+def test_both_are_killed_where_the_target_stands(group, target):
+    group.kill_both("", target)
+    group.images[group.recover() + 1] = group.second
+    group.complete(group.second)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", ["source-agreed:1", "source-agreed:2", "map-fold-before:1", "map-fold-before:2", "source-send:8"])
+def test_both_are_killed_where_the_source_stands(group, source):
+    group.kill_both(source)
+    group.images[group.recover() + 1] = group.second
+    group.complete(group.second)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", ["source-agreed:2", "map-fold-before:1"])
+@pytest.mark.parametrize("target", COMMIT_POINTS)
+def test_the_target_is_killed_and_then_the_source_in_the_next_attempt(group, target, source):
+    assert group.run(crash_target=target)[0][1] == -9
+    group.images[3] = group.second
+    assert group.run(crash_source=source)[0] == (-9, 0)
     group.images[group.recover() + 1] = group.second
     group.complete(group.second)
 
@@ -194,8 +235,8 @@ def test_two_jobs_of_one_snapshot_are_killed(nest, xfs, loop_device, memory_dir,
         source = pair.start("groupshared", json.dumps(ready["ports"]), image, 2, crash=crash)
         out, _err = source.communicate()
         target.stdin.close()
-        assert (source.returncode, target.wait()) == (-9 if crash else 0, 0), out
-        pair.stop_all()
+        target.wait()
+        assert pair.end_all() == (0, -9 if crash else 0), out
     pair.holds([content, content])
     assert not list((image.parent / ".qrep-snapshots").iterdir()), "the snapshot was given back by the last of them"
     assert sealed.load((state / "shared.json").read_bytes(), "") == {}

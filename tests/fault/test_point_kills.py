@@ -28,8 +28,8 @@ def three(committed, random_source):
 
 def shown(scene):
     out, err = scene.start("points").communicate()
-    scene.stop_all()
     assert out, err
+    scene.end_all()
     return {int(counter): root for counter, root in json.loads(out).items()}
 
 
@@ -38,9 +38,8 @@ def expected(scene, *counters):
 
 
 def test_the_target_is_killed_before_the_oldest_sync_point_goes(three):
-    process = three.start("delete", 1, crash="undo-cut-before:1")
-    process.communicate()
-    assert process.returncode == -9
+    three.start("delete", 1, crash="undo-cut-before:1").communicate()
+    assert three.end_all() == [-9]
     assert three.recover() == 3
     assert shown(three) == expected(three, 3, 2, 1)
     three.start("delete", 1).communicate()
@@ -66,9 +65,8 @@ FAST = ("undo-merge-durable", "store-rename-unflushed", "undo-merge-renamed")
 @pytest.mark.parametrize("point", [pytest.param(point, marks=() if point in FAST else pytest.mark.slow) for point in MERGE_POINTS])
 def test_the_target_is_killed_while_a_sync_point_is_taken_out_of_the_middle(three, point):
     """Before the rename it is still there, whole; after it, it is gone, whole; what is left over goes with the next start."""
-    process = three.start("delete", 2, crash=f"{point}:1")
-    out, err = process.communicate()
-    assert process.returncode == -9, err
+    three.start("delete", 2, crash=f"{point}:1").communicate()
+    assert three.end_all() == [-9]
     there = point in MERGE_POINTS[:4]
     assert three.recover() == 3
     assert shown(three) == (expected(three, 3, 2, 1) if there else expected(three, 3, 1))
@@ -84,7 +82,7 @@ def test_the_target_is_killed_while_a_sync_point_is_taken_out_of_the_middle(thre
 def test_a_slot_of_the_superblock_rots_after_the_undo_of_the_last_commit_was_merged(three, slot):
     """The older slot no longer speaks of an open generation whose undo file leads elsewhere now."""
     three.start("delete", 2).communicate()
-    three.stop_all()
+    three.end_all()
     with open(three.state / "target" / "superblock", "r+b") as file:
         file.seek(slot)
         file.write(bytes(512))

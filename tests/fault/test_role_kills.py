@@ -27,8 +27,7 @@ def change(scene, what, crash=""):
     """Its JSON line, or None if it was killed."""
     process = scene.start(what, crash=crash)
     out, err = process.communicate()
-    assert process.returncode == (-9 if crash else 0), out + err
-    scene.stop_all()
+    assert scene.end_all() == [-9 if crash else 0], out + err
     return None if crash else json.loads(out)
 
 
@@ -75,4 +74,5 @@ def comes_back(scene, image):
     scene.complete(scene.second)
     assert change(scene, "role")["sync_points"] == 1
     scene.start("rollback", 3).communicate()
+    scene.end_all()
     scene.holds(image)

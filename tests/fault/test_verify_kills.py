@@ -33,9 +33,8 @@ def verify(scene, how="", crash_source="", crash_target=""):
     target = scene.start("target", crash=crash_target)
     source = scene.start("verify", scene.ready(target)["port"], crash=crash_source, how=how)
     out, _ = source.communicate()
-    codes = [source.returncode, scene.finish(target)]
-    scene.stop_all()
-    return json.loads(out) if out.strip() else None, codes
+    scene.finish(target)
+    return json.loads(out) if out.strip() else None, scene.end_all()[::-1]
 
 
 def held(scene):
@@ -85,9 +84,8 @@ def test_the_target_is_killed_at_any_time_while_it_heals_many_leaves(committed, 
         time.sleep(random_source.random() * 0.5)
         killed += target.poll() is None
         target.kill()
-        target.wait()
         source.communicate()
-        committed.stop_all()
+        committed.end_all()
         now = held(committed)
         for place in range(0, SIZE, SECTOR):
             assert now[place : place + SECTOR] in (wrong[place : place + SECTOR], right[place : place + SECTOR]), f"kill {number}, {place}"
