@@ -5,6 +5,7 @@ from mutants.mutant import BOUNDS, DURABILITY, IDENTITY, LIVENESS, SECURITY, Mut
 KEPT, REBUILD, PATHS, TRANSPORT, NBD = (
     "unit/test_kept.py", "unit/test_rebuild_judge.py", "unit/test_paths.py", "unit/test_transport.py", "nbd/test_server.py",
 )  # fmt: skip
+SHARED = "flow/test_shared.py"
 HINTS, POINTS, GRANTS, VERIFY = "flow/test_hints.py", "flow/test_points_given_up.py", "unit/test_grants.py", "flow/test_verify.py"
 COPY = "system/test_copy.py"
 LVM, FIEMAP = "unit/test_lvm.py", "system/test_fiemap.py"
@@ -36,6 +37,17 @@ MUTANTS = (
     Mutant(
         "snapshot of a run that was not committed kept", IDENTITY, "source/kept.py", "R5: hints on top of what the target does not hold",
         "            if self.next.tag == map_tag:\n                self._promote()\n                return\n", "            self._promote()\n            return\n", (KEPT,),
+    ),
+    Mutant(
+        "hint of one map used over another", IDENTITY, "source/hints.py", "R5: after a rollback what the older generation holds stays",
+        "        about = (frozen.token, self._map.tag)\n", "        about = (frozen.token,)\n",
+        (f"{SHARED}::test_a_hint_is_not_used_over_another_map_than_it_was_made_for_though_the_image_is_the_same",),
+    ),
+    # ---- a snapshot of several jobs ----
+    Mutant(
+        "shared snapshot read after it was given back", LIVENESS, "source/shared.py", "a run reads what the last of the others may remove, or has removed",
+        "        frozen = None if self._taken else self._shared", "        frozen = self._shared",
+        (f"{SHARED}::test_a_target_that_is_rolled_back_while_its_source_is_frozen_is_compared_without_the_hint_of_before",),
     ),
     # ---- one-shot copies ----
     Mutant(

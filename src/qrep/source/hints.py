@@ -42,7 +42,7 @@ class Hints:
         self.state, self.reason = (NONE, "nothing was frozen yet") if request.hints else (OFF, "")
         self.spans = None
         self.sampled = 0  # leaves
-        self._token = self._cursor = None
+        self._about = self._cursor = None  # of which image over the map of which generation this is
 
     @property
     def in_use(self):
@@ -58,9 +58,10 @@ class Hints:
     def look(self, frozen, source_fd, holes, sector_size, progress=None, stopping=None, trying=True):
         """The source was frozen: find out what may have changed, and try the answer. holes: of work.holes_of(). sector_size: of the image. progress: report.Progress of the run,
         which counts what is read here. stopping: a threading.Event. trying: read the sample; an estimate does without. Raises Interrupted."""
-        if self.state == OFF or (self._token == frozen.token and self._token):
+        about = (frozen.token, self._map.tag)
+        if self.state == OFF or (self._about == about and frozen.token):
             return
-        self._token, self.spans, self.sampled = frozen.token, None, 0
+        self._about, self.spans, self.sampled = about, None, 0
         entry = self._memory.of(self._map.tag)
         self._cursor = entry.cursor if entry is not None else 0
         self.state, self.reason = NONE, self._ask(entry, frozen)

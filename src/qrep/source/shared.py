@@ -160,7 +160,7 @@ class SharedMember:
 
     def __init__(self, shared, name, job):
         self._shared, self.name, self.job = shared, name, job
-        self.run = None
+        self.run, self._taken = None, False
 
     def turn(self):
         return self._shared.turn.member()
@@ -169,13 +169,16 @@ class SharedMember:
         self.run = run
 
     def freeze(self, token, frozen_at_ns, stopping):
-        """The Frozen to read: the one of an interrupted attempt if it is there, else that of all."""
-        backend = self.run.request.backend
-        found = backend.find(token) if token else None
+        """The Frozen to read: the one of an interrupted attempt if it is there, else that of all. None: the run needs one of its own, as that of all
+        is live, or this run has given it back."""
+        found = self.run.request.find(token)
         if found is not None:
             return found
-        frozen = self._shared.freeze(self.run.request)
-        return frozen if not frozen.fuzzy else backend.freeze(self.run.request.device, self.run.request.snapshot)
+        frozen = None if self._taken else self._shared.freeze(self.run.request)
+        if frozen is None or frozen.fuzzy:
+            return None
+        self._taken = True
+        return frozen
 
     def share(self, native, token, geometry, stopping):
         """The lanes of `native` (SourceRun) are about to start, over the image of `token`, "" for a live one: let it read with the others."""
