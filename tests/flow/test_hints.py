@@ -320,11 +320,11 @@ def test_a_kept_snapshot_that_cannot_be_given_back_does_not_keep_a_job_from_runn
 # ---- a run that was interrupted ----
 
 
-def interrupted_run(site, after):
+def interrupted_run(site, after, **options):
     """A run that is stopped once its lane has sent `after` bytes."""
     bucket = Bucket(1 << 20)
     local = LocalTarget(site.volume, bucket=bucket)
-    run = Run(site.make_run_request(connections=1, slots=1, frame_limit=64 << 10), local.dial, local.connect)
+    run = Run(site.make_run_request(connections=1, slots=1, frame_limit=64 << 10, **options), local.dial, local.connect)
 
     def stop():
         while run._progress.totals().get("sent", 0) < after:

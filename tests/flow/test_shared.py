@@ -1,7 +1,8 @@
-"""A run whose snapshot others hold, too: what it reads, compares with and gives back when its target moves."""
+"""A run whose snapshot others hold, too: what it reads, compares with and gives back when its target moves, or when a name is asked for."""
 
 import pytest
-from flow.harness import JOB, LEAF, MIB, b3sum
+from flow.harness import GRANULE, JOB, LEAF, MIB, b3sum
+from flow.test_hints import interrupted_run
 from flow.test_hints import site as hinted  # noqa: F401
 
 from qrep.jobs.sharedturn import SharedTurn
@@ -93,3 +94,13 @@ def test_a_hint_is_not_used_over_another_map_than_it_was_made_for_though_the_ima
         run._image.close()
         run._map.close()
         run._run_file.close()
+
+
+@pytest.mark.parametrize("shares", [False, True])
+@pytest.mark.parametrize("before", ["", "before-upgrade"])
+def test_a_sync_point_with_a_name_shows_what_was_written_before_it_was_asked_for(hinted, several, random_source, shares, before):
+    hinted.put(0, random_source.randbytes(4 * GRANULE))
+    interrupted_run(hinted, GRANULE, label=before)
+    hinted.put(7 * MIB, random_source.randbytes(LEAF))
+    report = run_as(hinted, several().members["this"] if shares else None, label="before-upgrade")
+    assert report.resumed and hinted.volume.sync_points()[0].name == "before-upgrade"

@@ -49,6 +49,11 @@ MUTANTS = (
         "        frozen = None if self._taken else self._shared", "        frozen = self._shared",
         (f"{SHARED}::test_a_target_that_is_rolled_back_while_its_source_is_frozen_is_compared_without_the_hint_of_before",),
     ),
+    Mutant(
+        "name given to the moment of an attempt before", DURABILITY, "source/image.py", "writes of before the command are missing in what bears its name",
+        'known = "" if request.label and token != self._last else token', "known = token",
+        (f"{SHARED}::test_a_sync_point_with_a_name_shows_what_was_written_before_it_was_asked_for",),
+    ),
     # ---- one-shot copies ----
     Mutant(
         "state of a copy that was killed believed", IDENTITY, "oneshot/target.py", "success is told over bytes that nobody looked at; undo goes into another's device",

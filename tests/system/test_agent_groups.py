@@ -76,6 +76,24 @@ def test_a_target_that_dies_just_before_the_commit_point_leaves_both_as_they_wer
     assert all(b3sum(targets[job]) == b3sum(images[job]) for job in JOBS)
 
 
+@pytest.mark.slow
+def test_a_sync_point_with_a_name_is_frozen_anew_though_an_interrupted_attempt_left_its_snapshots(shop, fill):
+    a, b, images, targets = shop
+    b.kill()
+    b.start(QREP_CRASH="target-write-done:3")
+    a.qrep("start", "data")
+    wait_until(lambda: b.process.poll() is not None, 60)
+    a.qrep("stop", "data")
+    wait_until(lambda: all(a.job(job)["state"] == "stopped" for job in JOBS), 60)
+    for job in JOBS:
+        fill(images[job], MIB, 9 * MIB)
+    b.start()
+    a.qrep("snapshot", "create", "data@before-upgrade")
+    for job in JOBS:
+        assert b3sum(targets[job]) == b3sum(images[job]), "what was written before the command is in it"
+        assert b.qrep("snapshot", job)[0]["name"] == "before-upgrade"
+
+
 def test_a_member_that_cannot_run_keeps_the_others_from_it(shop, fill):
     a, _b, images, targets = shop
     a.qrep("start", "data", "--wait")

@@ -74,7 +74,7 @@ class GroupAttempt:
         moments = {member.brought[1] for member in members}
         if len(moments) > 1 or not all(member.brought[0] for member in members):
             return None
-        found = [member.run.request.backend.find(member.brought[0]) for member in members]
+        found = [member.run.request.find(member.brought[0]) for member in members]
         return [replace(one, time_ns=member.brought[1]) for one, member in zip(found, members, strict=True)] if all(found) else None
 
     def _ask(self, members):
@@ -134,7 +134,7 @@ class Member:
             return self.frozen
         if self.frozen.fuzzy:
             return self.frozen
-        found = self.run.request.backend.find(token)
+        found = self.run.request.find(token)
         if found is None:
             raise SnapshotError(f"the snapshot of group {self._attempt.name} is gone", hint=f"qrep start {self.job} freezes all of it anew", code="group-snapshot-gone")
         return replace(found, time_ns=self.frozen.time_ns)

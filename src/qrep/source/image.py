@@ -34,6 +34,7 @@ class Image:
         self.frozen, self.fd, self.holes = None, -1, None
         self._info = self._watch = None
         self.frozen_at_ns = 0  # of the last one that was opened
+        self._last = ""  # its token
 
     @property
     def token(self):
@@ -93,17 +94,17 @@ class Image:
             if made and made != token:
                 self.request.release(made)
             raise
-        self.frozen, self.frozen_at_ns = frozen, frozen.time_ns
+        self.frozen, self.frozen_at_ns, self._last = frozen, frozen.time_ns, made
         return frozen
 
     def _found_or_made(self, token, record):
         """The Frozen to read: that of `token` again if it is there, else a new one; with others, what all of them agree on."""
         request = self.request
+        known = "" if request.label and token != self._last else token  # a name is of the moment it was asked for: not of an attempt before
         if request.together is not None:
-            frozen = request.together.freeze(token, record.frozen_at_ns if record is not None else 0, self._stopping.is_set)
+            frozen = request.together.freeze(known, record.frozen_at_ns if record is not None else 0, self._stopping.is_set)
         else:
-            anew = request.label and record is not None and record.label != request.label  # a name is of the moment it was asked for
-            frozen = request.find(token) if token and not anew else None
+            frozen = request.find(known)
         if frozen is None or frozen.token != token:
             self.stop_reading()
             if token:
