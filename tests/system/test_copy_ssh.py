@@ -62,6 +62,20 @@ def test_the_far_end_killed_in_the_middle_is_started_again_by_the_same_command(c
     assert "run-interrupted" in err
 
 
+@pytest.mark.parametrize("when", ["target-write-done:2", "superblock-write-durable:2"], ids=["while it writes", "when it has committed"])
+def test_the_far_end_killed_in_a_repeat_is_started_again_and_compares(copier, source, loop_device, random_source, when):
+    target = loop_device(64 * MIB)
+    copier(source, target)
+    fill(source, random_source, 4 * MIB, 8 * MIB)
+    script = copier.directory / "far-qrep"
+    # Each copy starts two: one is asked, one serves.
+    script.write_text(script.read_text().replace("exec ", f"[ $(wc -l < {copier.far_pids}) = 4 ] && export QREP_CRASH={when}\nexec "))
+    result = copier(source, target)
+    assert len(copier.far_pids.read_text().split()) == 5, "the far end was to be killed once"
+    assert result["root"] == b3sum(target) == b3sum(source)
+    assert result["sent"] < 12 * MIB, "digests were compared, not everything was sent"
+
+
 def test_refusals_of_the_far_end_come_back_with_their_codes_and_its_question_to_the_near_terminal(copier, source, loop_device):
     target = loop_device(64 * MIB)
     run("mkfs.ext4", "-q", "-F", target)

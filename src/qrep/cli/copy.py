@@ -49,13 +49,13 @@ class LocalEnd:
 
     @contextmanager
     def open(self):
-        """(dial, connect, volume id, whether to compare)"""
+        """(dial, connect, volume id, whether to compare: a function)"""
         from qrep.copy import LocalTarget
 
         target = self._target()
         try:
             reach = LocalTarget(target.open(), bucket=self._bucket)
-            yield reach.dial, reach.connect, target.volume_id, target.compare
+            yield reach.dial, reach.connect, target.volume_id, lambda: target.compare
         finally:
             target.close()
 
@@ -89,7 +89,7 @@ class SshEnd:
         first = [reach.dial()]  # the answer names the volume; later ones find a target that this copy has opened before
         try:
             answer = reach.answer
-            yield (lambda: first.pop() if first else reach.dial()), reach.connect, answer.volume_id, answer.compare
+            yield (lambda: first.pop() if first else reach.dial()), reach.connect, answer.volume_id, lambda: reach.answer.compare
         finally:
             for channel in first:
                 channel.close()
@@ -215,6 +215,6 @@ def would_send(here, volume_id, facts, bytes_per_s, nice):
 
     if volume_id is None or not facts["known"] or facts["compare"]:
         return {"would_send": here.info.size, "size": here.info.size, "full": True, "changed_since": None, "seconds": None}
-    found = estimate(here.request(volume_id, compare=False, timeout_s=1, nice=nice))
+    found = estimate(here.request(volume_id, compare=lambda: False, timeout_s=1, nice=nice))
     seconds = found.would_send / bytes_per_s if bytes_per_s else None
     return {"would_send": found.would_send, "size": here.info.size, "full": found.full, "changed_since": None, "seconds": seconds, "limit_bytes_per_s": bytes_per_s}

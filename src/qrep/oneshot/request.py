@@ -41,7 +41,7 @@ class CopySource:
             return ""
 
     def request(self, volume_id, *, compare, timeout_s, nice=False, compress="off"):
-        """The RunRequest to the target volume `volume_id`. compare: its content is not known any more, so ask for its digests. nice, compress: as of RunRequest."""
+        """The RunRequest to the target volume `volume_id`. compare(): its content is not known any more, so ask for its digests. nice, compress: as of RunRequest."""
         from qrep.source.request import RunRequest
 
         job_id = job_of(self.name, volume_id)
@@ -49,5 +49,5 @@ class CopySource:
         return RunRequest(
             job_id=job_id, volume_id=volume_id, device=self.info, backend=self.backend, run_directory=directory,
             map_directory=self._map_dir or os.path.join(directory, "map"), leaf_size=self.leaf_size, granule_size=self.granule_size,
-            connections=self.connections, initial="compare" if compare else "auto", timeout_s=timeout_s, nice=nice, compress=compress, hold=False,  # nobody keeps the target in service
+            connections=self.connections, initial="compare" if compare() else "auto", forgotten=compare, timeout_s=timeout_s, nice=nice, compress=compress, hold=False,  # nobody keeps the target in service
         )  # fmt: skip

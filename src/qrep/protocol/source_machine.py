@@ -77,9 +77,11 @@ class SourceMachine(SourceReplies, SourceCompare, SourceConnections):
 
     # ---- events of the driver ----
 
-    def connected(self):
-        """A control connection is there. Every one has an epoch of its own, so that frames of an earlier one are stale."""
+    def connected(self, compare=False):
+        """A control connection is there. Every one has an epoch of its own, so that frames of an earlier one are stale. compare: from now on as initial."""
         self._take("connected")
+        if compare:
+            self._initial = "compare"
         self._go("greeting")
         self._epoch += 1
         return [self._hello()]

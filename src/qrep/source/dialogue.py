@@ -106,7 +106,8 @@ class Dialogue:
         if self.request.wanted is not None:
             self._connections.change(self.request.wanted(), None, None, self._machine)
         self._machine.plain = self.request.is_plain()
-        self._execute(self._machine.connected())
+        forgotten = self.request.forgotten is not None and self.request.forgotten()
+        self._execute(self._machine.connected(compare=forgotten))
         while self._ending is None:
             self._one_event()
             self._move_if_it_is_time()

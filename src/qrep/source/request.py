@@ -41,6 +41,7 @@ class RunRequest:
     label: str = ""  # the name that the sync point is to bear; a run with one always freezes anew
     compress: str = "off"  # data travels packed: off, auto (where that is faster) or on (whatever gets smaller)
     nice: bool = False  # the source is read so that others who use it hardly notice
+    forgotten: object = None  # a callable: whether the target that was just dialled has dropped what it knew of itself; None: it has not
     wanted: object = None  # a callable: how many connections the way has that was just dialled; None: as many as before
 
     def __post_init__(self):
