@@ -14,6 +14,7 @@ from qrep.errors import DamagedError, Interrupted, NotFound, QrepError, Refused,
 from qrep.volumes.reflink import Reflink
 
 pytestmark = pytest.mark.root
+NOBODY = 65534
 
 
 def same(site, report):
@@ -141,6 +142,39 @@ def test_a_reflink_snapshot_freezes_and_is_given_back(xfs, memory_dir, random_so
         report = run.run()
         assert not report.fuzzy and report.root == frozen == b3sum(target)
     assert not list((xfs / ".qrep-snapshots").iterdir())
+
+
+class Swapping(Reflink):
+    """As soon as there is a snapshot, the owner of the image's directory has a link to `precious` in its place."""
+
+    def __init__(self, precious):
+        super().__init__()
+        self.precious = precious
+
+    def freeze(self, device, name, *, quieted=""):
+        frozen = super().freeze(device, name, quieted=quieted)
+        directory, name = os.path.split(frozen.path)
+        os.rename(directory, f"{directory}-ours")
+        os.mkdir(directory)
+        os.chown(directory, NOBODY, NOBODY)
+        os.symlink(self.precious, frozen.path)
+        return frozen
+
+
+@pytest.mark.parametrize("kind", ["device", "file"])
+def test_the_owner_of_an_images_directory_has_nothing_else_replicated(xfs, loop_device, memory_dir, random_source, undo_after, kind):
+    source, target = xfs / "db.img", memory_dir / "copy.img"
+    source.write_bytes(bytes(8 * MIB))
+    target.write_bytes(bytes(8 * MIB))
+    precious = loop_device(8 * MIB).path if kind == "device" else str(memory_dir / "precious")
+    with open(precious, "wb") as file:
+        file.write(random_source.randbytes(8 * MIB))
+    site = Site(memory_dir, source, target)
+    undo_after.callback(site.close)
+    with site:
+        with pytest.raises(Refused, match="open to others"):
+            site.run(backend=Swapping(precious))
+        assert target.read_bytes() == bytes(8 * MIB)
 
 
 def test_sync_points_are_kept_copied_out_and_rolled_back_to(site, memory_dir, random_source):

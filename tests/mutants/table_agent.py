@@ -187,6 +187,16 @@ MUTANTS = (
         ("system/test_snapshot_backends.py::test_a_freeze_of_theirs_outlasts_an_agent_that_is_killed",),
     ),
     Mutant(
+        "another file read as the snapshot", SECURITY, "volumes/reflink.py", "a user has root replicate what he may not read",
+        "            if (status.st_dev, status.st_ino) != frozen.file:\n", "            if False:\n",
+        ("system/test_snapshot_backends.py::test_what_somebody_puts_in_the_place_of_a_snapshot_is_not_read_mapped_or_removed",),
+    ),
+    Mutant(
+        "directory of somebody else searched for snapshots", SECURITY, "volumes/reflink.py", "a user says what is found, compared and removed as a snapshot",
+        "    if status.st_uid != os.geteuid() or status.st_mode & 0o077:\n", "    if False:\n",
+        ("system/test_snapshot_backends.py::test_what_somebody_puts_in_the_place_of_a_snapshot_is_not_read_mapped_or_removed",),
+    ),
+    Mutant(
         "force waits for whoever waits", LIVENESS, "daemon/roles.py", "a source that hangs bars the takeover that it is the reason of",
         "if going is not None and not (force and going.gives_way):", "if going is not None:",
         ("unit/test_role_waits.py::test_force_takes_over_from_a_planned_promote_that_waits_for_its_source_which_does_nothing_any_more",),

@@ -42,7 +42,12 @@ ROWS = {
         f"{U}test_source_machine.py::test_a_target_that_always_knows_a_higher_epoch_is_not_followed_for_ever",
         f"{S}test_agent_verify.py::test_planted_damage_is_found_leaf_by_leaf",
     ),
-    "another user of the host": (f"{X}test_local_user.py", f"{S}test_agent_privacy.py", f"{U}test_audit.py"),
+    "another user of the host": (
+        f"{X}test_local_user.py", f"{S}test_agent_privacy.py", f"{U}test_audit.py",
+        f"{S}test_snapshot_backends.py::test_what_somebody_puts_in_the_place_of_a_snapshot_is_not_read_mapped_or_removed",
+        f"{S}test_snapshot_backends.py::test_what_somebody_puts_in_the_place_of_the_image_is_not_cloned_and_hangs_nobody",
+        "tests/flow/test_runs.py::test_the_owner_of_an_images_directory_has_nothing_else_replicated",
+    ),
     "what the processes may do": (
         f"{S}test_agent_front.py::test_the_front_has_no_rights_no_files_and_no_devices_and_the_engine_no_network", f"{X}test_processes.py",
         f"{N}test_sandbox.py", f"{N}test_ring_native.py", f"{S}test_unit_file.py::test_it_is_rated_as_well_protected",

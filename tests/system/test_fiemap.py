@@ -159,7 +159,8 @@ def test_compressed_extents_say_nothing_by_their_place(filesystem, random_source
 def test_a_filesystem_that_cannot_map_files_cannot_say(memory_dir):
     for name in ("old", "new"):
         (memory_dir / name).write_bytes(bytes(MIB))
-    assert fiemap.changes(memory_dir / "old", memory_dir / "new") is None
+    with open(memory_dir / "old", "rb") as old, open(memory_dir / "new", "rb") as new:
+        assert fiemap.changes(old.fileno(), new.fileno()) is None
 
 
 # ---- what the kernel says ----

@@ -16,6 +16,7 @@ from qrep.volumes import quiet, reflink, registry
 from qrep.volumes.base import FreezeOptions, SnapshotError
 
 pytestmark = pytest.mark.root
+NOBODY = 65534
 FREEZE_WITH = """
 import sys; from qrep import device; from qrep.volumes.base import FreezeOptions; from qrep.volumes.reflink import Reflink
 Reflink(FreezeOptions(tuple(sys.argv[2:]), (), 20)).freeze(device.inspect(sys.argv[1]), "run-1")
@@ -278,6 +279,80 @@ def test_a_snapshot_directory_that_others_could_use_is_refused(xfs, memory_dir):
     (xfs / ".qrep-snapshots").mkdir(mode=0o755)
     with pytest.raises(Refused, match="open to others"):
         registry.BACKENDS["reflink"].freeze(info, "x")
+
+
+@contextlib.contextmanager
+def put_in_place_of(frozen, how, precious):
+    """The owner of the image's directory moves qrep's away and puts his own there, in which the snapshot's name leads to `precious`. Gives that
+    name's path."""
+    directory, name = os.path.split(frozen.path)
+    theirs = f"{directory}-theirs"
+    os.mkdir(theirs, 0o700)
+    os.rename(directory, f"{directory}-ours")
+    if how == "link":
+        os.symlink(precious, f"{theirs}/{name}")
+    else:
+        os.link(precious, f"{theirs}/{name}")
+    if how == "linked directory":
+        os.symlink(theirs, directory)
+    else:
+        os.rename(theirs, directory)
+    if how != "another of root's":
+        os.chown(directory, NOBODY, NOBODY, follow_symlinks=False)
+    try:
+        yield frozen.path
+    finally:
+        os.rename(directory, f"{directory}-was-theirs")
+        os.rename(f"{directory}-ours", directory)
+
+
+@pytest.mark.parametrize("how", ["link", "file", "linked directory", "another of root's"])
+def test_what_somebody_puts_in_the_place_of_a_snapshot_is_not_read_mapped_or_removed(xfs, how):
+    backend, info, precious = reflink.Reflink(), device.inspect(image(xfs, size=MIB)), image(xfs, "precious", MIB)
+    old, frozen = backend.freeze(info, "old"), backend.freeze(info, "run-1")
+    fd, alignment = backend.open(frozen)
+    os.close(fd)
+    assert alignment == device.inspect(frozen.path).io_alignment
+    with put_in_place_of(frozen, how, precious) as path:
+        with pytest.raises(Refused):
+            backend.open(frozen)
+        if how != "another of root's":  # what is in there, only root has put there
+            for action in (backend.find, backend.release, lambda token: backend.changes(info, old.token, token)):
+                with pytest.raises(Refused):
+                    action(frozen.token)
+            with pytest.raises(Refused):
+                backend.stale(info)
+            assert os.path.lexists(path)
+    found = backend.find(frozen.token)
+    assert found == frozen
+    fd, _ = backend.open(found)
+    os.close(fd)
+
+
+def test_a_link_in_the_directory_of_snapshots_is_none(xfs):
+    backend, info, precious = reflink.Reflink(), device.inspect(image(xfs, size=MIB)), image(xfs, "precious", MIB)
+    frozen = backend.freeze(info, "run-1")
+    os.unlink(frozen.path)
+    os.symlink(precious, frozen.path)
+    assert backend.find(frozen.token) is None
+    with pytest.raises(SnapshotError, match="cannot be opened"):
+        backend.open(frozen)
+    os.unlink(frozen.path)
+    os.mkfifo(frozen.path)
+    with pytest.raises(Refused, match="no regular file"):
+        backend.changes(info, frozen.token, frozen.token)
+
+
+@pytest.mark.parametrize("other", ["link", "pipe"])
+def test_what_somebody_puts_in_the_place_of_the_image_is_not_cloned_and_hangs_nobody(xfs, other):
+    info = device.inspect(image(xfs, size=MIB))
+    os.rename(info.path, xfs / "moved")
+    if other == "link":
+        os.symlink(xfs / "moved", info.path)
+    else:
+        os.mkfifo(info.path)
+    with pytest.raises(SnapshotError):
+        reflink.Reflink().freeze(info, "run-1")
 
 
 # Choosing.

@@ -4,7 +4,7 @@ import os
 import threading
 from dataclasses import dataclass
 
-from qrep import device, mapvalues
+from qrep import mapvalues
 from qrep._native.connection import Connection
 from qrep._native.source_lane import SourceRun
 from qrep.digestmap import NO_ID, DigestMap
@@ -34,14 +34,13 @@ def estimate(request, *, on_run=None):
     frozen, source_fd = None, -1
     try:
         frozen = backend.freeze(request.device, request.snapshot)
-        info = device.inspect(frozen.path)
-        source_fd = device.open_source(info)
+        source_fd, sector_size = request.open(frozen)
         base = Base(digest_map.states, digest_map.values)
         holes = holes_of(source_fd, geometry, None if frozen.fuzzy else backend.allocated(frozen.token))
-        hints.look(frozen, source_fd, holes, info.io_alignment, trying=False)
+        hints.look(frozen, source_fd, holes, sector_size, trying=False)
         hint = hints.in_use
         run = SourceRun(
-            geometry, attempt=0, session=0, key=bytes(32), sector_size=info.io_alignment, base_states=base.states, base_values=base.values,
+            geometry, attempt=0, session=0, key=bytes(32), sector_size=sector_size, base_states=base.states, base_values=base.values,
             fresh_values=mapvalues.copied(base.states, base.values), leaves_fd=digest_map.leaves_fd, wanted=hint and hint.wanted,
             work=work_list(base, holes, geometry, resumed=False, same_image=False, unknown="", hint=hint), nice=request.reading.limit(source_fd),
         )  # fmt: skip

@@ -9,7 +9,6 @@
 import contextlib
 import os
 
-from qrep import device
 from qrep.crashpoint import crashpoint
 from qrep.errors import QrepError, Refused
 from qrep.source.hints import Hints
@@ -32,7 +31,8 @@ class Image:
         self._kept = Kept(request.run_directory, request.release)
         self.hints = Hints(request, self._kept, digest_map, tell)
         self.frozen, self.fd, self.holes = None, -1, None
-        self._info = self._watch = None
+        self._watch = None
+        self.sector_size = 0  # of it
         self.frozen_at_ns = 0  # of the last one that was opened
         self._last = ""  # its token
 
@@ -40,10 +40,6 @@ class Image:
     def token(self):
         """Of the snapshot, "" where the source is read live."""
         return "" if self.frozen.fuzzy else self.frozen.token
-
-    @property
-    def sector_size(self):
-        return self._info.io_alignment
 
     def is_watched_by(self, watch):
         return self._watch is watch
@@ -85,8 +81,7 @@ class Image:
             self._check_size(frozen)
             if self.fd < 0 or self.frozen is None or self.frozen.token != frozen.token:
                 self.stop_reading()
-                self._info = device.inspect(frozen.path)
-                self.fd = device.open_source(self._info)
+                self.fd, self.sector_size = self.request.open(frozen)
                 self._watch = SnapshotWatch(backend, made, self._on_lost)
             self.holes = holes_of(self.fd, self.request.geometry, backend.allocated(made) if made else None)
             self.hints.look(frozen, self.fd, self.holes, self.sector_size, self._progress, self._stopping)

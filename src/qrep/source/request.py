@@ -52,6 +52,10 @@ class RunRequest:
         """The Frozen of a token, None if it is gone or another backend made it."""
         return self.backend.find(token) if token.startswith(f"{self.backend.name}:") else None
 
+    def open(self, frozen):
+        """(descriptor, alignment) of a Frozen, as SnapshotBackend.open; others of this source may have frozen it in another way."""
+        return self.backend.open(frozen) if frozen.token.startswith(f"{self.backend.name}:") else registry.open_frozen(frozen)
+
     def release(self, token):
         """Give a snapshot back, also one that another backend made: how a volume is frozen may have changed since. One that others hold, too,
         stays until the last of them gives it back."""

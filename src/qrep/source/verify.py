@@ -12,7 +12,7 @@ import queue
 import threading
 import time
 
-from qrep import device, digesttree
+from qrep import digesttree
 from qrep._native import hasher
 from qrep.digestmap import DIGEST_SIZE, DigestMap
 from qrep.errors import ProtocolError, QrepError, Refused
@@ -126,8 +126,7 @@ class Verification:
             frozen = registry.find(token) if token else None
             if frozen is None or frozen.size != self.geometry.size:
                 return -1, 0
-            info = device.inspect(frozen.path)
-            return device.open_source(info), info.io_alignment
+            return registry.open_frozen(frozen)
         except QrepError as err:
             log.warning("the frozen image of the last sync point cannot be read: %s", err)
             return -1, 0

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from qrep import device
 from qrep.errors import QrepError, UsageError
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+-]{0,63}", re.ASCII)
@@ -54,6 +55,7 @@ class Frozen:
     # application: every filesystem mounted on it was frozen, or its freeze_before command had succeeded. crash: a moment that nobody had
     # prepared, as after a power cut. fuzzy: no single moment.
     consistency: str = CRASH
+    file: tuple | None = None  # (st_dev, inode) where it is a file of ours, whatever its path leads to by now
 
 
 class SnapshotBackend(ABC):
@@ -84,6 +86,12 @@ class SnapshotBackend(ABC):
     @abstractmethod
     def find(self, token):
         """The Frozen of a token, None if it is not there (any more) and the caller has to freeze and scan again."""
+
+    def open(self, frozen):
+        """(descriptor for reading with O_DIRECT, what that asks offsets and sizes to be a multiple of) of a Frozen that this backend has made or
+        found. Raises QrepError, OSError; the caller closes it."""
+        info = device.inspect(frozen.path)
+        return device.open_source(info), info.io_alignment
 
     def check(self, token):  # noqa: B027 - most have nothing to overflow
         """Raise SnapshotError (code snapshot-full) when the snapshot is about to be lost, or is lost, because its space runs full; or (snapshot-gone)

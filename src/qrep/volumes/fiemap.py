@@ -114,27 +114,19 @@ def _same(one, two, start):
     return one.physical + start - one.offset == two.physical + start - two.offset
 
 
-def changes(old_path, new_path):
-    """[Extent] where two frozen clones may differ, None: cannot say. Raises OSError when one is not there."""
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
-    fds = []
+def changes(old_fd, new_fd):
+    """[Extent] where two frozen clones may differ, None: cannot say. Raises OSError."""
+    old, new = os.fstat(old_fd), os.fstat(new_fd)
+    if old.st_size != new.st_size or old.st_dev != new.st_dev:
+        return None
     try:
-        for path in (old_path, new_path):
-            fds.append(os.open(path, flags))
-        old, new = (os.fstat(fd) for fd in fds)
-        if old.st_size != new.st_size or old.st_dev != new.st_dev:
+        return _steady((old_fd, new_fd), new.st_size)
+    except Moving:
+        return None
+    except OSError as err:
+        if err.errno in (errno.EOPNOTSUPP, errno.ENOTTY, errno.EFBIG, errno.EINVAL):
             return None
-        try:
-            return _steady(fds, new.st_size)
-        except Moving:
-            return None
-        except OSError as err:
-            if err.errno in (errno.EOPNOTSUPP, errno.ENOTTY, errno.EFBIG, errno.EINVAL):
-                return None
-            raise
-    finally:
-        for fd in fds:
-            os.close(fd)
+        raise
 
 
 def _steady(fds, size):

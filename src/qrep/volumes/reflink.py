@@ -7,15 +7,19 @@ A clone shares its blocks with the image until one of them is written. It lies b
 MARK: `a` application-consistent, `c` crash-consistent.
 
 It is made without a name (O_TMPFILE) and gets one when it is complete, so a crash leaves all of it or nothing.
+
+DIR may be another user's, who can put anything in the place of what is in it. So whatever is done with a clone is done in the directory that was
+opened and found to be closed to others, by its name there, RANDOM included, which only this user ever saw; and what is read is the file made or found.
 """
 
+import contextlib
 import errno
 import fcntl
 import os
 import stat
 import time
 
-from qrep import blocktree
+from qrep import blocktree, filesystems
 from qrep.crashpoint import crashpoint
 from qrep.errors import Refused
 from qrep.extents import is_all_hole
@@ -27,6 +31,7 @@ DIRECTORY = ".qrep-snapshots"
 FICLONE = 0x40049409
 FS_IOC_GETFLAGS, FS_IOC_SETFLAGS = 0x80086601, 0x40086602
 FS_NOCOW_FL = 0x00800000
+UNSWAPPED = os.O_NOFOLLOW | os.O_NONBLOCK  # a link put in its place leads nowhere, a pipe does not hang us
 
 
 class Reflink(SnapshotBackend):
@@ -53,17 +58,33 @@ class Reflink(SnapshotBackend):
     def find(self, token):
         path = self._path(token)
         try:
-            status = os.lstat(path)
+            with _directory_of(path) as directory:
+                status = os.stat(os.path.basename(path), dir_fd=directory, follow_symlinks=False)
         except (FileNotFoundError, NotADirectoryError):
             return None
         if not stat.S_ISREG(status.st_mode):
             return None
-        return Frozen(path, status.st_size, False, status.st_mtime_ns, token, consistency_of(token))
+        return Frozen(path, status.st_size, False, status.st_mtime_ns, token, consistency_of(token), (status.st_dev, status.st_ino))
+
+    def open(self, frozen):
+        try:
+            fd = _open_clone(self._path(frozen.token), os.O_DIRECT)
+        except OSError as err:
+            raise SnapshotError(f"the snapshot {frozen.path} cannot be opened: {err.strerror}") from err
+        try:
+            status = os.fstat(fd)
+            if (status.st_dev, status.st_ino) != frozen.file:
+                raise Refused(f"{frozen.path} is not the snapshot that was made", code="wrong-device", hint="look who writes to that directory")
+            return fd, filesystems.direct_io_alignment(f"/proc/self/fd/{fd}", status)
+        except BaseException:
+            os.close(fd)
+            raise
 
     def release(self, token):
         path = self._path(token)
         try:
-            os.unlink(path)
+            with _directory_of(path) as directory:
+                os.unlink(os.path.basename(path), dir_fd=directory)
         except (FileNotFoundError, NotADirectoryError):
             return
         except OSError as err:
@@ -71,17 +92,26 @@ class Reflink(SnapshotBackend):
 
     def stale(self, device, keep=()):
         image = _image(device)
-        directory = os.path.join(os.path.dirname(image), DIRECTORY)
+        path = os.path.join(os.path.dirname(image), DIRECTORY)
         try:
-            names = sorted(os.listdir(directory))
+            directory = _open_directory(path)
         except FileNotFoundError:
             return []
+        try:
+            names = sorted(os.listdir(directory))
+        finally:
+            os.close(directory)
         mine = [name for name in names if name.rpartition("@")[0] == os.path.basename(image)]
-        tokens = [f"{self.name}:{os.path.join(directory, name)}" for name in mine]
+        tokens = [f"{self.name}:{os.path.join(path, name)}" for name in mine]
         return [token for token in tokens if token not in keep]
 
     def changes(self, device, old_token, new_token):
-        return fiemap.changes(self._path(old_token), self._path(new_token))
+        with contextlib.ExitStack() as stack:
+            fds = []
+            for token in (old_token, new_token):
+                fds.append(_open_clone(self._path(token)))
+                stack.callback(os.close, fds[-1])
+            return fiemap.changes(*fds)
 
     def never_written(self, device):
         try:
@@ -91,11 +121,12 @@ class Reflink(SnapshotBackend):
 
     def _freeze(self, device, image, name, quieted):
         parent, base = os.path.split(image)
-        directory = _open_directory(parent)
+        directory = _make_directory(os.path.join(parent, DIRECTORY))
         source = clone = -1
         try:
-            source = os.open(image, os.O_RDONLY | os.O_CLOEXEC)
+            source = os.open(image, os.O_RDONLY | os.O_CLOEXEC | UNSWAPPED)
             _check_image(device, image, os.fstat(source))
+            os.set_blocking(source, True)
             clone = os.open(".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=directory)
             _match_nocow(source, clone)
             with quiet(device, self.options, quieted) as consistency:
@@ -110,12 +141,13 @@ class Reflink(SnapshotBackend):
             os.link(f"/proc/self/fd/{clone}", final, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=True)
             os.fsync(directory)
             crashpoint("snapshot-named")
+            made = os.fstat(clone)
         finally:
             for fd in (clone, source, directory):
                 if fd >= 0:
                     os.close(fd)
         path = os.path.join(parent, DIRECTORY, final)
-        return Frozen(path, device.size, False, time_ns, f"{self.name}:{path}", consistency)
+        return Frozen(path, device.size, False, time_ns, f"{self.name}:{path}", consistency, (made.st_dev, made.st_ino))
 
     def _path(self, token):
         """The path in a token; only a file of ours may be looked at or removed, whatever the token says."""
@@ -184,15 +216,42 @@ def _match_nocow(source, clone):
         fcntl.ioctl(clone, FS_IOC_SETFLAGS, (flags[1] | FS_NOCOW_FL).to_bytes(8, "little"))
 
 
-def _open_directory(parent):
-    """A descriptor of the snapshot directory, made if need be. Refused if someone else could look in or swap it."""
-    path = os.path.join(parent, DIRECTORY)
+@contextlib.contextmanager
+def _directory_of(path):
+    """A descriptor of the snapshot directory that a clone lies in. Raises as _open_directory."""
+    fd = _open_directory(os.path.dirname(path))
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _open_clone(path, flags=0):
+    """A descriptor for reading a clone: a regular file in a directory that nobody else can put one into."""
+    with _directory_of(path) as directory:
+        fd = os.open(os.path.basename(path), os.O_RDONLY | os.O_CLOEXEC | UNSWAPPED | flags, dir_fd=directory)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise Refused(f"{path} is no regular file, so it is no snapshot of qrep's", code="wrong-device", hint="move it away")
+    os.set_blocking(fd, True)
+    return fd
+
+
+def _make_directory(path):
+    """As _open_directory; made if need be."""
     try:
         os.mkdir(path, 0o700)
     except FileExistsError:
         pass
+    return _open_directory(path)
+
+
+def _open_directory(path):
+    """A descriptor of a snapshot directory. Refused if someone else could look in or swap what is in it. Raises FileNotFoundError."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise
     except OSError as err:
         raise Refused(f"{path} is not a directory of qrep's: {err.strerror}", hint="move it away") from err
     status = os.fstat(fd)

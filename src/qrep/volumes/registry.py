@@ -67,6 +67,11 @@ def find(token):
     return by_token(token).find(token)
 
 
+def open_frozen(frozen):
+    """As SnapshotBackend.open."""
+    return by_token(frozen.token).open(frozen)
+
+
 def release(token):
     """Give a snapshot back; idempotent."""
     by_token(token).release(token)
