@@ -1,5 +1,6 @@
 """SourceMachine: what a run says and does, in which order, and what it believes."""
 
+import msgspec
 import pytest
 
 from qrep.errors import ProtocolError, QrepError, Refused, UndoSpaceError, Unreachable, Unsynced
@@ -200,6 +201,14 @@ def test_another_image_is_not_the_same_image_and_never_becomes_it_again(token, f
     source.connected()
     source.message(state(source, attempt=7, new=NEW, resumable=True))
     assert said(source.frozen(token, False, 3))[0].same_image is False
+
+
+@pytest.mark.parametrize("token, fuzzy, name", [("snap", False, "before-upgrade"), ("other", False, ""), ("snap", True, ""), ("", True, "")])
+def test_the_name_of_an_attempt_stays_only_with_the_image_that_was_frozen_for_it(token, fuzzy, name):
+    source = machine(record=msgspec.structs.replace(RECORD, label="before-upgrade"))
+    source.message(state(source, attempt=7, new=NEW, resumable=True))
+    source.frozen(token, fuzzy, 2)
+    assert source.record.label == name
 
 
 def test_without_a_committed_generation_a_resume_of_another_image_trusts_whole_granules_only():

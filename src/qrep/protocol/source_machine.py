@@ -129,12 +129,13 @@ class SourceMachine(SourceReplies, SourceCompare, SourceConnections):
         if self._resuming:
             self._go("starting")
             # Only the very snapshot of the first session reads the same again.
-            # Once another image was used what was applied is of both, until a pass over all granules ends with the commit.
+            # Once another image was used what was applied is of both, until a pass over all granules ends with the commit; and a name that was asked
+            # for then is not that of what is read now.
             record = self.record
             self._same_image = bool(token) and not fuzzy and token == record.snapshot and not record.mixed
             self.record = msgspec.structs.replace(
                 record, epoch=self._epoch, snapshot=token, fuzzy=fuzzy, frozen_at_ns=frozen_at_ns, mixed=not self._same_image,
-                consistency=consistency, label=self._label or record.label,
+                consistency=consistency, label=self._label or (record.label if self._same_image else ""),
             )
             self._numbers = self._connections
             message = say.Resume(self.record.attempt, self._numbers, self._frame_limit, self._same_image)
