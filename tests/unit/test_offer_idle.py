@@ -13,7 +13,8 @@ from qrep.protocol import messages as say
 def test_a_device_is_let_go_when_nothing_is_asked_of_it(monkeypatch):
     clock, answered = [0.0], []
     monkeypatch.setattr(offers, "time", SimpleNamespace(monotonic=lambda: clock[0]))
-    conversation = offers.Conversation(SimpleNamespace(name="site-b"), SimpleNamespace(send=lambda message: None), None, "site-a", None)
+    node = SimpleNamespace(name="site-b", pairs=SimpleNamespace(check_accepted=lambda volume, peer: None), volumes=SimpleNamespace(get=lambda name: None))
+    conversation = offers.Conversation(node, SimpleNamespace(send=lambda message: None), None, "site-a", None)
     conversation._volume = SimpleNamespace(name="db")
     said = itertools.chain([say.Ping()] * 500, [say.Sample([0])], itertools.repeat(say.Ping()))
 

@@ -67,7 +67,7 @@ def test_a_pair_that_is_nobodys_is_promoted_only_where_there_is_no_other_one_of_
 
 
 def test_a_peer_that_was_removed_while_it_asked_gets_no_pair(pairs):
-    question = SimpleNamespace(job_id=ID, **PAIR, keep="")
+    question = SimpleNamespace(job_id=ID, **PAIR, keep="", once=False)
     with pytest.raises(Refused, match="does not know this host any more"):
         pairs.note(question, "c")
     assert pairs.node.grants.pairs() == []
