@@ -127,7 +127,7 @@ def run_to_the_end(app, run, title):
                 show.show(run.progress())
             except KeyboardInterrupt:
                 if not interrupted:
-                    app.say("stopping in order; what was copied is kept")
+                    app.say("stopping in order; what a first copy has done is kept, a repeat is taken back by the next one")
                 interrupted = True
                 run.stop()
     result = outcome[0]
@@ -177,7 +177,7 @@ def check_or_ask(app, end, yes, dry_run):
 def copy(app, source, target, dry_run, yes, rate, compress, nice, connections, map_dir, snapshots, rsh, remote_qrep, direct, direct_address, timeout):
     """Copy the device or image file SOURCE to TARGET, a device or a file (made if missing). Again, it sends what changed.
 
-    What was copied when it was interrupted is kept: the same command goes on from there.
+    What a first copy had done when it was interrupted is kept: the same command goes on from there. A repeat is taken back and begun anew.
     """
     from qrep._native.bucket import Bucket
     from qrep.oneshot.request import CopySource

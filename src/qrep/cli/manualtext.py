@@ -125,9 +125,11 @@ NOTES = {
         "the count. How many are kept, and commands that are run because of events, are settings: see [events] and [[hooks]] in qrep.toml(5).",
     ),
     "copy": (
-        "The target is never torn: whatever dies, and whenever, the next copy to it begins with its last complete content.",
+        "A copy that ends in order, or with an error, leaves the target as it was before, or, the first time, with what was copied. After a kill, a power cut or a "
+        "reboot nothing is put back: the target may be a mix of old and new until the next copy has ended. A job has no such gap.",
         "What it is known by is the device itself, not its name. If somebody wrote to the target since the last copy to it, that is "
-        "found, its content is compared instead of believed, and it is overwritten only after an answer or with -y.",
+        "found, its content is compared instead of believed, and it is overwritten only after an answer or with -y. After a kill or a reboot that "
+        "cannot be told: only a signature that is not the source's is asked about.",
         "Over ssh, qrep must be installed on the other host. Data goes over --connections further ssh connections; with --direct, "
         "over TLS 1.3 connections to a port that the other end opens for this copy, with keys made for it.",
         "The root that is printed is the BLAKE3 of the source as it was copied: b3sum of the target says the same.",

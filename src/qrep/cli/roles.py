@@ -79,7 +79,7 @@ def promote(app, name, force, dry_run, yes):
     """Make the replica of job NAME here the primary volume: mountable, and the source from now on.
 
     Planned: the source was demoted, or allows this host to have it demoted (peer set --may-switch). Its writers are stopped first, and
-    nothing is lost. Earlier sync points of the volume cannot be reached any more once its host writes it.
+    nothing is lost. Earlier sync points of the volume are given up by it, at once: -n tells which.
 
     A source that falls silent meanwhile is waited for 60 s, one that says it is at it 24 h. --force, given beside that, does not wait: it ends
     the planned promote, as long as that still waits for the source, and takes over.
