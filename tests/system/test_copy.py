@@ -174,7 +174,7 @@ def test_ctrl_c_stops_in_order_and_says_how_to_go_on(copier, source, memory_dir)
     wait_until_changed(target)
     process.send_signal(signal.SIGINT)
     _out, err = process.communicate(timeout=30)
-    assert process.returncode == 130 and "the same command goes on from there" in err
+    assert process.returncode == 130 and "the same command goes on with a first copy" in err
     assert copier(source, target)["root"] == b3sum(target)
 
 

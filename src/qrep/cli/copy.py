@@ -132,7 +132,7 @@ def run_to_the_end(app, run, title):
                 run.stop()
     result = outcome[0]
     if interrupted and isinstance(result, QrepError):
-        raise Interrupted("stopped; what was copied is kept", hint="the same command goes on from there") from result
+        raise Interrupted("stopped", hint="the same command goes on with a first copy, and begins a repeat anew") from result
     if isinstance(result, BaseException):
         raise result
     return result
