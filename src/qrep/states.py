@@ -81,8 +81,8 @@ SOURCE = {
     "holding": {"held": ("degraded",), "nak": ("closed",), "aborted": ("failed",), "added": ("holding",)},
     # COMMIT may have been sent, or that of the group for all its members: only the target knows. It has not if the pending digests could not be written.
     "committing": {"committed": ("done",), "nak": ("closed",), "aborted": ("failed",), "failed": ("giving-up",)},
-    # Abort was sent because of a failure here.
-    "giving-up": {"aborted": ("failed",), "nak": ("failed",), "added": ("giving-up",)},
+    # Abort was sent because of a failure here, or of another member of the group: what the target had said before it heard of that may still come.
+    "giving-up": {"aborted": ("failed",), "nak": ("failed",), "added": ("giving-up",), "prepared": ("giving-up",), "held": ("giving-up",)},
     # Without a connection; the attempt may still be open at the target.
     "closed": {"connected": ("greeting",), "stop": ("failed",)},
     "done": {},

@@ -50,7 +50,7 @@ class Fault:
 
 @dataclasses.dataclass
 class Tampering:
-    """at, ended_at: time.monotonic(). ended_by: near, far or "" (not yet)."""
+    """at, ended_at: time.monotonic(). ended_by: near, far or "" (not yet). carried: bytes of the source's on its connection, until that ended."""
 
     edit: str
     kind: str
@@ -59,6 +59,11 @@ class Tampering:
     at: float
     ended_at: float = 0.0
     ended_by: str = ""
+    carried: int = 0
+
+    def is_unused(self):
+        """Whether the connection ended before it had carried more than its handshake and first message: no frame was on it, and the others do its work."""
+        return bool(self.ended_by) and self.carried < HANDSHAKE
 
 
 class Records:
@@ -395,7 +400,7 @@ class Network:
         if not connection.ended_by and by:
             connection.ended_by = by
             for tampering in connection.tampered:
-                tampering.ended_by, tampering.ended_at = by, time.monotonic()
+                tampering.ended_by, tampering.ended_at, tampering.carried = by, time.monotonic(), connection.up.passed
 
     def _move(self, connection, flow):
         if self._active("stall", connection, flow):

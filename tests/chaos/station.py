@@ -288,6 +288,7 @@ class Station:
         self.a.qrep(
             "job", "create", "db", "--source", "db", "--target", "site-b:db", "--to", ways[0], "--connections", scenario.connections,
             "--compress", "on" if scenario.compress else "off", "--timeout", "120s" if scenario.patient else "3s",
+            "-y",  # random bytes may look like some filesystem
         )  # fmt: skip
         for way in ways[1:]:
             self.a.qrep("path", "add", "db", "--to", way)
@@ -476,9 +477,9 @@ class Station:
         prepared = [at for name, at in self.a.said if name == "Prepare"]
         for each in network.tampered:
             same_session = next((at for at in network.sessions if at > each.at), float("inf"))
-            if each.kind == "data" and any(each.at < at < same_session for at in prepared):
+            if each.kind == "data" and not each.is_unused() and any(each.at < at < same_session for at in prepared):
                 result.findings.append(f"not noticed: {each}")
-            elif each.edit == "replay" or each.kind == "control":
+            elif each.edit == "replay" or each.kind == "control" or each.is_unused():
                 until = (each.ended_at or time.monotonic()) - each.at
                 if until > self.patience * REFUSED_S + (10 if each.kind == "control" else 0):
                     result.findings.append(f"not refused in {until:.0f} s: {each}")

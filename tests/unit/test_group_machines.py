@@ -19,7 +19,7 @@ from qrep.target.groupcommit import GroupCommits
 # ---- the source ----
 
 
-def agreed():
+def preparing():
     source = SourceMachine(
         job_id=JOB, volume_id=bytes(16), shape=(1 << 20, 4096, 16384, 512), map_tag=T, pending_new=None, record=None, epoch=0, draw=draw, in_group=True,
     )  # fmt: skip
@@ -28,6 +28,11 @@ def agreed():
     source.frozen("snap", False, 1)
     source.message(say.Began(7, 1, KEY, TOKENS))
     source.lanes_finished(3, DIGEST, 0)
+    return source
+
+
+def agreed():
+    source = preparing()
     assert source.message(say.Prepared(7)) == [do.WritePending(NEW, T, 6), do.Agree(1, 7, NEW)]
     return source
 
@@ -56,6 +61,15 @@ def test_a_member_is_withdrawn_and_the_target_goes_back():
     source = agreed()
     source.message(say.Committed(NEW, 6))
     assert source.withdraw(error, True) == []
+
+
+@pytest.mark.parametrize("late", [say.Prepared(7), say.Held(7, [say.Extent(0, 4096)])])
+def test_what_a_target_said_before_it_heard_that_a_member_is_withdrawn_is_passed_over(late):
+    source, error = preparing(), QrepError("the other one")
+    assert said(source.withdraw(error, True)) == [say.Abort(7, "the other one")]
+    assert source.message(late) == []
+    *_, fail = source.message(say.Aborted(7, "the other one"))
+    assert fail == do.Fail(error, False)
 
 
 # ---- the target ----

@@ -22,6 +22,7 @@ FRAME_SIZE, SLOTS = 1 << 20, 2
 TESTS_MAX = 4
 QUIET_S = 30.0  # a tester that says nothing for so long between measurements is gone
 CONNECT_S = 10.0
+ENDING_S = 3.0  # that the end of the last test may take
 NICE = 10  # a test gives way to runs
 TEXTS = {"connection": "the stream ended or failed", "frame": "a frame was refused", "digest": "what arrived is not what was announced"}
 
@@ -73,7 +74,7 @@ class Tested:
 
     def __init__(self, node):
         self.node = node
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
         self._testing = set()  # peers
 
     def serve(self, stream, peer):
@@ -92,15 +93,17 @@ class Tested:
 
     @contextlib.contextmanager
     def _place(self, peer):
-        with self._lock:
-            if peer in self._testing or len(self._testing) >= TESTS_MAX:
+        with self._changed:
+            # A tester may be back before its last connection was seen to end here.
+            if not self._changed.wait_for(lambda: peer not in self._testing and len(self._testing) < TESTS_MAX, ENDING_S):
                 raise Refused(f"{self.node.name} is being tested already", hint="wait until that test has ended", code="busy")
             self._testing.add(peer)
         try:
             yield
         finally:
-            with self._lock:
+            with self._changed:
                 self._testing.remove(peer)
+                self._changed.notify_all()
 
     def _serve(self, channel, peer):
         while not self.node.stopping.is_set():

@@ -178,6 +178,8 @@ class SourceReplies:
 
     def _on_prepared(self, message):
         self._check_attempt(message)
+        if self.phase == "giving-up":
+            return []
         self._go("committing")
         self._pending_new = self._committing = self.record.new
         # Once the target has COMMIT, only these digests can say what it holds.
@@ -191,6 +193,8 @@ class SourceReplies:
         limit = -(-self._shape[0] // 4096) * 4096
         if any(extent.offset + extent.size > limit for extent in message.unwritten) or not (message.unwritten or self._unreadable):
             raise ProtocolError("the target kept an attempt open and did not say what of it is missing")
+        if self.phase == "giving-up":
+            return []
         unwritten = [(extent.offset, extent.size) for extent in message.unwritten]
         if not self._may_hold():
             return self._give_up(unsynced(self._unreadable, unwritten))
