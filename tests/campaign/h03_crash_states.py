@@ -16,7 +16,7 @@ from crash.told import Told
 # another file may be in two states at that time; of three batches of undo, if that is how they come to be in flight, up to 60 ** 3. First a little of every life.
 FEW, LIMIT, EXHAUSTIVE = 200, 2_500, 220_000
 FEW_RECOVERIES, RECOVERIES, DOUBLE_LIMIT = 10, 80, 200
-DOUBLES_ONE_IN = 8  # of all distinct states: from then on few of each life
+DOUBLES_ONE_IN = 5  # of all distinct states: from then on few of each life
 SLOWER = 20  # of what is tried of other lives this part is tried of scenes.SLOW
 FAILURES_MAX = 20
 
@@ -80,4 +80,4 @@ def run(seed, count, clock):
 
 
 if __name__ == "__main__":
-    sys.exit(outcome.main(run, count=500_000, seconds=900))
+    sys.exit(outcome.main(run, count=300_000, seconds=900))
