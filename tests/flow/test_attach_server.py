@@ -1,5 +1,6 @@
 """The process of an attachment over a real volume, without an agent around it."""
 
+import contextlib
 import errno
 import os
 import socket
@@ -67,7 +68,8 @@ def test_a_last_batch_that_rots_before_or_after_a_point_is_attached_gives_errors
             with pytest.raises(QrepError, match="cannot be served"):
                 attach(point)
             return
-        assert client.read(0, MIB) == errno.EIO
+        with contextlib.suppress(ConnectionError, EOFError):  # whoever is told of it ends the process, maybe before its answer is out
+            assert client.read(0, MIB) == errno.EIO
         assert event.wait(20)
         assert "cannot be believed" in told[0]
 
