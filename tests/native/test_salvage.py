@@ -24,6 +24,8 @@ def holed(loop_device, open_direct, random_source):
         data = random_source.randbytes(MIB)
         with open(device, "wb") as plain:
             plain.write(data)
+            plain.flush()
+            os.fsync(plain.fileno())  # while somebody else has the device open its close does not write, and what is written later makes the file long again
         descriptor = open_direct(device, os.O_RDONLY)
         os.truncate(device.backing, cut)
         return descriptor, data
