@@ -120,8 +120,11 @@ def test_of_single_leaves_no_more_is_read_at_once_either(make_run, source_device
 def test_the_time_of_reads_is_taken_while_the_lane_waits_for_them(make_run, source_device):
     limit = ReadLimit()
     limit.order(0, 4096, False)
-    assert make_run(nice=limit).lane(source_device, Connection.none()) == 0
-    counters = limit.counters()
+    for _ in range(100):  # on a busy machine all reads may be there before the lane comes to wait
+        assert make_run(nice=limit).lane(source_device, Connection.none()) == 0
+        counters = limit.counters()
+        if counters["timed"]:
+            break
     assert 0 < counters["timed"] <= counters["reads"] and counters["timed_ns"] > 0
 
 
