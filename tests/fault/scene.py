@@ -99,11 +99,16 @@ class Scene:
             file.flush()
             os.fsync(file.fileno())
 
-    def recover(self):
-        """A target comes up by itself, in time, holding exactly its committed generation, and no map lies."""
+    def ready_target(self):
+        """(a target that nobody kills, what it says when it is ready)."""
         target = self.start("target")
         ready = self.ready(target)
         assert ready is not None, target.communicate()[1]
+        return target, ready
+
+    def recover(self):
+        """A target comes up by itself, in time, holding exactly its committed generation, and no map lies."""
+        target, ready = self.ready_target()
         assert ready["seconds"] < READY_S and ready["damaged"] is None
         counter = ready["committed_counter"]
         if counter:
@@ -115,8 +120,8 @@ class Scene:
 
     def complete(self, image):
         """The next run commits what the source holds."""
-        target = self.start("target")
-        source = self.start("source", self.ready(target)["port"])
+        target, ready = self.ready_target()
+        source = self.start("source", ready["port"])
         out, err = source.communicate()
         assert source.returncode == 0, out + err
         report = json.loads(out)
