@@ -1,5 +1,6 @@
 """Data connections that come and go while a run is going: what is committed is the source, whoever carried it."""
 
+import re
 import socket
 import threading
 import time
@@ -173,7 +174,7 @@ def test_a_run_no_connection_can_be_had_for_is_interrupted_and_resumed(full):
     report = run.go().finish()
     same(full, report)
     assert report.interruptions == 1
-    assert next(text for code, text in refused if code == "run-interrupted").endswith("slot 0 has no route")
+    assert re.search("slot [01] has no route$", next(text for code, text in refused if code == "run-interrupted"))
     assert not any(code.startswith("connection") for code, _ in refused)
 
 
@@ -231,3 +232,31 @@ def test_stopping_while_connections_are_being_added_keeps_what_was_applied(full)
     assert isinstance(run.error, Interrupted)
     report = full.run()
     same(full, report)
+
+
+class Stuck(Paced):
+    """Its second connection, while nothing has been interrupted, waits until it is let through."""
+
+    def __init__(self, *args, **options):
+        self.waiting, self.through = threading.Event(), threading.Event()
+        super().__init__(*args, **options)
+
+    def _pair(self, token, slot):
+        if slot == 1 and ("run-interrupted", None) not in self.told:
+            self.waiting.set()
+            self.through.wait(2 * WAIT_S)
+        return super()._pair(token, slot)
+
+
+def test_a_run_that_loses_its_path_while_a_connection_is_being_made_does_not_wait_for_that(full):
+    """Fail-over took 10.2 s for 5.2 (H8, seed 20261201, scenario 5)."""
+    run = Stuck(full, [MIB], connections=2).go()
+    assert run.waiting.wait(WAIT_S)
+    run.until(lambda: len(run.connections()) == 1)
+    run._link.channel.close()
+    run.until(lambda: ("run-interrupted", None) in run.told)
+    run.until_up(2)
+    run.through.set()
+    report = run.finish()
+    same(full, report)
+    assert report.interruptions == 1

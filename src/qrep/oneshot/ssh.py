@@ -35,7 +35,8 @@ class SshTarget:
         self._remote_qrep, self._direct = remote_qrep, direct
         self._address = address or name.strip("[]")
         self.answer = self._identity = None
-        self._processes = []
+        self._processes, self._closed = [], False
+        self._starting = threading.Lock()
         self._connecting = threading.Lock()  # one after the other, should they ask for a password
 
     def ask(self, **changes):
@@ -63,7 +64,10 @@ class SshTarget:
         return transport.DataConnection(stream, index, bucket=self._bucket)
 
     def close(self):
-        """Wait until the far ends have let go of the device; the channels were closed before."""
+        """Wait until the far ends have let go of the device; the channels were closed before. Nothing is begun any more: a connection of a session that
+        is over may still be in the making."""
+        with self._starting:
+            self._closed = True
         for process in self._processes:
             self._wait(process)
         if self._identity is not None:
@@ -85,7 +89,10 @@ class SshTarget:
 
     def _start(self, *arguments):
         near, far = socket.socketpair()
-        with far:
+        with far, self._starting:
+            if self._closed:
+                near.close()
+                raise Unreachable("the copy is over")
             for end in (near, far):
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
             command = f"{self._remote_qrep} serve {shlex.join(arguments)}"
@@ -97,7 +104,7 @@ class SshTarget:
             except OSError as err:
                 near.close()
                 raise Unreachable(f"{self._rsh[0]}: {err.strerror}", hint="install openssh-client, or give -e COMMAND") from err
-        self._processes = [*(old for old in self._processes if old.poll() is None), process]
+            self._processes = [*(old for old in self._processes if old.poll() is None), process]
         return near, process
 
     def _open(self, stream, process, offer):

@@ -1,12 +1,17 @@
 """The lanes of one source session: a thread and a data connection each, over one native run; some may come and go meanwhile."""
 
+import errno
+import logging
+import threading
 import time
+from concurrent.futures import CancelledError, Future, InvalidStateError
 
 from qrep.crashpoint import crashpoint
 from qrep.errors import QrepError
 from qrep.lanes import Lane, Lanes
 from qrep.protocol.messages import TOKEN_LIFE_S
 
+log = logging.getLogger("qrep.source")
 TEXTS = {
     "read": "the source could not be read",
     "connection": "the stream ended or failed",
@@ -18,12 +23,15 @@ TEXTS = {
 # The target waits for a token that nobody brings, and counts it as a connection, until it is void; then another may be asked for.
 RETRY_S = TOKEN_LIFE_S + 5.0
 RATE_S = 2.0  # seconds that a rate is taken over
+DIALS_MAX = 512  # connections that are being made at a time by all runs of a process, also those that nobody waits for any more
+dials = threading.BoundedSemaphore(DIALS_MAX)
 
 
 class SourceLane(Lane):
     def __init__(self, number, token, slot):
         super().__init__(number)
         self.token, self.slot = token, slot
+        self.dialled = Future()  # its connection, once that is there; cancelled: nobody waits for it any more
         self.leaving = False  # it is to finish as soon as another one is there
         self._marks = []  # (when, bytes sent)
 
@@ -43,7 +51,7 @@ class SourceLane(Lane):
 
 
 class SourceLanes(Lanes):
-    """run: SourceRun. connect(token, slot): a DataConnection; search.Nowhere for a lane that only scans. slot: place of the connection in its
+    """run: SourceRun. connect(token, slot): a DataConnection; token None: search.Nowhere, for a lane that only scans. slot: place of the connection in its
     path's list, from 0. on_end(lanes): called once, from the last lane's thread, when all have ended. on_change(lanes): a
     connection has come, has ended in order, or could not be had. on_connection(connection): of each that is made.
 
@@ -139,9 +147,12 @@ class SourceLanes(Lanes):
 
     def _connect(self, lane):
         try:
-            connection = self._get(lane.token, lane.slot)
+            connection = self._dialled(lane)
+        except CancelledError:
+            return None
         except (OSError, QrepError) as err:
             text = err.message if isinstance(err, QrepError) else str(err)
+            err.__traceback__ = None  # its frames and lane.dialled would keep each other, and the run with its megabytes
             with self._lock:
                 self._refused = self._refused or text
                 if not lane.leaving:
@@ -151,6 +162,29 @@ class SourceLanes(Lanes):
         self._on_connection(connection)
         self._on_change(self)
         return connection
+
+    def _dialled(self, lane):
+        """Its connection, made in a thread of its own: on a path that went silent it may take long to fail, and stop() does not wait
+        for that. Raises CancelledError after stop(), OSError, QrepError."""
+        if self.run.stopped:
+            raise CancelledError
+        if lane.token is None:  # of a lane that sends nothing
+            return self._get(None, lane.slot)
+        if not dials.acquire(blocking=False):
+            raise OSError(errno.EAGAIN, f"{DIALS_MAX} connections are being made already")
+        try:
+            threading.Thread(target=_dial, args=(self._get, lane.dialled, lane.token, lane.slot), name=f"source-dial-{lane.number}", daemon=True).start()
+        except (RuntimeError, MemoryError) as err:
+            dials.release()
+            raise OSError(errno.EAGAIN, f"no thread for another connection: {err}") from err
+        return lane.dialled.result()
+
+    def stop(self):
+        """As Lanes; and connections that are being made are not waited for: they are closed when they are there."""
+        super().stop()
+        with self._lock:
+            for lane in self._going.values():
+                lane.dialled.cancel()
 
     def _left(self, lane, error):
         if error == 0:
@@ -170,3 +204,23 @@ class SourceLanes(Lanes):
         """[(number, transport.TcpView or None)] of the connections that lanes use now."""
         with self._lock:
             return [(lane.number, lane.connection.view()) for lane in self._going.values() if lane.connection is not None]
+
+
+def _dial(get, dialled, token, slot):
+    """get(token, slot), for who waits for `dialled`; nobody does after stop()."""
+    try:
+        connection = get(token, slot)
+    except BaseException as err:
+        try:
+            dialled.set_exception(err)
+        except InvalidStateError:
+            log.info("a connection that nobody waits for any more could not be had: %r", err)
+        finally:
+            del dialled  # else the two keep each other: frames stay as long as an exception that came of them
+        return
+    finally:
+        dials.release()
+    try:
+        dialled.set_result(connection)
+    except InvalidStateError:
+        connection.close()
