@@ -238,11 +238,11 @@ def goes_forward(patch):
 
 
 def forgets_sync_points(patch):
-    def prune(self, committed):
+    def prune(self, committed, history=()):
         for name in self.directory.names():
             if name != self.name(committed):
                 self.directory.remove(name)
-        return self.chain(committed)
+        return self.chain(committed, history)
 
     patch.setattr(UndoStore, "prune", prune)
 

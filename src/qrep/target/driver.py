@@ -181,7 +181,7 @@ class TargetDriver(RoleChanges, CheckDriver):
 
     def _prune_undo(self, action):
         try:
-            chain = self.undo.prune(action.committed)
+            chain = self.undo.prune(action.committed, self.machine.record.history)
             self.epoch.change()
             if len(chain.ids) > 1:
                 self.undo.trim(chain.ids[1], chain.ids[0])

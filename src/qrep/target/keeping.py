@@ -28,7 +28,8 @@ class Keeping(Thinning):
 
     def _within_reach(self):
         """Ids, newest first, as the undo files on disk have them now."""
-        chain = self.undo.chain(self.machine.record.committed_id)
+        record = self.machine.record
+        chain = self.undo.chain(record.committed_id, record.history)
         self._note(chain)
         self.machine.set_chain(chain.ids)
         return self.machine.chain
@@ -136,20 +137,23 @@ class Keeping(Thinning):
             try:
                 plan = self.retention()
                 if plan.cut:
-                    self._check_read()
+                    self._check_last()
                     chain = self.machine.chain
-                    self.undo.cut(chain[chain.index(plan.cut[0]) - 1 :])
+                    self.undo.cut(chain, chain.index(plan.cut[0]))
                     self._given_up()
             except (OSError, QrepError) as err:
                 log.warning("%s: an undo file that is not needed any more stays: %s", self.name, err)
 
-    def _check_read(self):
-        """Before the last sync point within reach is cut off, and with it the way to those behind it that could not be read just now."""
+    def _check_last(self):
+        """Before the last sync point within reach is cut off, and with it the way to those behind it that could not be read just now, or are in use."""
         if self._unread is not None:
             raise QrepError(
                 f"{self.name}: sync points behind the last one within reach cannot be read now: {self._unread}", code="undo-unread",
                 hint=f"see what is wrong with the filesystem of {self.undo.directory.path} (dmesg), then try again",
             )  # fmt: skip
+        for point in self._pins:
+            if point not in self.machine.chain:
+                self._check_not_pinned(point)
 
     def _check_not_pinned(self, point):
         if self._pins[bytes(point)]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from qrep import sealed
 from qrep.errors import DamagedError
-from qrep.retention import Point
+from qrep.retention import POINTS_MAX, Point
 from qrep.settings import is_label
 from qrep.target.ages import Ages
 
@@ -84,9 +84,13 @@ class Points:
         self._ages.go_on()
         self._write()
 
-    def keep(self, ids):
-        """Forget all generations but these, with the next record()."""
+    def keep(self, ids, behind=False):
+        """Forget all generations but these, with the next record(). ids: newest first. behind: nor those before the last of them, as many as there can be."""
         wanted = {new.hex() for new in ids}
+        if behind:
+            end = self.facts(ids[-1], 0)["counter"]
+            earlier = sorted((facts.get("counter", 0), name) for name, facts in self._known.items() if facts.get("counter", 0) < end)
+            wanted |= {name for _counter, name in earlier[-POINTS_MAX:]}
         self._known = {name: facts for name, facts in self._known.items() if name in wanted}
         self._ages.keep(wanted)
 

@@ -26,8 +26,8 @@ class Thinning:
             if at == 0:
                 raise Refused(f"{self.name} holds that sync point now", hint="only earlier ones can be deleted", code="current-point")
             if at == len(chain) - 1:
-                self._check_read()
-                self.undo.cut([chain[at - 1]])
+                self._check_last()
+                self.undo.cut(chain, at)
                 self._given_up()
                 return before - self.undo.used()
         self._merge(chain[at - 1 : at + 2], progress)
@@ -103,4 +103,4 @@ class Thinning:
         """Views look anew, and the machine knows what is left."""
         self.epoch.change()
         self._within_reach()
-        self.points.keep(self.machine.chain)
+        self.points.keep(self.machine.chain, behind=self.out_of_reach is not None)

@@ -7,6 +7,7 @@ names this volume and the very generations and attempt asked for.
 import contextlib
 import ctypes
 import errno
+import logging
 import os
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ from qrep.target.undolog import MORE_ROOM
 from qrep.target.undoplaces import Places
 from qrep.units import format_size
 
+log = logging.getLogger("qrep.target")
 SUFFIX = ".undo"
 SEGMENT = disk.UNDO_SEGMENT_SIZE
 PAGE = 4096
@@ -109,7 +111,8 @@ class UndoStore:
 
         Raises UndoSpaceError when there is no room for a first segment; nothing is left behind then.
         """
-        if len(self.chain(base).ids) >= CHAIN_MAX - 1:
+        chain = self.chain(base)
+        if len(chain.ids) >= CHAIN_MAX - 1:
             raise UndoSpaceError(
                 f"{self.directory.path}: there are {CHAIN_MAX - 1} sync points, and none of them may go",
                 hint="lower the volume's --keep-points or --keep-for, detach those that are attached, or run less often",
@@ -124,6 +127,10 @@ class UndoStore:
             volume_id=self.volume_id, base_id=base, new_id=new, attempt=attempt, size=self.geometry.size,
             leaf_size=self.geometry.leaf_size, granule_size=self.geometry.granule_size,
         )  # fmt: skip
+        # Of an attempt that was taken back, and could not be removed then: recovery finds what was begun on a generation by its only file.
+        for name, leads_to in self._strays(chain.ids)[0].items():
+            if leads_to == self.name(base):
+                self.directory.remove(name)
         crashpoint("undo-create-before")
         name = self.name(new)
         descriptor = self.directory.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL)
@@ -291,9 +298,9 @@ class UndoStore:
                         return err
         return None
 
-    def chain(self, committed):
+    def chain(self, committed, history=()):
         """The Chain that begins with the generation the device holds: each undo file leads to the one before, whatever the superblock's history
-        says, so that a sync point can be taken out of the middle."""
+        says, so that a sync point can be taken out of the middle. history: what it says; none: nothing before is of its past."""
         if committed == NO_ID:
             return Chain(())
         ids = [bytes(committed)]
@@ -303,10 +310,36 @@ class UndoStore:
             except (DamagedError, OSError) as err:
                 return Chain(tuple(ids), str(err), isinstance(err, OSError))
             if header is None:
-                return Chain(tuple(ids))
+                return Chain(tuple(ids), self._gap(ids, history))
             if header.base_id in ids or header.base_id == NO_ID or len(ids) == CHAIN_MAX:
                 return Chain(tuple(ids), f"undo file {self.directory.path}/{self.name(ids[-1])} leads nowhere")
             ids.append(header.base_id)
+
+    def _gap(self, ids, history):
+        """Why there are generations behind the last of `ids` and no way to them, None where there are none. Files go from the oldest on, and what steps
+        of ours leave leads back to one of `ids`: where one leads elsewhere, the one before it was taken away by somebody else."""
+        if len(ids) == 1 and not history:  # what there was is not of its past: it was the primary's meanwhile
+            return None
+        strays, within = self._strays(ids)[0], {self.name(new) for new in ids}
+        lost = any(_way_back(name, strays)[1] not in within for name in strays)
+        return f"undo file {self.directory.path}/{self.name(ids[-1])} is not there" if lost else None
+
+    def _strays(self, ids):
+        """{name: name of the file of its base} of the files that are of none of `ids`, as far as they can be believed; and the names of those that cannot
+        be read now."""
+        within, found, unread = {self.name(new) for new in ids}, {}, set()
+        for name in self.directory.names():
+            if name.endswith(SUFFIX) and name not in within:
+                try:
+                    header = self.header(bytes.fromhex(name.removesuffix(SUFFIX)))
+                    if header is not None:
+                        found[name] = self.name(header.base_id)
+                except (DamagedError, ValueError) as err:
+                    log.info("%s/%s leads nowhere: %s", self.directory.path, name, err)
+                except OSError as err:
+                    log.info("%s/%s cannot be read now: %s", self.directory.path, name, err)
+                    unread.add(name)
+        return found, unread
 
     def size(self, new):
         """Bytes the file of a generation takes on disk; 0 if there is none."""
@@ -329,22 +362,38 @@ class UndoStore:
         finally:
             os.close(descriptor)
 
-    def prune(self, committed):
-        """Remove every file that does not lead back from the generation `committed`; returns its Chain. Where that ends at a damaged file, only what
-        lies on top of `committed` goes: the rest may be behind the damage. Raises OSError."""
-        chain = self.chain(committed)
-        wanted = {self.name(new) for new in chain.ids}
-        for name in self.directory.names():
-            if name.endswith(SUFFIX) and name not in wanted and (chain.damage is None or self._is_on(committed, name)):
+    def prune(self, committed, history=()):
+        """Remove every file that does not lead back from the generation `committed`; returns its Chain. Where that ends at a file that is damaged or
+        gone, only what lies on top of `committed` goes: the rest may be behind it; nor does what cannot be read now. history: as for chain(). Raises
+        OSError."""
+        chain = self.chain(committed, history)
+        strays, unread = self._strays(chain.ids)
+        kept = unread | {self.name(new) for new in chain.ids}
+        for name in self._newest_first(strays):
+            if name not in kept and (chain.damage is None or self._is_on(committed, name)):
                 crashpoint("undo-prune-before")
                 self.directory.remove(name)
         return chain
 
-    def cut(self, ids):
-        """Remove the files of these generations: what lies behind the newest of them is out of reach then. ids: newest first. Raises OSError."""
-        for new in reversed(ids):
+    def cut(self, ids, count):
+        """Give up all but the first `count` of the generations of a chain, and what is out of reach behind them, the oldest first. ids: all of the
+        chain, newest first. Raises OSError."""
+        within = {self.name(new) for new in ids}
+        for name in self._newest_first(self._strays(ids)[0]):
+            if name not in within:
+                try:
+                    if not self._is_on(ids[0], name):
+                        crashpoint("undo-cut-before")
+                        self.directory.remove(name)
+                except OSError as err:
+                    log.warning("%s/%s, which nothing leads to any more, stays: %s", self.directory.path, name, err)
+        for new in reversed(ids[count - 1 :]):
             crashpoint("undo-cut-before")
             self.directory.remove(self.name(new))
+
+    def _newest_first(self, strays):
+        """Names of all undo files. So in the middle of removing them none of `strays` leads nowhere, as if one had been taken away."""
+        return sorted((name for name in self.directory.names() if name.endswith(SUFFIX)), key=lambda name: _way_back(name, strays)[0], reverse=True)
 
     def _is_on(self, base, name):
         try:
@@ -373,6 +422,14 @@ class UndoStore:
             hint="the target was left alone and is not brought into service; put the undo file back from a copy, "
             "or remove the volume and replicate it anew",
         )
+
+
+def _way_back(name, bases):
+    """(steps, name) from a file to the first of which `bases` does not say what it leads back to."""
+    steps = 0
+    while name in bases and steps <= len(bases):
+        name, steps = bases[name], steps + 1
+    return steps, name
 
 
 def _punch(descriptor, offset, size):

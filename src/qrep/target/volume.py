@@ -122,7 +122,7 @@ class TargetVolume(Keeping, TargetDriver, Member):
         record = self._unless_outdated(record)
         if record is not None and record.committed_id != NO_ID and not record.open_attempt:
             record = self._reopened(record)
-        chain = self.undo.chain(record.committed_id) if record is not None else Chain(())
+        chain = self.undo.chain(record.committed_id, record.history) if record is not None else Chain(())
         self._note(chain)
         self.machine = TargetMachine(record, capacity=self.device.size, sector_size=self.device.io_alignment, chain=chain.ids)
         content = None
