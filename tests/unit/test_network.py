@@ -12,7 +12,7 @@ from agents import wait_until
 
 from qrep import packets
 from qrep.config import Peer
-from qrep.daemon import network, tls
+from qrep.daemon import confined, network, tls
 from qrep.daemon.front import talk
 from qrep.errors import Unreachable
 
@@ -234,3 +234,9 @@ def test_a_front_that_takes_nothing_is_ended_and_nobody_waits_for_it_for_ever(wo
     thread.start()
     world.ended()
     world.fronts[0].line.close()
+
+
+def test_a_process_that_has_just_ended_has_no_rights():
+    process = subprocess.Popen(["true"])
+    process.wait()
+    assert confined.rights(process.pid) is None and confined.rights(os.getpid())["uid"] == os.getuid()

@@ -30,9 +30,12 @@ def user(name):
 
 
 def rights(pid):
-    """Of a process, from the kernel."""
-    with open(f"/proc/{pid}/status") as file:
-        lines = dict(line.rstrip("\n").split(":\t", 1) for line in file if ":\t" in line)
+    """Of a process, from the kernel; None if it has ended."""
+    try:
+        with open(f"/proc/{pid}/status") as file:
+            lines = dict(line.rstrip("\n").split(":\t", 1) for line in file if ":\t" in line)
+    except (FileNotFoundError, ProcessLookupError):
+        return None
     return {
         "uid": int(lines["Uid"].split()[1]), "capabilities": int(lines["CapEff"], 16) | int(lines["CapPrm"], 16),
         "no_new_privileges": lines["NoNewPrivs"] == "1", "seccomp": lines["Seccomp"] == "2",

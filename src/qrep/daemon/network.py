@@ -202,8 +202,9 @@ class Network:
         with self._lock:
             process, ready = self._process, self._ready
         found = {"pid": None, "restarts": self._restarts}
-        if process is not None and process.poll() is None:
-            found |= {"pid": process.pid, **confined.rights(process.pid), "landlock": ready.landlock, "empty_root": ready.empty_root}
+        rights = confined.rights(process.pid) if process is not None and process.poll() is None else None
+        if rights is not None:  # it may end between the two
+            found |= {"pid": process.pid, **rights, "landlock": ready.landlock, "empty_root": ready.empty_root}
         return found
 
     # ---- what the front says ----
