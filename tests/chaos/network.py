@@ -188,6 +188,7 @@ class Network:
     def heal(self):
         with self.lock:
             faults, self._faults, self._storm = self._faults, [], None
+            self._watches = []  # a moment that has not come does not come in the next scenario
             for fault in faults:
                 if fault.kind == "hold":
                     for connection in self._matching(fault):
