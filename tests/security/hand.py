@@ -1,10 +1,12 @@
 """A peer that speaks by hand: questions, and the control connection of a run, with the very key of an agent or with another one."""
 
 import contextlib
+import os
 
 import msgspec
-from intruder import admitted, hears, identity_of, read_message
+from intruder import admitted, hears, identity_of, read_exactly, read_message
 
+from qrep._native import wire
 from qrep.daemon import asks, tls
 from qrep.protocol import messages as say
 
@@ -61,3 +63,19 @@ class Control:
 
     def __exit__(self, *_exception):
         self.close()
+
+
+def commit_nothing(control, attempt=77):
+    """A whole run in which nothing has changed: the Committed, with the session still there."""
+    job, state = control.job, control.hello()
+    began = control.say(say.Begin(state.committed, os.urandom(16), attempt, 1, 1 << 20))
+    with contextlib.closing(admitted(control.target, control.identity, tls.DATA)) as data:
+        data.sendall(say.encode(say.Join(token=began.tokens[0])))
+        assert read_message(data) == say.Joined(index=0)
+        geometry = wire.Geometry(job["size"], job["leaf"], job["granule"])
+        data.sendall(wire.FrameWriter(geometry, attempt, began.session, 0, began.key).end())
+        assert len(read_exactly(data, wire.HEADER_SIZE)) == wire.HEADER_SIZE, "the end was answered"
+    granules = -(-job["size"] // job["granule"])
+    count, manifest = wire.manifest(bytes(granules), bytes(granules), bytes(32 * granules))
+    assert isinstance(control.say(say.Prepare(attempt, count, manifest, True, 0, "", "")), say.Prepared)
+    return control.say(say.Commit(attempt))

@@ -4,8 +4,10 @@ import contextlib
 
 import pytest
 from agents import MIB, b3sum
+from security.hand import Control, commit_nothing
 
 from qrep.daemon.statedb import StateDb
+from qrep.protocol import messages as say
 
 pytestmark = pytest.mark.root
 SIZE = 16 * MIB
@@ -139,3 +141,14 @@ def test_an_agent_that_died_before_it_noted_a_root_knows_it_again_and_says_what_
     for point, vouched in ((again[0], True), (again[1], False)):
         copied = b.qrep("snapshot", "copy", f"db@{point['point']}", memory_dir / point["point"])
         assert copied["checked"] is vouched and copied["root"] == points[again.index(point)]["root"]
+
+
+def test_the_root_of_a_sync_point_is_known_before_its_session_has_ended(five_generations):
+    """The next run may begin before it has, and then nobody would know the root of this one."""
+    a, b, target, _roots = five_generations
+    with Control(a, b) as control:
+        assert commit_nothing(control).counter == 6
+        points = b.qrep("snapshot", "db")
+        assert [point["point"] for point in points] == ["6", "5", "4", "3"]
+        assert points[0]["root"] == points[1]["root"] == b3sum(target)
+        assert isinstance(control.say(say.Ping()), say.Pong), "it goes on"

@@ -263,9 +263,11 @@ class Node:
         return {"removed": name}
 
     def note_root(self, target):
-        """After a session, and at a start, for the agent may have died between a commit and this: remember the root of what was committed."""
-        root, status = target.root(), target.status()
-        if root is not None and status["committed_id"]:
-            volume_id = target.volume_id.hex()
-            self.db.add_root(volume_id, status["committed_id"], root.hex())
-            self.db.keep_roots(volume_id, [point.id.hex() for point in target.sync_points()])
+        """Remember the root of what is committed: at each commit, so that no later generation has taken its place; at a start, for the agent may have
+        died between the two; and after a session, which may have found out more."""
+        with target.lock:
+            root, status = target.root(), target.status()
+            if root is not None and status["committed_id"]:
+                volume_id = target.volume_id.hex()
+                self.db.add_root(volume_id, status["committed_id"], root.hex())
+                self.db.keep_roots(volume_id, [point.id.hex() for point in target.sync_points()])

@@ -78,8 +78,8 @@ def roll_back(node, task, name, point):
     if target.abandon(f"rolled back to {name}@{point} by hand") and found.current:
         node.events.add("rolled-back", f"to generation {found.counter}, from an open one", volume=name, counter=found.counter)
         return {"point": point, "counter": found.counter, "time": _time(found), "root": node.db.root(found.id.hex())}
+    root = node.db.root(found.id.hex())  # the content is that generation's, whatever number it bears afterwards
     after = target.rollback(found.id, progress)
-    root = node.db.root(found.id.hex())  # the content is that generation's, whatever number it bears now
     if root:
         node.db.add_root(target.volume_id.hex(), after.id.hex(), root)
     node.events.add(
