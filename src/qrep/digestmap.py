@@ -253,12 +253,12 @@ class DigestMap:
 
     # ---- what the map can tell ----
 
-    def root(self):
-        """Root of the generation `tag`: the plain BLAKE3 of the device. None while it cannot be told.
+    def root(self, zeroes=digesttree.ZERO_FILL_LIMIT):
+        """Root of the generation `tag`: the plain BLAKE3 of the device. None while it cannot be told. zeroes: at most so many bytes are hashed for it.
 
         Kept in memory, and on disk with the next map that is written.
         """
-        if self.root_value is None and digesttree.can_fill(self.geometry, self.states, digesttree.ZERO_FILL_LIMIT):
+        if self.root_value is None and digesttree.can_fill(self.geometry, self.states, zeroes):
             if digesttree.lacks_values(self.states):  # lanes may be reading the arrays that there are
                 states = bytearray(self.states)
                 values = mapvalues.copied(states, self.values)

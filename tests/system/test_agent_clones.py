@@ -196,7 +196,7 @@ def test_a_moved_clone_is_proved_and_goes_on_with_what_changed(hosts, disks, loo
     assert report["root"] == b3sum(copy) == b3sum(source)
     assert a.qrep("verify", "db")["equal"]
     assert a.refused(*rebuild())["code"] == "not-moved"
-    b.qrep("snapshot", "rollback", "logs@1", "-y")  # what was carried is a sync point
+    assert b.qrep("snapshot", "rollback", "logs@1", "-y")["root"] == root  # what was carried is a sync point
     assert b3sum(copy) == root
     for agent in (a, b):
         agent.end()

@@ -20,6 +20,7 @@ def test_a_planned_switch_and_back_needs_no_comparison_and_loses_nothing(sites):
 
     assert a.qrep("job", "demote", "db")["what"] == "last-run"
     assert a.refused("start", "db")["code"] == "not-source" and a.qrep("volume", "show", "db")["role"] == "replica"
+    assert a.qrep("snapshot", "db")[0]["root"] == b3sum(scene.device["site-a"])
     answer = b.qrep("job", "promote", "db", "-y")
     assert answer["what"] == "planned" and answer["missing_seconds"] == 0
     scene.equal()
@@ -71,8 +72,8 @@ def test_a_disaster_the_old_source_comes_back_and_only_differences_go_back(sites
     discarded = [point for point in a.qrep("snapshot", "db") if not point["current"]]
     assert len(discarded) == 1
     copy = scene.point.parent / "discarded.img"
-    a.qrep("snapshot", "copy", f"db@{discarded[0]['point']}", copy)
-    assert b3sum(copy) == before["site-a"], "what only site-a had can be carried out"
+    copied = a.qrep("snapshot", "copy", f"db@{discarded[0]['point']}", copy)
+    assert b3sum(copy) == before["site-a"] == discarded[0]["root"] and copied["checked"], "what only site-a had can be carried out"
 
     assert b.qrep("job", "failback", "db", "-y")["swapped"]
     scene.equal()

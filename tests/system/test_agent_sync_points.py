@@ -149,6 +149,6 @@ def test_the_root_of_a_sync_point_is_known_before_its_session_has_ended(five_gen
     with Control(a, b) as control:
         assert commit_nothing(control).counter == 6
         points = b.qrep("snapshot", "db")
-        assert [point["point"] for point in points] == ["6", "5", "4", "3"]
-        assert points[0]["root"] == points[1]["root"] == b3sum(target)
         assert isinstance(control.say(say.Ping()), say.Pong), "it goes on"
+    assert [point["point"] for point in points] == ["6", "5", "4", "3"]
+    assert points[0]["root"] == points[1]["root"] == b3sum(target)

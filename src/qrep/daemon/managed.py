@@ -34,10 +34,10 @@ def undo_limit(settings, size):
 
 class ManagedVolume:
     """`target`: its TargetVolume while this node holds the claim on the device, else None. `error`: what keeps it out of service. `unsettled`: what keeps
-    its last change of role from being finished (rolesteps.py), a QrepError or None."""
+    its last change of role from being finished (rolesteps.py), a QrepError or None. committed: told the TargetVolume of each commit, and when it is open."""
 
-    def __init__(self, name, settings, state_path, groups=None):
-        self.name, self.settings, self._groups = name, settings, groups
+    def __init__(self, name, settings, state_path, groups=None, committed=lambda target: None):
+        self.name, self.settings, self._groups, self._committed = name, settings, groups, committed
         self.target = self.error = self.unsettled = None
         self._wanted = Policy()  # what the source of its pair asks for
         self.lock = threading.RLock()
@@ -105,9 +105,11 @@ class ManagedVolume:
                     if on_claimed is not None:
                         on_claimed()
 
+                target.on_commit = self._committed
                 target.open(ready)
                 if target.damaged:
                     raise DamagedError(f"{self.name} is out of service: {target.damaged}", hint=self.way_out())
+                self._committed(target)
             except (OSError, QrepError) as error:
                 if not primary:  # else it serves its host as before
                     self.error = error if isinstance(error, QrepError) else QrepError(f"{self.name}: {error}")

@@ -1,6 +1,7 @@
 """The agent as one object: identity, peers, volumes, pairs and jobs, started and stopped together, and their status."""
 
 import fcntl
+import logging
 import os
 import socket
 import threading
@@ -43,12 +44,15 @@ from qrep.daemon.tasks import Tasks
 from qrep.daemon.verifytimes import VerifyTimes
 from qrep.daemon.volumes import Volumes
 from qrep.daemon.watchdog import Watchdog, summary
+from qrep.digesttree import ZERO_FILL_LIMIT
 from qrep.errors import Refused
 from qrep.jobs.shown import job_dict
 from qrep.jobs.slots import Slots
 from qrep.protocol import transport
 from qrep.source.shared import SharedTokens
 
+log = logging.getLogger("qrep.agent")
+ROOT_AT_COMMIT = 256 << 20  # bytes of zeroes whose values may be computed while the volume, and up to 63 others of its group, wait
 # Seconds for runs to end, for target volumes, and for all of the end together; with 2 for the API's requests before it and KILLED_S for the
 # hooks after it below 10.
 STOP_S, END_S = 3.0, 6.5
@@ -89,7 +93,7 @@ class Node:
         )  # fmt: skip
         self.peers = KnownPeers(self.config, self.identity, self.network, self.events, self.jobs.of_peer)
         self.group_target, self.shared_tokens = GroupTarget(self), SharedTokens(self.state)
-        self.volumes = Volumes(self.config, self.state, self.events, self.group_target.commits, self.note_root)
+        self.volumes = Volumes(self.config, self.state, self.events, self.group_target.commits, self.committed, self.note_root)
         self.attachments = Attachments(self, run_dir or os.path.join(self.state.path, "run"))
         self.pairs = Pairs(self)
         self.clones, self.offers = Clones(self), Offers(self)
@@ -262,12 +266,21 @@ class Node:
         self.listener.drop(name)
         return {"removed": name}
 
-    def note_root(self, target):
-        """Remember the root of what is committed: at each commit, so that no later generation has taken its place; at a start, for the agent may have
-        died between the two; and after a session, which may have found out more."""
+    def note_root(self, target, zeroes=ZERO_FILL_LIMIT):
+        """Remember the root of what is committed: after a session, and at a start, for the agent may have died since the commit. zeroes: bytes of them that
+        may be hashed for it while the volume waits."""
+        volume_id = target.volume_id.hex()
         with target.lock:
-            root, status = target.root(), target.status()
-            if root is not None and status["committed_id"]:
-                volume_id = target.volume_id.hex()
-                self.db.add_root(volume_id, status["committed_id"], root.hex())
-                self.db.keep_roots(volume_id, [point.id.hex() for point in target.sync_points()])
+            root, status = target.root(zeroes), target.status()
+            if root is not None and status["committed_id"] and self.db.add_root(volume_id, status["committed_id"], root.hex()):
+                points = target.sync_points()
+                if target.out_of_reach is None:  # else they may come back
+                    self.db.keep_roots(volume_id, [point.id.hex() for point in points])
+
+    def committed(self, target):
+        """The same at each commit, before a later generation can take its place. What is not known so soon is noted after the session. Does not raise:
+        the volume has committed, whatever becomes of this."""
+        try:
+            self.note_root(target, ROOT_AT_COMMIT)
+        except Exception:
+            log.exception("%s: the root of what was committed was not noted", target.name)

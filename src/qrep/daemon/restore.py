@@ -103,9 +103,9 @@ class Restore:
         target, found, _points = snapshots.find(self.node, part.volume.name, point)
         try:
             self._map_of_source(part, target, told)
+            expected = self.node.db.root(found.id.hex())
             if not found.current or target.has_open_generation():
                 snapshots.roll_back(self.node, task, part.volume.name, point)
-            expected = self.node.db.root(found.id.hex())
             with target.lent(f"it is being restored to {told.volume}"):
                 self._run(task, part, target, told, expected)
         finally:

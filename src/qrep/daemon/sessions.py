@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import logging
 import threading
 
 from qrep.daemon import asks
@@ -10,7 +9,6 @@ from qrep.errors import ProtocolError, QrepError, Refused
 from qrep.protocol import messages, transport
 from qrep.target.pulse import Pulse
 
-log = logging.getLogger("qrep.agent")
 
 class Sessions:
     """node: the Node. `peer` is always the name of the pinned host at the other end."""
@@ -110,7 +108,7 @@ class Sessions:
 
     def serve(self, target, channel, hello, volume, job, rendezvous=None, refusal=lambda: None):
         """One session to its end. An open generation is kept for the next one; a volume that is written once is given back when it was."""
-        target.observer, target.on_commit = functools.partial(self._tell, volume, job, hello is None), self._committed
+        target.observer = functools.partial(self._tell, volume, job, hello is None)
         reason = target.serve(channel, rendezvous or self.node.rendezvous, hello, refusal)
         if reason is not None:
             self.node.events.add("session-ended", reason, volume=volume, job=job)
@@ -119,12 +117,6 @@ class Sessions:
         else:
             self.node.note_root(target)
             self.node.pairs.once.look_after(volume)
-
-    def _committed(self, target):
-        try:
-            self.node.note_root(target)
-        except (OSError, QrepError) as error:
-            log.warning("%s: the root of what was committed was not noted: %s", target.name, error)
 
     def _tell(self, volume, job, local, code, text, **data):
         """What a target volume says. Of blocks that were left out, the source of a job on this host says it."""

@@ -170,8 +170,11 @@ class StateDb:
     # roots of generations that target volumes here hold or held: what a rollback can say without reading the device
 
     def add_root(self, volume_id, generation, root):
-        if self._record("root", generation) != {"volume": volume_id, "root": root}:
+        """Whether it was not known."""
+        known = self._record("root", generation) == {"volume": volume_id, "root": root}
+        if not known:
             self._change({("root", generation): {"volume": volume_id, "root": root}})
+        return not known
 
     def root(self, generation):
         found = self._record("root", generation)

@@ -1,5 +1,6 @@
 """The volumes of this node by name: added, changed, removed, and brought back to their last sync points at start."""
 
+import functools
 import os
 import shutil
 import threading
@@ -21,14 +22,16 @@ RECOVERY_S = 3.0  # that a start waits for before-images to be put back, before 
 
 
 class Volumes:
-    """All volumes of this node, by name. Thread-safe. recovered: told each TargetVolume that is back at its last sync point."""
+    """All volumes of this node, by name. Thread-safe. committed: as ManagedVolume. recovered: told each TargetVolume that is back at its last sync point
+    at a start."""
 
-    def __init__(self, config, state, events, groups=None, recovered=lambda target: None):
+    def __init__(self, config, state, events, groups=None, committed=lambda target: None, recovered=lambda target: None):
         self.config, self.state, self.events, self._groups, self.recovered = config, state, events, groups, recovered
+        self._managed = functools.partial(ManagedVolume, state_path=state.path, groups=groups, committed=committed)
         self.accept_changed = lambda: None  # called when other peers may write to a volume than before, without a lock
         self._lock = threading.RLock()
         self._abandoning = set()  # names of volumes whose open generation is being given up
-        self._volumes = {name: ManagedVolume(name, settings, state.path, groups) for name, settings in config.load_all("volumes").items()}
+        self._volumes = {name: self._managed(name, settings) for name, settings in config.load_all("volumes").items()}
 
     def get(self, name):
         with self._lock:
@@ -126,7 +129,7 @@ class Volumes:
             volume, fresh = self._volumes.get(name), None
             fixed = [field for field in FIXED if volume and getattr(volume.settings, field) != getattr(settings, field)]
             if volume is None:
-                self._volumes[name] = fresh = ManagedVolume(name, settings, self.state.path, self._groups)
+                self._volumes[name] = fresh = self._managed(name, settings)
             elif fixed and volume.is_replica():
                 raise Refused(
                     f"volume {name}: {', '.join(fixed)} cannot change while it is a replica",
@@ -173,7 +176,7 @@ class Volumes:
             fields = settings | {"id": os.urandom(16).hex(), "identity": device.identity(info)}
             volume = self._checked(fields, info)
             self.config.save("volumes", name, volume)
-            self._volumes[name] = ManagedVolume(name, volume, self.state.path, self._groups)
+            self._volumes[name] = self._managed(name, volume)
         self.events.add("volume-added", f"{info.path}, {units.format_size(info.size)}", volume=name)
         return self._volumes[name]
 

@@ -190,8 +190,7 @@ class TargetDriver(RoleChanges, CheckDriver):
 
     def _retain(self, action):
         self.retain()
-        if self.on_commit is not None:
-            self.on_commit(self)
+        self.on_commit(self)
 
     def _record_point(self, action):
         try:

@@ -6,6 +6,7 @@ import secrets
 from collections import Counter
 
 from qrep import retention
+from qrep.digesttree import ZERO_FILL_LIMIT
 from qrep.errors import DamagedError, NotFound, QrepError, Refused
 from qrep.protocol.actions import RollbackFailed, RolledBack
 from qrep.target import rollback
@@ -89,12 +90,12 @@ class Keeping(Thinning):
                 self.undo, chain, way, self.device_fd, path, is_file=self.device.kind == "file", overwrite=overwrite, progress=progress
             )
 
-    def root(self):
-        """The BLAKE3 of the committed generation (32 bytes), or None while it cannot be told."""
+    def root(self, zeroes=ZERO_FILL_LIMIT):
+        """The BLAKE3 of the committed generation (32 bytes), or None while it cannot be told. zeroes: as for DigestMap.root."""
         with self.lock:
             if self.device_fd < 0 or self.machine.phase != "idle" or self.digest_map.tag != self.machine.record.committed_id:
                 return None
-            return self.digest_map.root()
+            return self.digest_map.root(zeroes)
 
     # ---- retention ----
 

@@ -100,6 +100,7 @@ class RoleChanges:
             result = self._gave_up
             if result is None or result.new == NO_ID:
                 raise QrepError(f"{self.name} is primary as before: {result.why if result else self.damaged}", code="give-up-failed")
+            self.on_commit(self)
 
     def _map_device(self, action):
         base, current = self._base, self.digest_map

@@ -76,7 +76,7 @@ class TargetVolume(Keeping, TargetDriver, Member):
         self.epoch = None  # view.Epoch of the list of undo files, valid from open() on
         self._rollback_progress = None
         self.observer = None  # called with (code, text, **data) of what people are to know
-        self.on_commit = None  # called with this volume under its lock when a generation was committed and what else is kept is settled; does not raise
+        self.on_commit = lambda volume: None  # called under the lock when a generation is the committed one and what else is kept is settled; does not raise
         self.restoring = None  # (bytes put back, of how many) while before-images are put back
         self._left_at = time.monotonic()  # when the last session ended
         self.busy = ""  # the action that is being carried out: what a Beat says
