@@ -54,6 +54,11 @@ MUTANTS = (
         'known = "" if request.label and token != self._last else token', "known = token",
         (f"{SHARED}::test_a_sync_point_with_a_name_shows_what_was_written_before_it_was_asked_for",),
     ),
+    # ---- roots ----
+    Mutant(
+        "root noted only after the session", DURABILITY, "target/driver.py", "of a generation on which the next run begins at once nothing vouches for what is copied out",
+        "        self.on_commit(self)\n", "", ("system/test_agent_sync_points.py::test_the_root_of_a_sync_point_is_known_before_its_session_has_ended",),
+    ),
     # ---- one-shot copies ----
     Mutant(
         "state of a copy that was killed believed", IDENTITY, "oneshot/target.py", "success is told over bytes that nobody looked at; undo goes into another's device",

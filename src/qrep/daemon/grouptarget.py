@@ -22,8 +22,8 @@ class GroupTarget:
 
     def _member(self, member, peer):
         """(TargetVolume, attempt, new, epoch), if this peer's job may write there: as at the begin of a session."""
-        pair = self.node.grants.pair(member.job_id)
-        if pair is None or pair["peer"] != (peer or "") or (peer and pair["fingerprint"] != self.node.peers.fingerprint(peer)):
+        fingerprint, pair = self.node.pairs.check_known(peer), self.node.grants.pair(member.job_id)
+        if pair is None or pair["peer"] != (peer or "") or (peer and pair["fingerprint"] != fingerprint):
             raise Refused(f"{self.node.name} has no pair for a member of this group", hint="delete the job and create it again", code="not-paired")
         volume = self.node.volumes.get(pair["volume"])
         if volume.settings.id != member.volume_id or (peer and peer not in volume.settings.accept):

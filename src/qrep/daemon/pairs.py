@@ -70,11 +70,16 @@ class Pairs:
         self._check_free(volume, f"{self.node.name}:{volume.name}" if peer else volume.name, question, peer)
         return volume
 
-    def note(self, question, peer):
-        """Write the pair down, in place of those whose peer is not the host any more that made them. Raises Refused if that is this one by now."""
+    def check_known(self, peer):
+        """The fingerprint of a peer's pinned key, "" for this host itself (None). Raises Refused if the peer was removed while it was connected."""
         fingerprint = self.node.peers.fingerprint(peer) if peer else ""
         if peer and not fingerprint:
             raise Refused(f"{self.node.name} does not know this host any more", hint=f"on {self.node.name}: qrep peer add", code="not-pinned")
+        return fingerprint
+
+    def note(self, question, peer):
+        """Write the pair down, in place of those whose peer is not the host any more that made them. Raises Refused if that is this one by now."""
+        fingerprint = self.check_known(peer)
         for pair in self.node.grants.pairs(question.volume):
             if not self.lives(pair):
                 self.node.grants.drop_pair(pair["job_id"])

@@ -68,8 +68,8 @@ class Sessions:
 
     def _accepted(self, job_id, peer):
         """(pair, ManagedVolume) of a job. Raises Refused, NotFound unless it is this peer's and may write here."""
-        pair = self.node.grants.pair(job_id)
-        if pair is None or pair["peer"] != peer or pair["fingerprint"] != self.node.peers.fingerprint(peer):
+        fingerprint, pair = self.node.pairs.check_known(peer), self.node.grants.pair(job_id)
+        if pair is None or pair["peer"] != peer or pair["fingerprint"] != fingerprint:
             raise Refused(f"{self.node.name} has no pair for this job", hint="delete the job and create it again", code="not-paired")
         volume = self.node.volumes.get(pair["volume"])
         self.node.pairs.check_accepted(volume, peer)
