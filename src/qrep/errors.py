@@ -94,6 +94,9 @@ class Interrupted(QrepError):
     code, exit_code = "interrupted", 130
 
 
+STOPPED = "the run was stopped; start resumes it"
+
+
 class DeviceReadError(QrepError):
     """Sectors of a device cannot be read. extents: list of (offset, size, errno), bytes."""
 

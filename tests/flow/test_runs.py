@@ -10,7 +10,8 @@ from flow.harness import GRANULE, LEAF, MIB, Site, b3sum, packaged, write_at
 
 from qrep._native import undo
 from qrep.copy import copy_local
-from qrep.errors import DamagedError, Interrupted, NotFound, QrepError, Refused, UndoSpaceError
+from qrep.errors import DamagedError, Interrupted, NotFound, QrepError, Refused, UndoSpaceError, Unreachable
+from qrep.source.flow import Run
 from qrep.volumes.reflink import Reflink
 
 pytestmark = pytest.mark.root
@@ -301,6 +302,25 @@ def test_a_stopped_run_resumes_without_sending_again(site, random_source):
         same(site, report)
         assert report.resumed
         assert report.sent < 20 * MIB  # 0.4 s at 30 MiB/s: about 12 of 24 MiB were applied before
+
+
+def test_a_run_that_is_stopped_without_a_connection_was_stopped_and_has_not_failed(site, random_source):
+    def nobody():
+        run.stop()
+        raise Unreachable("nobody is there")
+
+    def cut():
+        channel = site.local.dial()
+        channel.close()
+        return channel
+
+    with site:
+        for dial, on_lost in ((nobody, None), (cut, lambda _why: run.stop())):
+            run = Run(site.make_run_request(timeout_s=60), dial, site.local.connect, on_lost=on_lost)
+            with pytest.raises(Interrupted) as stopped:
+                run.run()
+            assert isinstance(stopped.value.__cause__, Unreachable), "why it had none"
+        same(site, site.run())
 
 
 def test_an_initial_run_resumes_after_a_restart_of_the_target_from_its_checkpoint(site, random_source, monkeypatch):

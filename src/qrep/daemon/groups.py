@@ -5,7 +5,7 @@ import threading
 from dataclasses import replace
 
 from qrep.daemon import asks
-from qrep.errors import Interrupted, QrepError, Refused
+from qrep.errors import STOPPED, Interrupted, QrepError, Refused
 from qrep.jobs import groups
 from qrep.jobs.sharedturn import SharedTurn
 from qrep.protocol import actions as do
@@ -127,7 +127,7 @@ class Member:
             with self._attempt._news:
                 while self.frozen is None and self.error is None and self._withdrawn is None:
                     if stopping():
-                        raise Interrupted("the run was stopped; start resumes it")
+                        raise Interrupted(STOPPED)
                     self._attempt._news.wait(WAIT_S)
             if self.frozen is None:
                 raise self.error or self._withdrawn

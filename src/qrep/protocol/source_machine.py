@@ -7,7 +7,7 @@ One machine lives as long as one run, over any number of connections in turn. Ev
 import msgspec
 
 from qrep import states
-from qrep.errors import DeviceReadError, Interrupted, ProtocolError, QrepError, Refused, Unreachable
+from qrep.errors import STOPPED, DeviceReadError, Interrupted, ProtocolError, QrepError, Refused, Unreachable
 from qrep.protocol import actions as do
 from qrep.protocol import features as known
 from qrep.protocol import messages as say
@@ -98,7 +98,7 @@ class SourceMachine(SourceReplies, SourceCompare, SourceConnections):
         """A person ends the run; what has been applied is kept for the next start."""
         done = self._stop_lanes()
         self.phase = "failed"
-        return [*done, do.Fail(Interrupted("the run was stopped; start resumes it"), True)]
+        return [*done, do.Fail(Interrupted(STOPPED), True)]
 
     def snapshot_lost(self, error):
         """The image that is read is about to be lost: its space runs full. Once all was read, that is nothing to us."""

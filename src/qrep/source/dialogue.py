@@ -10,7 +10,7 @@ import threading
 import time
 
 from qrep.crashpoint import crashpoint
-from qrep.errors import Interrupted, QrepError
+from qrep.errors import STOPPED, Interrupted, QrepError
 from qrep.protocol import actions as do
 from qrep.protocol.source_machine import CONNECTED
 from qrep.protocol.transport import Disconnected
@@ -77,8 +77,10 @@ class Dialogue:
             error = self._one_connection()
             if self._machine.phase == "done":
                 return self._report()
-            if self._stopping.is_set() or self._machine.phase in ("failed", "degraded") or not error.retry:
+            if self._machine.phase in ("failed", "degraded") or not error.retry:
                 raise error
+            if self._stopping.is_set():  # it came when the connection was lost already, or was being made
+                raise Interrupted(STOPPED) from error
             if self._moved:
                 continue
             if error.code in BAD_DATA:
@@ -92,7 +94,7 @@ class Dialogue:
             self._interruptions += 1
             self._tell("run-interrupted", error.message, retry_in_s=wait_s)
             if self._stopping.wait(wait_s):
-                raise Interrupted("the run was stopped; start resumes it")
+                raise Interrupted(STOPPED)
 
     def _one_connection(self):
         """One control connection to its end. Returns why it ended, None after Finish."""

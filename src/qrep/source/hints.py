@@ -15,7 +15,7 @@ from qrep import digesttree, mapvalues, masks
 from qrep._native.disk import STATE_HASHED, STATE_MASK, STATE_PAGE, STATE_UNKNOWN, STATE_ZERO
 from qrep._native.source_lane import WORK_LEAVES, SourceRun
 from qrep.digesttree import DIGEST_SIZE
-from qrep.errors import Interrupted, QrepError
+from qrep.errors import STOPPED, Interrupted, QrepError
 from qrep.source import spans
 from qrep.source.kept import kept
 from qrep.source.lanes import SourceLanes
@@ -121,7 +121,7 @@ class Hints:
         try:
             while not ended.wait(STOP_POLL_S):
                 if stopping is not None and stopping.is_set():
-                    raise Interrupted("the run was stopped; start resumes it")
+                    raise Interrupted(STOPPED)
         finally:
             lanes.stop()
             lanes.join()

@@ -16,7 +16,7 @@ import time
 from qrep._native.source_lane import SharedScan
 from qrep.crashpoint import crashpoint
 from qrep import sealed
-from qrep.errors import DamagedError, Interrupted, QrepError
+from qrep.errors import STOPPED, DamagedError, Interrupted, QrepError
 from qrep.volumes import registry
 
 NAME = "shared.json"
@@ -147,7 +147,7 @@ class SharedSource:
             self.news.notify_all()
             while not self.gathered and self.members.keys() - self.over - self.there.keys() and time.monotonic() < deadline:
                 if stopping():
-                    raise Interrupted("the run was stopped; start resumes it")
+                    raise Interrupted(STOPPED)
                 self.news.wait(LOOK_S)
             self.gathered = True
             self.news.notify_all()
