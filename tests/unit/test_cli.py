@@ -97,12 +97,13 @@ def test_start_returns_at_once_and_start_wait_follows_to_the_commit(agent, qrep)
     assert json.loads(qrep("start", "db", "--wait", "--json").out)["db"]["root"] == ROOT
 
 
-def test_one_run_that_fails_does_not_hide_the_one_that_ended(agent, qrep):
-    agent.task("POST", "/jobs/web/start", error=Failure("unreachable", 4, "site-b does not answer"))
+@pytest.mark.parametrize(("name", "code", "text"), [("unreachable", 4, "site-b does not answer"), ("interrupted", 130, "the run was stopped; start resumes it")])
+def test_one_run_that_fails_or_is_stopped_does_not_hide_the_one_that_ended(agent, qrep, name, code, text):
+    agent.task("POST", "/jobs/web/start", error=Failure(name, code, text))
     agent.task("POST", "/jobs/db/start", result=RUN)
     answer = qrep("start", "web", "db", "--wait")
-    assert answer.code == 4
-    assert "site-b does not answer" in answer.err and "db: generation 42 committed" in answer.err
+    assert answer.code == code
+    assert text in answer.err and "db: generation 42 committed" in answer.err
 
 
 def test_stop_tells_what_the_agent_says(agent, qrep):

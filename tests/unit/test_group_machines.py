@@ -1,11 +1,13 @@
 """A member of a consistency group at both ends, and the record that commits all of them."""
 
 import os
+from types import SimpleNamespace
 
 import pytest
 from unit.test_source_machine import JOB, NEW, T, TOKENS, DIGEST, KEY, draw, names, said, state
 from unit.test_target_machine import COMMITTED, machine, prepared, replies
 
+from qrep.daemon.groups import GroupAttempt
 from qrep.errors import DamagedError, Interrupted, QrepError, Refused, Unreachable
 from qrep.jobs.groups import Ask, FreezeAll, GroupRun, Reconnect, Withdraw
 from qrep.protocol import actions as do
@@ -240,6 +242,22 @@ def test_whoever_stops_one_member_stops_all_whatever_is_known():
     run.agreed("b", (1, 8, T))
     [withdrawn] = run.ended("b", Interrupted("stopped"), True)
     assert (withdrawn.member, withdrawn.abort) == ("a", False) and isinstance(withdrawn.error, Interrupted)
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_what_is_told_of_a_group_that_is_stopped_is_what_is_known(monkeypatch, asked):
+    told = []
+    node = SimpleNamespace(slots=None, events=SimpleNamespace(add=lambda code, text, job: told.append((code, text, job))))
+    monkeypatch.setattr(GroupAttempt, "_ask", lambda self, members: None)  # its answer does not come
+    attempt = GroupAttempt(node, "shop", dict.fromkeys("ab"))
+    stopped = []
+    attempt.members["a"].run = SimpleNamespace(stop=lambda: stopped.append("a"), _ending=None)
+    for number, member in enumerate("ab" if asked else "a"):
+        attempt.tell("agreed", member, (1, number + 7, NEW))
+    attempt.members["b"].ended(Interrupted("b was stopped"))
+    what = "the next start finds out whether all members were committed" if asked else "nothing is committed of any member"
+    assert stopped == ["a"] and [(code, job) for code, _text, job in told] == [("group-withdrawn", "a"), ("group-withdrawn", "b")]
+    assert all(text.startswith(f"group shop: {what}: ") for _code, text, _job in told)
 
 
 def test_an_answer_that_was_lost_is_asked_for_again_when_all_say_that_they_are_open():

@@ -44,9 +44,9 @@ def follow_all(app, client, tasks, doing):
     for name, task in tasks.items():
         try:
             results[name] = follow_task(app, client, task, f"{name}{doing}")
-        except Interrupted:
-            raise
         except QrepError as error:
+            if isinstance(error, Interrupted) and error.code == "detached":  # Ctrl-C, and not somebody's qrep stop
+                raise
             errors[name] = error
     if errors and results:
         for name, result in results.items():

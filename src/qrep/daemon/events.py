@@ -86,7 +86,7 @@ CODES = {
     "run-failed": ("error", "a run failed; the target is at its last sync point or can be brought there"),
     "group-frozen": ("info", "every source of a consistency group was frozen at one moment"),
     "group-committed": ("info", "every member of a consistency group was committed, all at once"),
-    "group-withdrawn": ("error", "a member of a consistency group could not be committed, so none was"),
+    "group-withdrawn": ("error", "a member of a consistency group could not be committed, so none was; or one was stopped before that was known"),
     "group-unsettled": ("warning", "a crash came between the commit of a consistency group and its superblocks; they follow as the volumes are opened"),
     "group-damaged": ("error", "the record of a group commit cannot be read; volumes that it may name are out of service"),
     "run-coalesced": ("info", "a scheduled time came while a run of the job went on or waited for its turn; that run stands for it"),

@@ -44,10 +44,11 @@ class GroupAttempt:
 
     def _say_withdrawn(self, error):
         with self._lock:
-            told, self._told = self._told, True
+            told, self._told, uncertain = self._told, True, self._run.uncertain
+        what = "the next start finds out whether all members were committed" if uncertain else "nothing is committed of any member"
         if not told:
             for job in self.members:
-                self.node.events.add("group-withdrawn", f"group {self.name}: nothing is committed of any member: {error.message}", job=job)
+                self.node.events.add("group-withdrawn", f"group {self.name}: {what}: {error.message}", job=job)
 
     def _freeze(self):
         """Every member is there. What they hold serves again only if it is of one moment."""
