@@ -9,12 +9,16 @@ import fcntl
 import os
 import stat
 import struct
+import time
 from typing import NamedTuple
+
+from qrep.errors import QrepError
 
 SYS_DEVICES = "/sys/dev/block"
 SECTOR = 512
 WORLD_WIDE = ("naa.", "eui.", "uuid.")  # other wwids are made of vendor strings, and cheap disks share them
 LOOP_GET_STATUS64 = 0x4C05
+NUMBERLESS_S = 2.0  # that a device that is being added or removed may be without a number
 
 
 class Place(NamedTuple):
@@ -95,19 +99,28 @@ class Node:
 
 def node(number):
     """The Node of a (major, minor), None if the kernel has no such device."""
-    return _linked(SYS_DEVICES, f"{number[0]}:{number[1]}")
+    return linked(SYS_DEVICES, f"{number[0]}:{number[1]}")
 
 
 def by_name(name):
-    return _linked("/sys/class/block", name)
+    return linked("/sys/class/block", name)
 
 
-def _linked(directory, name):
-    try:
-        link = os.readlink(f"{directory}/{name}")
-    except OSError:
-        return None
-    return Node(os.path.normpath(f"{directory}/{link}"))
+def linked(directory, name):
+    """The Node that an entry of a directory of sysfs leads to, None if there is no such entry. Raises QrepError if it stays without a number: what it uses
+    is not known then."""
+    deadline = time.monotonic() + NUMBERLESS_S
+    while True:
+        try:
+            link = os.readlink(f"{directory}/{name}")
+        except OSError:
+            return None
+        try:
+            return Node(os.path.normpath(f"{directory}/{link}"))
+        except ValueError:  # the kernel makes the number after the entry, and removes it before
+            if time.monotonic() > deadline:
+                raise QrepError(f"{directory}/{name} has no device number", code="no-device-number", hint="see what the kernel says of it (dmesg)") from None
+        time.sleep(0.005)
 
 
 def all_nodes():

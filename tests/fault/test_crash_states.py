@@ -49,7 +49,8 @@ def test_after_a_crash_and_after_one_in_its_recovery_a_volume_is_what_it_was(liv
         bench.doubles(counts, RECOVERIES // slow, DOUBLE_LIMIT)
         bench.singles(counts, LIMIT // slow)
     print(f"seed {SEED}: {vars(counts)}")
-    assert counts.distinct and counts.distinct_doubles and counts.taken_back or name == "merged"
+    assert counts.distinct and counts.taken_back or name == "merged"
+    assert counts.distinct_doubles or name in (*scenes.SLOW, "merged"), "of one recovery all may be as without it"
 
 
 def control(lives, wanted, place):

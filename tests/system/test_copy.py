@@ -1,10 +1,12 @@
 """`qrep copy` here: real devices, cut off in the middle, repeated, refused; a stranger's b3sum has the last word."""
 
+import contextlib
 import os
 import signal
 import subprocess
 
 import pytest
+from agents import wait_until
 from cli_process import Terminal
 from copying import MIB, Copier, b3sum, fill, kill, wait_until_changed, wait_until_written
 from machine import run
@@ -156,12 +158,19 @@ def test_what_was_left_of_a_state_that_was_being_forgotten_is_not_believed(copie
     assert copier(source, target)["root"] == b3sum(target) == b3sum(source)
 
 
+def claimed(path):
+    """A descriptor that has the device to itself, None while the kernel still ends the I/O of who was killed."""
+    with contextlib.suppress(OSError):
+        return os.open(path, os.O_RDWR | os.O_EXCL)
+    return None
+
+
 def test_a_device_that_is_in_use_keeps_the_state_of_a_copy_that_was_killed(copier, source, loop_device, random_source):
     target = loop_device(64 * MIB)
     killed_repeat(copier, source, target, random_source)
     states = copier.directory / "near" / "copies" / "targets"
     before = sorted(states.rglob("*"))
-    descriptor = os.open(target.path, os.O_RDWR | os.O_EXCL)
+    descriptor = wait_until(lambda: claimed(target.path))
     try:
         assert copier(source, target, "-y", code=5)["error"]["code"] == "target-in-use" and sorted(states.rglob("*")) == before
     finally:
