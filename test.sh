@@ -14,7 +14,7 @@ case "${1:-}" in
             "" | -*) cd tests; exec python -m campaign "$@" ;;
             *) exec python -m pytest -m "slow or not slow" "$@" ;;
         esac ;;
-    "") # Most tests wait for agents and devices, so they share the machine; what measures it, or fills it, has it to itself.
+    "") # Most tests wait for agents and devices, so they share the machine; what measures it, fills it, or needs what others might take, has it to itself.
         failed=0
         python -m pytest tests bench -m "not slow and alone" || failed=$?
         python -m pytest tests -m "not slow and not alone" -n "$(($(nproc) + 1))" --dist loadfile || failed=$?

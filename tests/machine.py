@@ -1,6 +1,8 @@
 """What tests do to the machine besides the fixtures of conftest.py: run tools, make images and partitions."""
 
 import contextlib
+import errno
+import fcntl
 import os
 import shutil
 import subprocess
@@ -23,6 +25,24 @@ def need_tool(name):
     """Skip the test with a reason if a program of the system is missing."""
     if not shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin"):
         pytest.skip(f"needs {name}, which is not installed")
+
+
+def is_free(device):
+    """Whether nobody has claimed the device (no mount, nobody who asked for it with O_EXCL), or locked the image file. The kernel holds what a killed
+    process had for a moment longer, until its last I/O has ended."""
+    try:
+        descriptor = os.open(device, os.O_RDONLY | os.O_EXCL)
+    except OSError as err:
+        if err.errno != errno.EBUSY:
+            raise
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
 
 
 def image(directory, name="image", size=8 * MIB):

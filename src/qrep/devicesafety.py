@@ -16,6 +16,8 @@ from qrep.units import format_size
 
 DEFAULT_LEAF_SIZE = 4096
 RETRY_S = 0.05
+DRAIN_S = 5.0  # for so long the kernel may hold a device that no process has open, before it is in use
+OPEN_S = 0.3  # for so long one that a process has open
 
 
 def check_target(target, *, source, size_needed, overwrite=False, known=False, leaf_size=DEFAULT_LEAF_SIZE):
@@ -141,10 +143,13 @@ def _check_unused(target):
         )
     if users:
         raise _in_use(target)
-    # The kernel is the last judge: it also knows other mount namespaces, and claims nobody shows in sysfs.
-    fd = _try_claim(target)
-    if fd is None:
-        raise _in_use(target)
+    # The kernel is the last judge: it also knows other mount namespaces, and claims nobody shows in sysfs. It may still be ending what a killed
+    # process had asked of the device; no process has it open then, or one that only looks at what was written, as udev does.
+    began = time.monotonic()
+    while (fd := _try_claim(target)) is None:
+        if time.monotonic() - began >= (OPEN_S if deviceusers.processes(target) else DRAIN_S):
+            raise _in_use(target)
+        time.sleep(RETRY_S)
     os.close(fd)
 
 

@@ -1,25 +1,12 @@
 """Two sites whose volume changes hands: agents in network namespaces of their own, loop devices with a filesystem, and what people do to them."""
 
 import contextlib
-import errno
-import os
 
 from agents import MIB, b3sum, inside, wait_until
 from cables import addresses
-from machine import run
+from machine import is_free, run
 
 SIZE = 24 * MIB
-
-
-def in_use(device):
-    """Whether the kernel still has it: a mount namespace that somebody made meanwhile may keep a mount a moment longer."""
-    try:
-        os.close(os.open(device, os.O_RDONLY | os.O_EXCL))
-    except OSError as err:
-        if err.errno != errno.EBUSY:
-            raise
-        return True
-    return False
 
 
 class RoleScene:
@@ -59,7 +46,7 @@ class RoleScene:
             yield self.point
         finally:
             run("umount", self.point)
-            wait_until(lambda: not in_use(self.device[site]), seconds=60)
+            wait_until(lambda: is_free(self.device[site]), seconds=60)  # a namespace made meanwhile may keep the mount a moment longer
 
     def write(self, site, name, content):
         with self.mounted(site) as point:

@@ -7,19 +7,11 @@ from pathlib import Path
 import pytest
 from agents import MIB, b3sum, wait_until
 from cables import Cables
-from machine import run
+from machine import is_free, run
 from system.hosts import two_hosts
 
 pytestmark = pytest.mark.root
 SIZE = 16 * MIB
-
-
-def is_free(device):
-    """Whether nobody holds the device: the kernel gives an exclusive descriptor to whoever asks."""
-    with contextlib.suppress(OSError):
-        os.close(os.open(device, os.O_RDONLY | os.O_EXCL))
-        return True
-    return False
 
 
 @pytest.fixture

@@ -1,13 +1,12 @@
 """Mode copy: one run, and then the target is an ordinary device again, whatever dies around the commit."""
 
 import contextlib
-import os
 from pathlib import Path
 
 import pytest
 from agents import MIB, b3sum, wait_until
 from cables import Cables
-from machine import run
+from machine import is_free, run
 from system.hosts import two_hosts
 
 pytestmark = pytest.mark.root
@@ -29,15 +28,6 @@ def devices(loop_device, fill):
     source, target = loop_device(SIZE), loop_device(SIZE)
     fill(source, 6 * MIB)
     return source, target
-
-
-def is_free(device):
-    """Whether nobody holds the device: the kernel gives an exclusive descriptor to whoever asks."""
-    try:
-        os.close(os.open(device, os.O_RDONLY | os.O_EXCL))
-    except OSError:
-        return False
-    return True
 
 
 def make(a, b, source, target, **environment):

@@ -40,6 +40,7 @@ def test_a_partition_of_the_source_as_its_target(agents, loop_device):
     assert b3sum(disk) == before
 
 
+@pytest.mark.alone  # another test may be given the number that it lets go of
 def test_a_source_and_a_target_whose_backing_was_exchanged(agents, loop_device, memory_dir, fill):
     source, target = loop_device(SIZE), loop_device(SIZE)
     fill(source, SIZE)

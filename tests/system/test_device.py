@@ -45,6 +45,7 @@ def test_what_is_no_device_is_refused_by_kind(tmp_path, memory_dir):
         device.inspect("/dev/null")
 
 
+@pytest.mark.alone  # another test may be given the number that it lets go of
 def test_a_loop_device_with_nothing_attached_has_no_medium(loop_device):
     disk = loop_device(MIB)
     path = disk.path

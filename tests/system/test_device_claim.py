@@ -99,6 +99,7 @@ def test_a_swap_file_in_use_cannot_be_claimed(ext4, undo_after):
     assert caught.value.code == "target-in-use" and f"swapoff {path}" in caught.value.hint
 
 
+@pytest.mark.alone  # another test may be given the number that it lets go of
 def test_a_device_that_was_exchanged_after_it_was_inspected_is_not_opened(loop_device, memory_dir, xfs):
     disk = loop_device(MIB)
     info = device.inspect(disk)

@@ -1,6 +1,8 @@
 """What may be a target: sizes, sectors, same device, mounted, in use."""
 
 import os
+import socket
+import threading
 
 import pytest
 from machine import MIB, image, need_tool, partitioned, run
@@ -203,6 +205,35 @@ def test_a_claim_that_shows_nowhere_but_in_the_kernel_is_in_use_and_the_process_
     fd = os.open(disk, os.O_RDWR | os.O_EXCL)
     undo_after.callback(os.close, fd)
     assert f"pid {os.getpid()}" in refusal("target-in-use", disk, overwrite=True, known=True).message
+
+
+@pytest.fixture
+def kernel_holds(loop_device, undo_after):
+    """(device, let go): one that is claimed by a descriptor no process has, as while the kernel ends the I/O of a process that was killed."""
+    disk = loop_device(MIB)
+    held, queue = socket.socketpair()
+    undo_after.enter_context(held)
+    fd = os.open(disk, os.O_RDWR | os.O_EXCL)
+    socket.send_fds(held, [b"-"], [fd])
+    os.close(fd)
+    undo_after.callback(queue.close)
+    return disk, queue.close
+
+
+@pytest.mark.parametrize("looked_at", [False, True], ids=["nobody has it open", "somebody looks at it"])
+def test_a_device_that_the_kernel_lets_go_of_in_a_moment_is_waited_for(kernel_holds, undo_after, monkeypatch, looked_at):
+    disk, let_go = kernel_holds
+    monkeypatch.setattr(devicesafety, "DRAIN_S", 20)
+    monkeypatch.setattr(devicesafety, "OPEN_S", 20)
+    if looked_at:
+        undo_after.callback(os.close, os.open(disk, os.O_RDONLY))
+    threading.Timer(0.15, let_go).start()
+    assert check(disk, overwrite=True) == []
+
+
+def test_a_device_that_the_kernel_holds_for_good_is_in_use(kernel_holds, monkeypatch):
+    monkeypatch.setattr(devicesafety, "DRAIN_S", 0.2)
+    assert "by the kernel" in refusal("target-in-use", kernel_holds[0], overwrite=True).message
 
 
 def test_a_read_only_target_is_refused(loop_device, filesystem):
