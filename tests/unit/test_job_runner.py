@@ -11,7 +11,7 @@ from qrep.config import Job
 from qrep.daemon.events import EventLog
 from qrep.daemon.statedb import StateDb
 from qrep.daemon.tasks import Task
-from qrep.errors import Refused, Unreachable
+from qrep.errors import QrepError, Refused, Unreachable
 from qrep.jobs.run import GOING, TAKE_UP_MAX, JobRunner
 from qrep.jobs.shown import job_dict
 from qrep.jobs.slots import Slots
@@ -69,6 +69,39 @@ def test_one_thing_at_a_time(make_runner):
     with pytest.raises(Refused, match="db is being verified already"):
         runner.begin("run")
     runner.end()
+    runner.begin("run")
+
+
+def test_a_run_that_has_been_begun_is_queued_at_once_and_the_next_start_knows_of_it(make_runner):
+    runner = make_runner()
+    runner.begin("run")
+    assert job_dict(runner)["state"] == "queued" and runner.is_going
+    assert make_runner().may_take_up()
+
+
+def test_a_run_that_is_taken_back_leaves_the_job_as_it_was(make_runner):
+    runner = make_runner()
+    runner.begin("run")
+    with pytest.raises(Unreachable):
+        runner.run(Task("run", "db"))
+    before = job_dict(runner)
+    runner.begin("run")
+    assert job_dict(runner)["problem"] is None
+    runner.take_back()
+    assert job_dict(runner) == before == job_dict(make_runner()) and before["state"] == "failed"
+    runner.begin("run")
+
+
+def test_a_run_that_cannot_be_noted_is_not_begun(make_runner, monkeypatch):
+    def full(*_):
+        raise QrepError("no space left", code="state-full")
+
+    runner = make_runner()
+    with monkeypatch.context() as patched:
+        patched.setattr(runner.db, "set_job", full)
+        with pytest.raises(QrepError, match="no space left"):
+            runner.begin("run")
+    assert job_dict(runner)["state"] == "idle" and runner.activity is None
     runner.begin("run")
 
 

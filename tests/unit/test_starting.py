@@ -10,7 +10,7 @@ from agents import wait_until
 from qrep import sealed
 from qrep.daemon.groups import Member
 from qrep.daemon.starting import Starting
-from qrep.errors import Refused, UsageError
+from qrep.errors import QrepError, Refused, UsageError
 from qrep.jobs.sharedturn import SharedTurn
 from qrep.jobs.slots import Slots
 from qrep.source.shared import SharedMember, SharedTokens
@@ -29,7 +29,7 @@ class Runner:
             raise Refused(f"{self.name} is busy", code="busy")
         self.activity = activity
 
-    def end(self):
+    def take_back(self):
         self.activity = None
 
     def run(self, task, cause, together):
@@ -62,6 +62,22 @@ def test_all_begin_or_none():
     for names in ([], [7], ["a"] * 257):
         with pytest.raises(UsageError):
             starting(*runners).start(names)
+
+
+def test_where_a_run_gets_no_thread_it_and_those_after_it_are_taken_back():
+    runners = [Runner("a", "x"), Runner("b", "y"), Runner("c", "z")]
+    world = starting(*runners)
+    start = world.node.tasks.start
+
+    def no_thread(kind, name, action):
+        if name == "b":
+            raise QrepError("can't start new thread")
+        return start(kind, name, action)
+
+    world.node.tasks.start = no_thread
+    with pytest.raises(QrepError, match="new thread"):
+        world.start(["a", "b", "c"])
+    assert [runner.activity for runner in runners] == ["run", None, None]
 
 
 def test_a_group_whose_targets_are_on_several_hosts_is_not_begun():

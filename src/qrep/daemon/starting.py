@@ -37,7 +37,7 @@ class Starting:
             links = self._links(runners)
         except BaseException:
             for runner in begun:
-                runner.end()
+                runner.take_back()
             raise
         tasks, failure = {}, None
         for name, runner in runners.items():
@@ -48,7 +48,7 @@ class Starting:
                 tasks[name] = self.node.tasks.start("run", name, lambda task, runner=runner, link=link: runner.run(task, cause, link))
             except BaseException as error:
                 failure = error
-                runner.end()
+                runner.take_back()
                 if link is not None:
                     link.ended(error)
         if failure is not None:

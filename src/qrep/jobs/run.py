@@ -34,6 +34,7 @@ class JobRunner(Activity):
         self.timing = Timing(settings, zone, db.timer(settings.id))
         self.verifies = Verifies(settings, zone, db)
         last = db.last_run(settings.id)
+        self._former = None  # state and problem before the run that was begun last
         self.label = ""  # the name that the next sync point is to bear
         self.committed_at = last["report"]["frozen_at_ns"] / 1e9 if last else None  # when the last sync point was frozen, wall clock
         kept = db.job(settings.id)
@@ -73,6 +74,28 @@ class JobRunner(Activity):
         return {"position": place[0], "waiting": place[1]} if place else None
 
     # ---- a run ----
+
+    def begin(self, activity):
+        """As Activity.begin(). A run is queued from here on, and noted: who was told that it has been started sees it, as does the agent's next start."""
+        super().begin(activity)
+        if activity == "run":
+            self._former = self.state, self.problem
+            try:
+                self._go("start", "queued")
+                self.problem = None
+                self._keep()
+            except BaseException:
+                self.state, self.problem = self._former
+                self.end()
+                raise
+
+    def take_back(self):
+        """The run that begin() took the job for is not made after all: the job is what it was."""
+        self.state, self.problem = self._former
+        try:
+            self._keep()
+        finally:
+            self.end()
 
     def run(self, task, cause="", together=None):
         """Reach a new generation. The caller has called begin("run"). cause: why, if nobody asked for it. together: what it shares with others
@@ -121,9 +144,6 @@ class JobRunner(Activity):
         from qrep.source.flow import Run
         from qrep.source.found import put_into_map
 
-        self._go("start", "queued")
-        self.problem = None
-        self._keep()
         task.progress = self._progress_of_task
         with (self._slots if together is None else together).turn() as self.turn:
             self.follow(self.turn)
