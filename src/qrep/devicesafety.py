@@ -17,7 +17,7 @@ from qrep.units import format_size
 DEFAULT_LEAF_SIZE = 4096
 RETRY_S = 0.05
 DRAIN_S = 5.0  # for so long the kernel may hold a device that no process has open, before it is in use
-OPEN_S = 0.3  # for so long one that a process has open
+OPEN_S = 1.0  # for so long one that a process has open; it may be this agent, in a conversation that is just ending
 
 
 def check_target(target, *, source, size_needed, overwrite=False, known=False, leaf_size=DEFAULT_LEAF_SIZE):

@@ -174,7 +174,8 @@ def test_a_moved_clone_is_proved_and_goes_on_with_what_changed(hosts, disks, loo
     before = writes_of(copy)
     proof = a.qrep(*rebuild("site-b:logs", "-n"))
     assert (proof["differing_leaves"], proof["percent"], proof["dry_run"]) == (0, 100.0, True) and proof["read"] >= SIZE
-    assert a.job()["state"] == "moving" and is_free(copy) and not b.db_pairs()
+    wait_until(lambda: is_free(copy))  # the other host has heard that nothing more is asked
+    assert a.job()["state"] == "moving" and not b.db_pairs()
     text, code = a.text(*rebuild())
     assert code == 0 and "Every byte is as it was" in text and "Next: qrep start db" in text
     assert writes_of(copy) == before and b3sum(copy) == root and not is_free(copy)
@@ -219,7 +220,8 @@ def test_a_wrong_disk_is_refused_with_what_matches_and_not_written_to(hosts, dis
             error = a.refused(*rebuild(f"site-b:{name}", *options))
             assert (error["code"], error["exit"]) == ("not-the-clone", 5)
             assert error["message"] == f"site-b:{name} is not the clone of db: {percent} of it matches", error
-        assert writes_of(device) == before and b3sum(device) == content and is_free(device)
+        wait_until(lambda device=device: is_free(device))
+        assert writes_of(device) == before and b3sum(device) == content
         assert not (Path(b.state) / "targets" / b.qrep("volume", "show", name)["id"]).exists()
     assert a.refused(*rebuild("site-b:small"))["code"] == "target-too-small"
     assert a.refused(*rebuild("site-b:nothing"))["code"] == "no-such-volume"
