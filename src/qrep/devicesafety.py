@@ -16,16 +16,17 @@ from qrep.units import format_size
 
 DEFAULT_LEAF_SIZE = 4096
 RETRY_S = 0.05
-DRAIN_S = 5.0  # for so long the kernel may hold a device that no process has open, before it is in use
-OPEN_S = 1.0  # for so long one that a process has open; it may be this agent, in a conversation that is just ending
+DRAIN_S = 5.0  # to wait for what a killed process had asked of a device, where a person waits for the answer
+OPEN_S = 1.0  # a process that has it open for so long is no passer-by
 
 
-def check_target(target, *, source, size_needed, overwrite=False, known=False, leaf_size=DEFAULT_LEAF_SIZE):
+def check_target(target, *, source, size_needed, overwrite=False, known=False, leaf_size=DEFAULT_LEAF_SIZE, wait_seconds=0):
     """Raise Refused unless `target` may take the content of `source`. Writes nothing. Call it before `claim`.
 
     target, source: DeviceInfo; source is None when it is on another host.
     size_needed: bytes of the source. overwrite: the operator named this target or said -y. known: it is this volume's
     target already, so what it carries is the replica. leaf_size: bytes, the job's.
+    wait_seconds: how long the kernel may still hold it for nobody, or for a passer-by, before it is in use.
     Mounted, in use, read-only and same-device are refused whatever is given. Returns notes for the operator, a list.
 
     Codes: same-device, target-read-only, target-mounted, target-in-use, target-too-small, sector-size,
@@ -34,7 +35,7 @@ def check_target(target, *, source, size_needed, overwrite=False, known=False, l
     if source is not None:
         _check_other_device(target, source)
     _check_writable(target)
-    _check_unused(target)
+    _check_unused(target, wait_seconds)
     _check_size(target, source, size_needed)
     notes = _check_sectors(target, source, size_needed, leaf_size)
     if not overwrite and not known:
@@ -131,7 +132,7 @@ def _check_writable(target):
         )
 
 
-def _check_unused(target):
+def _check_unused(target, wait_seconds):
     users = deviceusers.users(target)
     mounted = [user for user in users if user.kind == "mounted"]
     if mounted:
@@ -144,10 +145,12 @@ def _check_unused(target):
     if users:
         raise _in_use(target)
     # The kernel is the last judge: it also knows other mount namespaces, and claims nobody shows in sysfs. It may still be ending what a killed
-    # process had asked of the device; no process has it open then, or one that only looks at what was written, as udev does.
-    began = time.monotonic()
+    # process had asked of the device; no process has it open then, or one that looks at what was written for a moment, as udev does.
+    began, seen = time.monotonic(), None
     while (fd := _try_claim(target)) is None:
-        if time.monotonic() - began >= (OPEN_S if deviceusers.processes(target) else DRAIN_S):
+        now = time.monotonic()
+        seen = (seen or now) if deviceusers.processes(target) else None
+        if now - began >= wait_seconds or (seen and now - seen >= OPEN_S):
             raise _in_use(target)
         time.sleep(RETRY_S)
     os.close(fd)

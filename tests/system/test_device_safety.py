@@ -223,17 +223,32 @@ def kernel_holds(loop_device, undo_after):
 @pytest.mark.parametrize("looked_at", [False, True], ids=["nobody has it open", "somebody looks at it"])
 def test_a_device_that_the_kernel_lets_go_of_in_a_moment_is_waited_for(kernel_holds, undo_after, monkeypatch, looked_at):
     disk, let_go = kernel_holds
-    monkeypatch.setattr(devicesafety, "DRAIN_S", 20)
     monkeypatch.setattr(devicesafety, "OPEN_S", 20)
     if looked_at:
         undo_after.callback(os.close, os.open(disk, os.O_RDONLY))
+    refusal("target-in-use", disk, overwrite=True)
     threading.Timer(0.15, let_go).start()
-    assert check(disk, overwrite=True) == []
+    assert check(disk, overwrite=True, wait_seconds=20) == []
 
 
 def test_a_device_that_the_kernel_holds_for_good_is_in_use(kernel_holds, monkeypatch):
-    monkeypatch.setattr(devicesafety, "DRAIN_S", 0.2)
-    assert "by the kernel" in refusal("target-in-use", kernel_holds[0], overwrite=True).message
+    monkeypatch.setattr(deviceusers, "processes", lambda info: [])  # somebody may look at all devices just now
+    assert "by the kernel" in refusal("target-in-use", kernel_holds[0], overwrite=True, wait_seconds=0.2).message
+
+
+def test_a_passer_by_does_not_end_the_wait_and_who_stays_does(kernel_holds, monkeypatch):
+    disk, let_go = kernel_holds
+    monkeypatch.setattr(devicesafety, "OPEN_S", 0.5)
+    looks = iter([["pid 1"], []] * 20)
+    monkeypatch.setattr(deviceusers, "processes", lambda info: next(looks) if next(sleeps) < 16 else let_go() or [])
+    sleeps = iter(range(1000))
+    assert check(disk, overwrite=True, wait_seconds=60) == [] and next(sleeps) > 16
+
+
+def test_a_device_that_a_process_keeps_open_is_not_waited_for_to_the_end(kernel_holds, monkeypatch):
+    monkeypatch.setattr(devicesafety, "OPEN_S", 0.2)
+    monkeypatch.setattr(deviceusers, "processes", lambda info: ["pid 1 (guest)"])
+    assert "open in pid 1 (guest)" in refusal("target-in-use", kernel_holds[0], overwrite=True, wait_seconds=600).message
 
 
 def test_a_read_only_target_is_refused(loop_device, filesystem):

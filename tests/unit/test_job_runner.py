@@ -11,7 +11,7 @@ from qrep.config import Job
 from qrep.daemon.events import EventLog
 from qrep.daemon.statedb import StateDb
 from qrep.daemon.tasks import Task
-from qrep.errors import QrepError, Refused, Unreachable
+from qrep.errors import Interrupted, Refused, Unreachable
 from qrep.jobs.run import GOING, TAKE_UP_MAX, JobRunner
 from qrep.jobs.shown import job_dict
 from qrep.jobs.slots import Slots
@@ -27,12 +27,12 @@ def make_runner(tmp_path):
     db = StateDb(tmp_path / "state.db")
     events = EventLog(db, echo=False)
 
-    def make(request=None, slots=1):
+    def make(request=None, slots=1, ended=lambda: None):
         def unreachable():
             raise Unreachable("nobody there", code="peer-unreachable", hint="look there")
 
         return JobRunner(
-            "db", JOB, request=request or unreachable, dial=unreachable, connect=None, db=db, events=events, slots=Slots(slots), zone=lambda: UTC
+            "db", JOB, request=request or unreachable, dial=unreachable, connect=None, db=db, events=events, slots=Slots(slots), zone=lambda: UTC, ended=ended
         )
 
     yield make
@@ -72,37 +72,61 @@ def test_one_thing_at_a_time(make_runner):
     runner.begin("run")
 
 
-def test_a_run_that_has_been_begun_is_queued_at_once_and_the_next_start_knows_of_it(make_runner):
+def test_a_run_that_was_enqueued_is_seen_at_once_and_the_next_start_knows_of_it(make_runner):
     runner = make_runner()
     runner.begin("run")
+    runner.enqueue()
     assert job_dict(runner)["state"] == "queued" and runner.is_going
     assert make_runner().may_take_up()
 
 
-def test_a_run_that_is_taken_back_leaves_the_job_as_it_was(make_runner):
-    runner = make_runner()
+def test_a_run_that_is_taken_back_leaves_the_job_as_it_was_and_wakes_nobody(make_runner):
+    woken = []
+    runner = make_runner(ended=lambda: woken.append(1))
     runner.begin("run")
     with pytest.raises(Unreachable):
         runner.run(Task("run", "db"))
     before = job_dict(runner)
+    assert woken.pop() and before["state"] == "failed"
     runner.begin("run")
+    runner.enqueue()
     assert job_dict(runner)["problem"] is None
     runner.take_back()
-    assert job_dict(runner) == before == job_dict(make_runner()) and before["state"] == "failed"
+    assert job_dict(runner) == before == job_dict(make_runner()) and not woken
     runner.begin("run")
 
 
-def test_a_run_that_cannot_be_noted_is_not_begun(make_runner, monkeypatch):
-    def full(*_):
-        raise QrepError("no space left", code="state-full")
-
+def test_a_run_that_was_to_be_taken_up_and_is_taken_back_is_taken_up_by_the_next_start(make_runner):
     runner = make_runner()
-    with monkeypatch.context() as patched:
-        patched.setattr(runner.db, "set_job", full)
-        with pytest.raises(QrepError, match="no space left"):
-            runner.begin("run")
-    assert job_dict(runner)["state"] == "idle" and runner.activity is None
     runner.begin("run")
+    runner.enqueue()  # and here the agent dies
+    runner = make_runner()
+    assert runner.may_take_up()
+    runner.begin("run")
+    runner.enqueue()
+    runner.take_back()
+    assert make_runner().may_take_up()
+
+
+def test_a_job_that_a_bug_left_in_a_run_can_be_started_again(make_runner):
+    runner = make_runner()
+    runner.state = "running"
+    runner.begin("run")
+    runner.enqueue()
+    assert runner.state == "queued"
+
+
+def test_connections_and_paths_that_change_while_a_run_waits_for_its_turn_are_those_it_begins_with(make_runner):
+    runner = make_runner(slots=0)
+    runner.begin("run")
+    thread = threading.Thread(target=lambda: pytest.raises(Interrupted, runner.run, Task("run", "db")))
+    thread.start()
+    wait_until(lambda: runner.queue() is not None and runner.active is not None)
+    runner.set_connections(2)
+    runner.move("its path is down", at_once=True)
+    runner.stop()
+    thread.join(20)
+    assert runner.state == "stopped"
 
 
 def test_a_run_waits_for_its_turn_and_can_be_stopped_there(make_runner):

@@ -21,7 +21,7 @@ class Runner:
     def __init__(self, name, source, group="", due=False, missed=False, busy=False):
         self.name, self.activity = name, "verify" if busy else None
         self.settings = SimpleNamespace(id=name.encode().hex(), source=source, group=group, finished="", target="site-b:x", role="source", moved="", mode="async")
-        self.handled, self.ran = [], None
+        self.handled, self.ran, self.told = [], None, []
         self.timing = SimpleNamespace(look=lambda now: SimpleNamespace(missed=missed) if due else None, handle=self.handled.append)
 
     def begin(self, activity):
@@ -29,7 +29,14 @@ class Runner:
             raise Refused(f"{self.name} is busy", code="busy")
         self.activity = activity
 
+    def enqueue(self):
+        self.told.append("queued")
+
     def take_back(self):
+        self.told.append("taken back")
+        self.activity = None
+
+    def release(self):
         self.activity = None
 
     def run(self, task, cause, together):
@@ -58,7 +65,7 @@ def test_all_begin_or_none():
     runners = [Runner("a", "x"), Runner("b", "y", busy=True), Runner("c", "z")]
     with pytest.raises(Refused, match="b is busy"):
         starting(*runners).start(["a", "b", "c"])
-    assert [runner.activity for runner in runners] == [None, "verify", None] and not any(runner.ran for runner in runners)
+    assert [runner.activity for runner in runners] == [None, "verify", None] and not any(runner.ran or runner.told for runner in runners)
     for names in ([], [7], ["a"] * 257):
         with pytest.raises(UsageError):
             starting(*runners).start(names)
@@ -78,6 +85,7 @@ def test_where_a_run_gets_no_thread_it_and_those_after_it_are_taken_back():
     with pytest.raises(QrepError, match="new thread"):
         world.start(["a", "b", "c"])
     assert [runner.activity for runner in runners] == ["run", None, None]
+    assert [runner.told for runner in runners] == [["queued"], ["queued", "taken back"], []]
 
 
 def test_a_group_whose_targets_are_on_several_hosts_is_not_begun():

@@ -62,7 +62,7 @@ class ManagedVolume:
         """What its superblock says: replica, primary, or "" for a volume that never was a target."""
         return durable_role(self.directory)[0]
 
-    def check_target(self, *, source, size, leaf, overwrite, known):
+    def check_target(self, *, source, size, leaf, overwrite, known, wait_seconds=0):
         """devicesafety.check_target, also while this node holds the device; the claim is given up for that long. Returns notes."""
         with self.lock:
             held, info = self.target is not None, self.inspect()
@@ -70,7 +70,7 @@ class ManagedVolume:
             self.close_target()
             try:
                 return devicesafety.check_target(
-                    info, source=source, size_needed=size, overwrite=overwrite, known=known, leaf_size=leaf
+                    info, source=source, size_needed=size, overwrite=overwrite, known=known, leaf_size=leaf, wait_seconds=wait_seconds
                 )
             finally:
                 if held:

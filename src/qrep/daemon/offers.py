@@ -7,7 +7,7 @@ durable: the map of what was read, the pair, the superblock. A pair without a su
 import contextlib
 import time
 
-from qrep import units
+from qrep import devicesafety, units
 from qrep._native import wire
 from qrep.crashpoint import crashpoint
 from qrep.daemon import asks
@@ -67,7 +67,8 @@ class Conversation:
             self._say_adopted(version, volume, question)
             return
         info = volume.inspect()
-        volume.check_target(source=self._source, size=offer.size, leaf=offer.leaf_size, overwrite=True, known=False)  # but for what it carries, which is looked at now
+        # But for what it carries, which is looked at now. An offer that has just ended may hold it for a moment.
+        volume.check_target(source=self._source, size=offer.size, leaf=offer.leaf_size, overwrite=True, known=False, wait_seconds=2 * devicesafety.OPEN_S)
         from qrep.target.offer import OfferedDevice
 
         self._volume = volume

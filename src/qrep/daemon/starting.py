@@ -37,18 +37,21 @@ class Starting:
             links = self._links(runners)
         except BaseException:
             for runner in begun:
-                runner.take_back()
+                runner.release()
             raise
         tasks, failure = {}, None
         for name, runner in runners.items():
             link = links.get(name)
+            queued = False
             try:
                 if failure is not None:
                     raise failure
+                runner.enqueue()
+                queued = True
                 tasks[name] = self.node.tasks.start("run", name, lambda task, runner=runner, link=link: runner.run(task, cause, link))
             except BaseException as error:
                 failure = error
-                runner.take_back()
+                (runner.take_back if queued else runner.release)()
                 if link is not None:
                     link.ended(error)
         if failure is not None:

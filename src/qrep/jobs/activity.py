@@ -44,13 +44,17 @@ class Activity:
             self._finished.clear()
 
     def end(self):
+        self.release()
+        self._ended()
+
+    def release(self):
+        """What was begun came to nothing: the job is free again, and nobody is told, as there is nothing new."""
         with self._lock:
             self._moved.update(self._moving())
             self.activity = self.active = None
         if self.paths is not None:
             self.paths.ended()
         self._finished.set()
-        self._ended()
 
     def follow(self, active):
         """Let `active` be what stop() ends and progress() tells of. Raises Interrupted when stop() came first."""

@@ -34,7 +34,7 @@ class JobRunner(Activity):
         self.timing = Timing(settings, zone, db.timer(settings.id))
         self.verifies = Verifies(settings, zone, db)
         last = db.last_run(settings.id)
-        self._former = None  # state and problem before the run that was begun last
+        self._former = None  # what the job was, and what was kept of it, before the run that was enqueued last
         self.label = ""  # the name that the next sync point is to bear
         self.committed_at = last["report"]["frozen_at_ns"] / 1e9 if last else None  # when the last sync point was frozen, wall clock
         kept = db.job(settings.id)
@@ -48,7 +48,7 @@ class JobRunner(Activity):
     def set_connections(self, count, removed=None):
         """As Run.set_connections, if a run goes on; the next one asks how many there are."""
         with self._lock:
-            active = self.active if self.activity == "run" else None
+            active = self.active if self.activity == "run" and self.active is not self.turn else None
         if active is not None:
             active.set_connections(count, removed)
 
@@ -59,7 +59,7 @@ class JobRunner(Activity):
     def move(self, why, *, at_once):
         """Have a run that goes on connect anew, over the path that is best now, and resume. at_once False: only where that costs nothing."""
         with self._lock:
-            active = self.active if self.activity == "run" else None
+            active = self.active if self.activity == "run" and self.active is not self.turn else None
         if active is not None:
             active.move(why, at_once)
 
@@ -75,27 +75,21 @@ class JobRunner(Activity):
 
     # ---- a run ----
 
-    def begin(self, activity):
-        """As Activity.begin(). A run is queued from here on, and noted: who was told that it has been started sees it, as does the agent's next start."""
-        super().begin(activity)
-        if activity == "run":
-            self._former = self.state, self.problem
-            try:
-                self._go("start", "queued")
-                self.problem = None
-                self._keep()
-            except BaseException:
-                self.state, self.problem = self._former
-                self.end()
-                raise
+    def enqueue(self):
+        """What begin("run") took the job for is a run that waits for its turn, and is noted as one: who was told that it has been started sees it, and
+        the agent's next start takes it up. run() does it unless it was done."""
+        if self.state in GOING:  # a bug of ours: nothing goes on, or begin() would have refused
+            self._failed(QrepError(f"{self.name}: internal error: {self.state} without a run", code="internal", hint="please report it with the agent's log"))
+        self._former = self.state, self.problem, self.db.job(self.settings.id)
+        self._go("start", "queued")
+        self.problem = None
+        self._keep()
 
     def take_back(self):
-        """The run that begin() took the job for is not made after all: the job is what it was."""
-        self.state, self.problem = self._former
-        try:
-            self._keep()
-        finally:
-            self.end()
+        """There will be no run: the job, and what the agent's next start finds of it, are what they were before enqueue()."""
+        self.state, self.problem, kept = self._former
+        self.db.set_job(self.settings.id, **kept)
+        self.release()
 
     def run(self, task, cause="", together=None):
         """Reach a new generation. The caller has called begin("run"). cause: why, if nobody asked for it. together: what it shares with others
@@ -144,6 +138,8 @@ class JobRunner(Activity):
         from qrep.source.flow import Run
         from qrep.source.found import put_into_map
 
+        if self.state != "queued":
+            self.enqueue()
         task.progress = self._progress_of_task
         with (self._slots if together is None else together).turn() as self.turn:
             self.follow(self.turn)

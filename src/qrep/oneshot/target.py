@@ -64,7 +64,8 @@ class CopyTarget:
                     hint="give -y if what was written may be overwritten, or name another target", code="signature",
                 )  # fmt: skip
         notes = devicesafety.check_target(
-            self.info, source=self.source_info, size_needed=self.size, overwrite=self._overwrite, known=known, leaf_size=self._shape[0]
+            self.info, source=self.source_info, size_needed=self.size, overwrite=self._overwrite, known=known, leaf_size=self._shape[0],
+            wait_seconds=devicesafety.DRAIN_S,
         )
         if self.compare and not self._overwrite:
             self._check_signature()
