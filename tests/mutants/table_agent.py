@@ -12,6 +12,16 @@ LVM, FIEMAP = "unit/test_lvm.py", "system/test_fiemap.py"
 GOLDEN = "test_what_a_thin_volume_with_an_external_origin_has_no_blocks_of_is_not_taken_for_zeroes"
 
 MUTANTS = (
+    # ---- starts ----
+    Mutant(
+        "start answered before it is noted", LIVENESS, "daemon/starting.py", "a start that was answered is lost when the agent is killed at once",
+        "                runner.enqueue()\n", "", ("unit/test_starting.py",),
+    ),
+    Mutant(
+        "start that came to nothing left in the notes", LIVENESS, "jobs/run.py", "the agent's next start takes up a run that was refused",
+        "        self.db.set_job(self.settings.id, **kept)\n        self.release()\n", "        self.release()\n",
+        ("unit/test_job_runner.py::test_a_run_that_is_taken_back_leaves_the_job_as_it_was_and_wakes_nobody",),
+    ),
     # ---- hints ----
     Mutant(
         "hint believed without a sample", DURABILITY, "source/hints.py", "a filesystem that forgets a change makes a replica that differs",

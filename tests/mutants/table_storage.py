@@ -1,6 +1,6 @@
 """Mutants of what is kept on disk: state files, superblock, undo files, maps, sync points; and of who may write a device."""
 
-from mutants.mutant import BOUNDS, DURABILITY, IDENTITY, SECURITY, Mutant
+from mutants.mutant import BOUNDS, DURABILITY, IDENTITY, LIVENESS, SECURITY, Mutant
 
 STORE, SUPERBLOCK, MAP, MERGE, RETENTION = (
     "unit/test_store.py", "unit/test_superblock_file.py", "unit/test_digestmap.py", "unit/test_undo_merge.py", "unit/test_retention.py",
@@ -231,7 +231,17 @@ MUTANTS = (
     ),
     Mutant(
         "mounted device overwritten", DURABILITY, "devicesafety.py", "INV-P: a filesystem in use is written under its feet",
-        "    _check_unused(target)\n    _check_size", "    _check_size", (SAFETY,),
+        "    _check_unused(target, wait_seconds)\n    _check_size", "    _check_size", (SAFETY,),
+    ),
+    Mutant(
+        "device that the kernel still holds refused at once", LIVENESS, "devicesafety.py", "a copy that follows a killed one is told that its target is in use",
+        "        if now - began >= wait_seconds or ", "        if now >= began or ",
+        (f"{SAFETY}::test_a_device_that_the_kernel_lets_go_of_in_a_moment_is_waited_for",),
+    ),
+    Mutant(
+        "device that is held taken after the wait", DURABILITY, "devicesafety.py", "INV-P: a device that something has claimed is written",
+        "seen and now - seen >= OPEN_S):\n            raise _in_use(target)\n", "seen and now - seen >= OPEN_S):\n            return\n",
+        (f"{SAFETY}::test_a_device_that_the_kernel_holds_for_good_is_in_use",),
     ),
     Mutant(
         "target one sector too small taken", BOUNDS, "devicesafety.py", "the end of the source has no place",
