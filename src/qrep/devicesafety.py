@@ -39,7 +39,7 @@ def check_target(target, *, source, size_needed, overwrite=False, known=False, l
     _check_size(target, source, size_needed)
     notes = _check_sectors(target, source, size_needed, leaf_size)
     if not overwrite and not known:
-        _check_signature(target)
+        check_signature(target)
     if target.size > size_needed:
         notes.append(
             f"{target.path} is {format_size(target.size - size_needed)} larger than the source: "
@@ -53,7 +53,7 @@ def claim(info, *, wait_seconds=30):
 
     Block devices: O_EXCL. Image files: flock on this very descriptor. A killed process's writes that are still under
     way keep its claim, so waiting for it is what drains them (rule R1); nothing may be read for recovery before.
-    Blocks the calling thread for up to wait_seconds. Raises Refused (target-in-use, naming who holds it;
+    Blocks the calling thread for up to wait_seconds. Raises Refused (target-in-use, naming who holds it; target-mounted;
     target-read-only; wrong-device if it is no longer what was inspected) or QrepError when it cannot be opened.
     """
     if info.read_only:
@@ -68,6 +68,7 @@ def claim(info, *, wait_seconds=30):
         time.sleep(RETRY_S)
     try:
         device.check_unchanged(info, fd)
+        _check_users(info)  # who came while it was waited for: a claim does not keep out a mount through another device over the same bytes
     except BaseException:
         os.close(fd)
         raise
@@ -133,6 +134,23 @@ def _check_writable(target):
 
 
 def _check_unused(target, wait_seconds):
+    _check_users(target)
+    # The kernel is the last judge: it also knows other mount namespaces, and claims nobody shows in sysfs. It may still be ending what a killed
+    # process had asked of the device; no process has it open then, or one that looks at what was written for a moment, as udev does.
+    began, seen = time.monotonic(), None
+    while (fd := _try_claim(target)) is None:
+        now = time.monotonic()
+        seen = (seen or now) if deviceusers.processes(target) else None
+        if now - began >= wait_seconds or (seen and now - seen >= OPEN_S):
+            raise _in_use(target)
+        time.sleep(RETRY_S)
+    try:
+        _check_users(target)  # who came while it was waited for
+    finally:
+        os.close(fd)
+
+
+def _check_users(target):
     users = deviceusers.users(target)
     mounted = [user for user in users if user.kind == "mounted"]
     if mounted:
@@ -144,16 +162,6 @@ def _check_unused(target, wait_seconds):
         )
     if users:
         raise _in_use(target)
-    # The kernel is the last judge: it also knows other mount namespaces, and claims nobody shows in sysfs. It may still be ending what a killed
-    # process had asked of the device; no process has it open then, or one that looks at what was written for a moment, as udev does.
-    began, seen = time.monotonic(), None
-    while (fd := _try_claim(target)) is None:
-        now = time.monotonic()
-        seen = (seen or now) if deviceusers.processes(target) else None
-        if now - began >= wait_seconds or (seen and now - seen >= OPEN_S):
-            raise _in_use(target)
-        time.sleep(RETRY_S)
-    os.close(fd)
 
 
 def _in_use(info, because=""):
@@ -217,7 +225,8 @@ def _largest_power_of_two(size, below):
     return unit
 
 
-def _check_signature(target):
+def check_signature(target):
+    """Raise Refused (signature, signature-unknown) if a target carries what somebody else put there. Opens it for reading."""
     try:
         found = signature.probe(target.real_path)
     except signature.CannotProbe as err:

@@ -224,7 +224,7 @@ MUTANTS = (
     ),
     Mutant(
         "device that was exchanged taken", IDENTITY, "devicesafety.py", "INV-P: another device has the name by now",
-        "        device.check_unchanged(info, fd)\n    except BaseException:\n        os.close(fd)\n        raise\n    return fd\n", "        pass\n    except BaseException:\n        os.close(fd)\n        raise\n    return fd\n", (CLAIM,),
+        "        device.check_unchanged(info, fd)\n        _check_users", "        _check_users", (CLAIM,),
     ),
     Mutant(
         "source taken for a target", IDENTITY, "devicesafety.py", "INV-P: a device is copied over itself", "    if how:\n        raise Refused(\n            f\"source", "    if False:\n        raise Refused(\n            f\"source", (SAFETY,)
@@ -232,6 +232,14 @@ MUTANTS = (
     Mutant(
         "mounted device overwritten", DURABILITY, "devicesafety.py", "INV-P: a filesystem in use is written under its feet",
         "    _check_unused(target, wait_seconds)\n    _check_size", "    _check_size", (SAFETY,),
+    ),
+    Mutant(
+        "who came while a device was waited for overlooked", DURABILITY, "devicesafety.py", "INV-P: a filesystem that was mounted meanwhile is written under its feet",
+        "        _check_users(info)  # who came", "        pass  # who came", (f"{SAFETY}::test_who_comes_by_another_device_over_the_same_bytes_while_it_is_waited_for_is_found",),
+    ),
+    Mutant(
+        "target of a copy not judged when it is held", DURABILITY, "oneshot/target.py", "what somebody wrote meanwhile is taken for what the last copy left",
+        "            self._judge()  # again", "            pass  # again", ("unit/test_oneshot.py",),
     ),
     Mutant(
         "device that the kernel still holds refused at once", LIVENESS, "devicesafety.py", "a copy that follows a killed one is told that its target is in use",

@@ -21,6 +21,11 @@ def check(target, source=None, **options):
     return devicesafety.check_target(target, source=source, **options)
 
 
+def claim(target, *, overwrite, wait_seconds):
+    """claim with a path; it is closed again."""
+    os.close(devicesafety.claim(device.inspect(target), wait_seconds=wait_seconds))
+
+
 def refusal(code, *args, **options):
     """The Refused that check raises, which must have that code, exit code 5 and a way out."""
     with pytest.raises(Refused) as caught:
@@ -229,6 +234,23 @@ def test_a_device_that_the_kernel_lets_go_of_in_a_moment_is_waited_for(kernel_ho
     refusal("target-in-use", disk, overwrite=True)
     threading.Timer(0.15, let_go).start()
     assert check(disk, overwrite=True, wait_seconds=20) == []
+
+
+@pytest.mark.parametrize("ask", [check, claim], ids=["checked", "claimed"])
+def test_who_comes_by_another_device_over_the_same_bytes_while_it_is_waited_for_is_found(kernel_holds, loop_device, mount, ask):
+    disk, let_go = kernel_holds
+    run("mkfs.ext4", "-q", disk.backing)
+
+    def come():
+        mount(loop_device(backing=disk.backing))
+        let_go()
+
+    comes = threading.Timer(0.15, come)
+    comes.start()
+    with pytest.raises(Refused) as caught:
+        ask(disk, overwrite=True, wait_seconds=20)
+    assert caught.value.code == "target-mounted"
+    comes.join()
 
 
 def test_a_device_that_the_kernel_holds_for_good_is_in_use(kernel_holds, monkeypatch):

@@ -2,16 +2,17 @@
 
 import os
 import socket
+import subprocess
 
 import pytest
 
-from qrep import device
+from qrep import device, devicesafety
 from qrep.cli.copy import split_target
-from qrep.errors import ProtocolError, Unreachable, UsageError
+from qrep.errors import ProtocolError, Refused, Unreachable, UsageError
 from qrep.oneshot import opening, stamp
 from qrep.oneshot.far import address_of
 from qrep.oneshot.ssh import SshTarget
-from qrep.oneshot.target import job_of, key_of
+from qrep.oneshot.target import CopyTarget, job_of, key_of
 
 
 @pytest.mark.parametrize(
@@ -60,6 +61,65 @@ def test_a_file_is_known_by_what_it_is_and_not_by_its_name(tmp_path):
     path.write_bytes(bytes(8192))
     assert key_of(device.inspect(path)) != key
     assert len({job_of("a", key), job_of("b", key), job_of("a", bytes(16))}) == 3
+
+
+@pytest.fixture
+def copied(tmp_path):
+    """(image, target()): a file that a copy ended in, and the target of the next copy; target(overwrite=True): with -y."""
+    path = tmp_path / "image"
+    path.write_bytes(bytes(1 << 20))
+
+    def target(overwrite=False):
+        return CopyTarget(path, size=1 << 20, source="db", state_dir=tmp_path / "state", config_dir=tmp_path / "etc", overwrite=overwrite)
+
+    first = target(overwrite=True)
+    first.open()
+    first.close()
+    return path, target
+
+
+@pytest.mark.parametrize("waits", ["check_target", "claim"])
+def test_what_somebody_writes_while_the_target_is_waited_for_is_not_believed(copied, monkeypatch, waits):
+    path, target = copied
+    asked = getattr(devicesafety, waits)
+
+    def written_first(*arguments, **options):
+        with open(path, "r+b") as file:
+            file.write(b"not what the copy left")
+        return asked(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(devicesafety, waits, written_first)
+        waited = target()
+        with pytest.raises(Refused, match="written by someone else"):
+            waited.open()
+        waited.close()
+    with pytest.raises(Refused, match="written by someone else"):
+        target().check()
+    with monkeypatch.context() as patch:
+        patch.setattr(devicesafety, waits, written_first)
+        told = target(overwrite=True)
+        told.open()
+    assert told.compare
+    told.close()
+    assert not target().check()["compare"]
+
+
+def test_a_signature_that_comes_while_an_unknown_target_is_waited_for_is_not_overwritten_unasked(tmp_path, monkeypatch):
+    path = tmp_path / "image"
+    path.write_bytes(bytes(1 << 20))
+    claim = devicesafety.claim
+
+    def made_first(info, **options):
+        subprocess.run(["mkfs.ext4", "-q", "-F", path], check=True)
+        return claim(info, **options)
+
+    monkeypatch.setattr(devicesafety, "claim", made_first)
+    target = CopyTarget(path, size=1 << 20, source="db", state_dir=tmp_path / "state", config_dir=tmp_path / "etc")
+    with pytest.raises(Refused, match="carries filesystem ext"):
+        target.open()
+    target.close()
+    assert not (tmp_path / "state").exists(), "nothing is noted of it"
 
 
 def offer():

@@ -70,6 +70,17 @@ def test_a_time_that_comes_while_a_run_waits_for_its_turn_is_not_queued_again(wo
     assert world.started == [] and world.texts("run-coalesced")[0].endswith("a run waits for its turn and stands for the times until it ends")
 
 
+def test_a_time_that_comes_while_a_start_may_yet_be_refused_is_not_lost_with_it(world):
+    runner = world.job(schedule="every 1m")
+    world.looks(59.5)
+    runner.activity = "run"  # and it is no run yet: the rest of its group is asked
+    world.looks(2)
+    assert world.started == world.codes() == []
+    runner.activity = None
+    world.looks(1)
+    assert [at for at, _name in world.started] == [61.5] and world.codes() == []
+
+
 @pytest.mark.parametrize("missed", ["run", "skip"])
 def test_a_time_that_comes_while_the_job_is_verified_waits_for_its_end(world, missed):
     runner = world.job(schedule="every 1h", missed=missed)

@@ -53,7 +53,7 @@ def test_a_missed_time_and_a_run_that_is_taken_up_are_one_run(world):
     world.looks(10)
     world.clock.pass_time(3600)
     world.boot()
-    world.jobs["db"].activity = "run"
+    world.jobs["db"].activity, world.jobs["db"].state = "run", "queued"
     world.looks(10)
     assert world.started == [] and world.codes() == ["run-coalesced"]
 

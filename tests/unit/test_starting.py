@@ -48,7 +48,16 @@ def starting(*runners):
     jobs = SimpleNamespace(get=by_name.__getitem__, all=lambda: sorted(by_name.items()), active=lambda: sorted(by_name.items()))
     tasks = SimpleNamespace(start=lambda kind, name, action: action(None) or f"task of {name}")
     volumes = SimpleNamespace(get=lambda name: SimpleNamespace(settings=SimpleNamespace(id="ab" * 16)))
-    return Starting(SimpleNamespace(jobs=jobs, tasks=tasks, slots=Slots(1), shared_tokens=None, volumes=volumes, events=None))
+    return Starting(SimpleNamespace(stopping=threading.Event(), jobs=jobs, tasks=tasks, slots=Slots(1), shared_tokens=None, volumes=volumes, events=None))
+
+
+def test_nothing_is_started_while_the_agent_ends():
+    runner = Runner("a", "x")
+    begins = starting(runner)
+    begins.node.stopping.set()
+    with pytest.raises(Refused) as caught:
+        begins.start(["a"])
+    assert caught.value.code == "ending" and runner.activity is None and runner.told == []
 
 
 def test_one_member_brings_its_group_and_jobs_of_one_source_share():

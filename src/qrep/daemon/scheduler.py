@@ -11,6 +11,7 @@ import time
 
 from qrep import units
 from qrep.errors import NotFound, QrepError
+from qrep.jobs.run import GOING
 from qrep.jobs.schedule import COUNTED_MAX
 
 log = logging.getLogger("qrep.agent")
@@ -118,6 +119,8 @@ class Scheduler:
     def _deal_with(self, name, runner, due, now):
         """True: this time is dealt with. False: it is still due."""
         activity = runner.activity
+        if activity == "run" and runner.state not in GOING:  # taken for a run that may yet be refused, or one that has just ended
+            return False
         if activity == "run":
             self._coalesce(name, runner, due)
         elif activity is not None:

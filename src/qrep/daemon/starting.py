@@ -4,7 +4,7 @@ import time
 
 from qrep.daemon.groups import GroupAttempt, check_targets, members_of
 from qrep.daemon.made import check_may_run
-from qrep.errors import QrepError, UsageError
+from qrep.errors import QrepError, Refused, UsageError
 from qrep.jobs.sharedturn import SharedTurn
 from qrep.source.shared import SharedSource
 
@@ -22,6 +22,8 @@ class Starting:
         come with them. cause: why, if nobody asked for it. label: a name for the sync points that they make. Raises what keeps one of them from beginning."""
         if not names or len(names) > TOGETHER_MAX or not all(isinstance(name, str) for name in names):
             raise UsageError("jobs: a list of names of jobs is needed")
+        if self.node.stopping.is_set():
+            raise Refused("the agent is ending", hint="start it again when the agent runs", code="ending")
         runners = {}
         for name in names:
             runner = self.node.jobs.get(name)

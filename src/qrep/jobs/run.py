@@ -80,14 +80,15 @@ class JobRunner(Activity):
         the agent's next start takes it up. run() does it unless it was done."""
         if self.state in GOING:  # a bug of ours: nothing goes on, or begin() would have refused
             self._failed(QrepError(f"{self.name}: internal error: {self.state} without a run", code="internal", hint="please report it with the agent's log"))
-        self._former = self.state, self.problem, self.db.job(self.settings.id)
+        self._former = self.state, self.problem, self.timing.handled, self.db.job(self.settings.id)
         self._go("start", "queued")
         self.problem = None
         self._keep()
 
     def take_back(self):
-        """There will be no run: the job, and what the agent's next start finds of it, are what they were before enqueue()."""
-        self.state, self.problem, kept = self._former
+        """There will be no run: the job, and what the agent's next start finds of it, are what they were before enqueue(). A time that came since
+        is still due."""
+        self.state, self.problem, self.timing.handled, kept = self._former
         self.db.set_job(self.settings.id, **kept)
         self.release()
 

@@ -83,6 +83,7 @@ def serve(receive_fd, send_fd, *, state_dir, config_dir):
             opening.say(talk, opening.Answer(volume_id=getattr(target, "volume_id", b""), **facts))
             return 0
         volume = target.open()
+        facts |= {"known": target.known, "compare": target.compare}  # as they were when it was taken
     except (OSError, QrepError) as error:
         opening.say(talk, opening.refusal(error))
         return error.exit_code if isinstance(error, QrepError) else 1

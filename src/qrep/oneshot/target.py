@@ -47,29 +47,36 @@ class CopyTarget:
         self.info = device.inspect(self.path)
         self.volume_id = key_of(self.info)
         self._check_not_an_agents()
+        notes = devicesafety.check_target(  # overwrite: what it carries is judged below
+            self.info, source=self.source_info, size_needed=self.size, overwrite=True, leaf_size=self._shape[0], wait_seconds=devicesafety.DRAIN_S,
+        )
+        self._judge()
+        return {"exists": True, "known": self.known, "compare": self.compare, "notes": notes}
+
+    def _judge(self):
+        """Whether the last copy is there as it was left. Raises Refused if what is there may not be overwritten unasked."""
         record = self._record()
         self.known = known = record is not None
         seen = stamp.compare((record or {}).get("stamp"), stamp.take(self.info))
         # Without a stamp the last copy was cut off, and who had the device since then nobody knows: that is UNKNOWN, too.
         self.compare = known and seen != stamp.SAME
-        if known and not self._overwrite:
-            if record["source"] != self.source:
-                raise Refused(
-                    f"target {self.path} is the copy of {record['source']}, not of {self.source}",
-                    hint="give -y if it may become the copy of this source, or name another target", code="signature",
-                )  # fmt: skip
-            if self.compare and seen == stamp.WRITTEN:
-                raise Refused(
-                    f"target {self.path} was written by someone else since the last copy to it ended ({record['ended']})",
-                    hint="give -y if what was written may be overwritten, or name another target", code="signature",
-                )  # fmt: skip
-        notes = devicesafety.check_target(
-            self.info, source=self.source_info, size_needed=self.size, overwrite=self._overwrite, known=known, leaf_size=self._shape[0],
-            wait_seconds=devicesafety.DRAIN_S,
-        )
-        if self.compare and not self._overwrite:
+        if self._overwrite:
+            return
+        if not known:
+            devicesafety.check_signature(self.info)
+            return
+        if record["source"] != self.source:
+            raise Refused(
+                f"target {self.path} is the copy of {record['source']}, not of {self.source}",
+                hint="give -y if it may become the copy of this source, or name another target", code="signature",
+            )  # fmt: skip
+        if seen == stamp.WRITTEN:
+            raise Refused(
+                f"target {self.path} was written by someone else since the last copy to it ended ({record['ended']})",
+                hint="give -y if what was written may be overwritten, or name another target", code="signature",
+            )  # fmt: skip
+        if self.compare:
             self._check_signature()
-        return {"exists": True, "known": known, "compare": self.compare, "notes": notes}
 
     def _check_can_be_made(self):
         directory = os.path.realpath(os.path.dirname(os.path.abspath(self.path)))
@@ -150,23 +157,23 @@ class CopyTarget:
             self._drop()  # of a file that is gone, whose inode this one has
             self.check()
         leaf_size, granule_size = self._shape
-        self.volume = TargetVolume(
+        volume = TargetVolume(
             self.info, self._directory(), volume_id=self.volume_id, leaf_size=leaf_size, granule_size=granule_size, sync_points=0,
             overwrite=True, source=self.source_info, claimed=devicesafety.claim(self.info),
         )  # fmt: skip
         try:
+            self._judge()  # again: from now on nobody else has it, and somebody may have had it while it was waited for
             if self.compare or not self.known:
                 self._drop()  # what it says of the device, or what is left of that, is not so any more, undo included
-            self.volume.open()
-            if self.volume.damaged:
-                raise DamagedError(
-                    f"{self.path}: {self.volume.damaged}", hint=f"remove {self._directory()}; the next copy is a full one"
-                )
+            volume.open()
+            if volume.damaged:
+                raise DamagedError(f"{self.path}: {volume.damaged}", hint=f"remove {self._directory()}; the next copy is a full one")
             self._save(None)
-        except (OSError, QrepError):
-            self.volume.close()
+        except BaseException:  # and without a stamp: how it was left is what was noted before
+            volume.close()
             raise
-        return self.volume
+        self.volume = volume
+        return volume
 
     def close(self):
         """Give the device back and note how it was left."""
